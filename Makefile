@@ -1,0 +1,66 @@
+# `make help` lists the targets. The first one that needs it makes the environment in .venv;
+# later ones find it there, and make it anew only when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-test
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint benchmarks clean
+
+help:  ## list the targets
+	@echo "make TARGET, where TARGET is one of:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP)  ## learn handwritten digits, sample them, judge the chains; results in out/
+	@echo "demo: a Boltzmann machine learns handwritten digits; figures and chains go to out/"
+	@$(BIN)/python -m pyro_ebm demo
+
+test: $(STAMP)  ## the fast tests
+	@echo "test: the fast tests (make test-all runs the slow ones too)"
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)  ## every test
+	@echo "test-all: every test, the slow ones too"
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## style, format, types and the direction of imports
+	@echo "lint: style and format (ruff), types (mypy), the direction of imports (import-linter)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+benchmarks: $(STAMP)  ## speed, beside the bare products that bound it
+	@echo "benchmarks: each script in benchmarks/, one after the other"
+	@set -e; for script in benchmarks/[!_]*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+clean:  ## remove results and caches (the environment .venv stays)
+	@echo "clean: removing out/, build/ and caches; $(VENV) stays"
+	@rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+		echo "environment: making $(VENV) with $(PYTHON)"; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+			found=$$($(PYTHON) --version 2> /dev/null) || found="not to be found"; \
+			echo "pyro_ebm needs Python 3.11 or newer, but '$(PYTHON)' is $$found."; \
+			echo "Name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+			exit 1; \
+		}; \
+		$(PYTHON) -m venv $(VENV); \
+	fi
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "pyro_ebm needs Python 3.11 or newer, but $(VENV) holds" \
+			"$$($(BIN)/python --version 2>&1). Remove $(VENV) and run make again."; \
+		exit 1; \
+	}
+	@echo "environment: installing pyro_ebm and its tested dependencies in $(VENV)" \
+		"(minutes, the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e ".[test]"
+	@touch $(STAMP)

@@ -1,0 +1,8 @@
+"""`python -m pyro_ebm`: the same as the command `pyro-ebm`."""
+
+import sys
+
+from pyro_ebm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+r"""Chains as ArviZ data.
+
+`posterior` holds the sites and two quantities derived from them: `model_energy`, E(x), and
+`magnetisation`, the mean spin of each two-valued site, with its sign. R-hat of the energy is blind
+to broken symmetry (chains trapped at ±m have the same energy), R-hat of the magnetisation is not.
+`sample_stats` holds `lp` = -E(x), which is log p(x) up to log Z, and what the kernel reports. The
+model's energy is never stored there as `energy`: that name means a Hamiltonian's, and ArviZ would
+judge it as one.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_ebm.sites import (
+    Site,
+    Sites,
+    boolean,
+    check_shape,
+    check_support,
+    only_site,
+    spin,
+    storage_dtype,
+)
+
+from .inference_data import inference_data
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+    from xarray import DataTree
+
+    from pyro_ebm.kernels.run import Chains
+
+RESERVED = ("chain", "draw", "row", "site", "model_energy", "magnetisation")
+
+
+def to_arviz(
+    chains: "Chains",
+    *,
+    feature_names: Mapping[str, Sequence[str]] | None = None,
+    observed_data: Tensor | Sites | None = None,
+) -> "InferenceData | DataTree":
+    """Chains as ArviZ data, an `InferenceData` (ArviZ 0.23) or a `DataTree` (1.x).
+
+    Args:
+        chains: What `run` returned.
+        feature_names: For a site with one dimension, the names of its units. They become the
+            labels of its dimension, `visible_dim` for the site `visible`.
+        observed_data: Data to keep beside the draws, (rows, *site.shape) for each site given. A
+            bare tensor stands for the only site, or for `visible`.
+
+    Raises:
+        ValueError: If the names or the data do not fit the sites, or a site has a name that
+            stands for something else in ArviZ data.
+    """
+    sites = {name: chains.sites[name] for name in chains.draws}
+    if taken := [name for name in sites if name in RESERVED]:
+        raise ValueError(
+            f"The sites {taken} cannot be stored: these names are the dimensions and derived "
+            f"quantities of the ArviZ data ({', '.join(RESERVED)}). Rename the sites."
+        )
+    labels = unit_labels(feature_names or {}, sites)
+    own = {name: own_dimensions(name, site) for name, site in sites.items()}
+    observed = {} if observed_data is None else observed_sites(observed_data, sites)
+    groups = {
+        "posterior": posterior(chains.draws, chains.statistics, sites),
+        "sample_stats": sample_stats(chains.statistics),
+        "observed_data": {name: as_array(value) for name, value in observed.items()},
+    }
+    if chains.warmup_draws:
+        groups["warmup_posterior"] = posterior(chains.warmup_draws, chains.warmup_statistics, sites)
+        groups["warmup_sample_stats"] = sample_stats(chains.warmup_statistics)
+    return inference_data(
+        groups,
+        coords={"site": two_valued(sites), **labels},
+        dims={
+            "posterior": {**own, "magnetisation": ["site"]},
+            "observed_data": {name: ["row", *own[name]] for name in observed},
+        },
+        attributes={"inference_library": "pyro_ebm", **chains.attributes},
+    )
+
+
+def posterior(
+    draws: Sites, statistics: Mapping[str, Tensor], sites: Mapping[str, Site]
+) -> dict[str, np.ndarray]:
+    """The sites and what is derived from them, (chain, draw, ...) each."""
+    variables = {**draws, "model_energy": -statistics["lp"]}
+    if names := two_valued(sites):
+        spins = [magnetisation(draws[name], sites[name]) for name in names]
+        variables["magnetisation"] = torch.stack(spins, -1)
+    return {name: as_array(value) for name, value in variables.items()}
+
+
+def sample_stats(statistics: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The kernel's statistics, with `diverging` always among them."""
+    never = torch.zeros_like(statistics["lp"], dtype=torch.bool)
+    return {name: as_array(value) for name, value in {"diverging": never, **statistics}.items()}
+
+
+def two_valued(sites: Mapping[str, Site]) -> list[str]:
+    """The sites whose units are bits or spins."""
+    kinds = (type(boolean), type(spin))
+    return [name for name, site in sites.items() if isinstance(site.support, kinds)]
+
+
+def magnetisation(draws: Tensor, site: Site) -> Tensor:  # (chain, draw, *shape) -> (chain, draw)
+    """The mean over units of the spin, x itself or 2x - 1."""
+    mean = draws.reshape(*draws.shape[:2], -1).mean(-1, dtype=torch.float64)
+    return mean if isinstance(site.support, type(spin)) else 2 * mean - 1
+
+
+def own_dimensions(name: str, site: Site) -> list[str]:
+    """The names of a site's own dimensions."""
+    if len(site.shape) == 1:
+        return [f"{name}_dim"]
+    return [f"{name}_dim_{k}" for k in range(len(site.shape))]
+
+
+def unit_labels(
+    feature_names: Mapping[str, Sequence[str]], sites: Mapping[str, Site]
+) -> dict[str, list[str]]:
+    """The names of units as labels of their site's dimension.
+
+    Raises:
+        ValueError: If a site is unknown or has not exactly one dimension, or if its names are not
+            as many as its units, or not all different.
+    """
+    labels = {}
+    for name, names in feature_names.items():
+        if name not in sites:
+            raise ValueError(
+                f"feature_names has the unknown site {name!r}; the chains have {list(sites)}."
+            )
+        shape = tuple(sites[name].shape)
+        if len(shape) != 1:
+            raise ValueError(
+                f"feature_names has names for {name!r}, whose shape is {shape}; wanted a site "
+                "with one dimension. Leave it out."
+            )
+        if len(names) != shape[0]:
+            raise ValueError(
+                f"feature_names has {len(names)} names for {name!r}, which has {shape[0]} units; "
+                "give one name for each unit, in their order."
+            )
+        count = Counter(str(label) for label in names)
+        if twice := [label for label in count if count[label] > 1]:
+            raise ValueError(
+                f"feature_names has the same name for several units of {name!r}: {twice}; make "
+                "them different, for example by their number."
+            )
+        labels[f"{name}_dim"] = list(count)
+    return labels
+
+
+def observed_sites(observed: Tensor | Sites, sites: Mapping[str, Site]) -> Sites:
+    """The data site by site, (rows, *shape) each, in the dtype that draws are kept in.
+
+    Raises:
+        ValueError: If a site is unknown, or the data have a wrong shape or values outside its
+            support.
+    """
+    if isinstance(observed, Tensor):
+        observed = {only_site(sites, "visible"): observed}
+    stored = {}
+    for name, value in observed.items():
+        if name not in sites:
+            raise ValueError(
+                f"observed_data has the unknown site {name!r}; the chains have {list(sites)}."
+            )
+        site = sites[name]
+        check_support(check_shape(value, name, site), name, site)
+        if value.dim() != 1 + len(site.shape):
+            raise ValueError(
+                f"observed_data has shape {tuple(value.shape)} for {name!r}; wanted "
+                f"{('rows', *site.shape)}. A single row is x[None]."
+            )
+        stored[name] = value.to(storage_dtype(site.support) or value.dtype)
+    return stored
+
+
+def as_array(value: Tensor) -> np.ndarray:
+    """A tensor as a numpy array of its dtype."""
+    return value.detach().cpu().numpy()

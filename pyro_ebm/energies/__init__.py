@@ -1,0 +1,17 @@
+"""Energies: functions of named tensors, low where the model is likely."""
+
+from .base import BlockEnergy, Energy, PairwiseEnergy
+from .boltzmann import BoltzmannMachine, Layer
+from .couplings import Graph
+from .pairwise import PairwiseTerms, mean_energy_difference
+
+__all__ = [
+    "BlockEnergy",
+    "BoltzmannMachine",
+    "Energy",
+    "Graph",
+    "Layer",
+    "PairwiseEnergy",
+    "PairwiseTerms",
+    "mean_energy_difference",
+]

@@ -1,0 +1,126 @@
+"""What an energy is.
+
+p(x) is proportional to exp(-energy(x)): low energy, high probability, in nats. A site holds a value
+of shape (*batch, *site.shape), and an energy answers with one number for each element of the batch.
+`energy(x)` is the door, where names, shapes, types and supports are checked; `evaluate` trusts
+what the door let in.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_ebm.sites import (
+    Site,
+    Sites,
+    as_tensor,
+    batch_shape,
+    check_names,
+    check_shape,
+    check_support,
+    only_site,
+)
+
+if TYPE_CHECKING:
+    from .pairwise import PairwiseTerms
+
+Block = slice | Tensor  # the units of one site that are updated together
+
+
+class Energy(nn.Module, ABC):
+    r"""A function E of named tensors that defines :math:`p(x) = e^{-E(x)} / Z`."""
+
+    sites: Mapping[str, Site]
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype that states are computed in: that of the parameters."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+
+    @abstractmethod
+    def evaluate(self, x: Sites) -> Tensor:  # (*batch,)
+        """E(x) of values that have passed the door."""
+
+    def forward(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
+        """E(x) in nats.
+
+        Args:
+            x: A value for every site (*batch, *site.shape), or, where there is one site, its value.
+
+        Raises:
+            TypeError, ValueError: If a value is not what its site wants, or if the energy does not
+                answer with one number for each element of the batch.
+        """
+        x = self.accept(x, preferred=None)
+        check_names(x, self.sites)
+        energy = self.evaluate(x)
+        wanted = batch_shape(x, self.sites)
+        if torch.broadcast_shapes(energy.shape, wanted) != energy.shape:
+            raise ValueError(
+                f"The energy has shape {tuple(energy.shape)} for the batch {tuple(wanted)}; wanted "
+                f"one number for each element of the batch. Sum over the sites' own dimensions only."
+            )
+        return energy
+
+    def accept(self, x: Sites | Tensor, *, preferred: str | None = "visible") -> Sites:
+        """The door: values of some or all sites, converted to the energy's dtype and checked.
+
+        Args:
+            x: Values by site, or a bare tensor for the only site, else for the one `preferred`.
+            preferred: The site that a bare tensor stands for where there are several.
+
+        Raises:
+            TypeError, ValueError: As `forward`.
+        """
+        if not isinstance(x, Mapping):
+            x = {only_site(self.sites, preferred): x}
+        accepted = {}
+        for name, value in x.items():
+            if name not in self.sites:
+                raise ValueError(f"Unknown site {name!r}; the energy has {list(self.sites)}.")
+            site = self.sites[name]
+            tensor = as_tensor(value, name, self.dtype, self.device)
+            accepted[name] = check_support(check_shape(tensor, name, site), name, site)
+        return accepted
+
+
+class BlockEnergy(Energy):
+    """An energy that knows the conditional laws of blocks of its units."""
+
+    @abstractmethod
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """The units of a site, in sets without couplings among them: one Gibbs sweep in order."""
+
+    @abstractmethod
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
+        """p(x_block | everything else), batch shape (*batch, units).
+
+        Args:
+            site: The site that the block belongs to.
+            x: Values of all the sites (the block's own values are not read).
+            block: One of `blocks(site)`; not needed where there is only one.
+
+        Raises:
+            ValueError: If no block is given and the site has several.
+        """
+
+
+class PairwiseEnergy(BlockEnergy):
+    """An energy of units in fields that are linear in the other units."""
+
+    @abstractmethod
+    def read(self) -> "PairwiseTerms":
+        """All parameters, read once: what every computation is done with."""
+
+    @abstractmethod
+    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
+        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out."""

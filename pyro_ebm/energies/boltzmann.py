@@ -1,0 +1,489 @@
+r"""Boltzmann machines: layers of units, joined by couplings.
+
+.. math:: E(x) = -\tfrac12 (x - \hat x)^\top W (x - \hat x) - b^\top x + \sum_i u(x_i) + c
+
+over the units of all layers, W symmetric with zero diagonal and nonzero only where a coupling says
+so. The offsets x̂ (centring) are zero unless given. An RBM, a deep machine, a fully visible machine
+and an Ising model on a graph are special cases by their couplings alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Self
+
+import networkx as nx
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_ebm.sites import Site, Sites, check_names
+from pyro_ebm.units import Bernoulli, Spin, Unit
+
+from .base import Block, PairwiseEnergy
+from .couplings import (
+    Coupling,
+    Dense,
+    Graph,
+    Symmetric,
+    check_parameter,
+    fold_square,
+    register,
+)
+from .pairwise import GraphLink, PairwiseTerms
+
+Pair = tuple[str, str]
+Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch
+
+INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (Hinton, 2012)
+
+
+class Layer(nn.Module):
+    """Units of one kind, with their biases and offsets.
+
+    Args:
+        unit: The kind of unit.
+        size: The number of units.
+        bias: b (*batch, size), learned (nn.Parameter) or given; learned from zero if left out.
+        offset: x̂ (*batch, size), which centres the couplings; zero if left out.
+
+    Raises:
+        ValueError: If the size is not positive, or a tensor has the wrong shape or is not finite.
+    """
+
+    offset: Tensor | None
+
+    def __init__(
+        self, unit: Unit, size: int, *, bias: Tensor | None = None, offset: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if not isinstance(unit, Unit):
+            raise TypeError(f"unit is {unit!r}; wanted a unit, for example Bernoulli().")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"A layer has {size!r} units; wanted a positive integer.")
+        self.unit, self.size = unit, size
+        shape = (size * unit.width,)
+        if bias is None:
+            self.register_parameter("bias", None)  # made by the machine, in its dtype
+        else:
+            register(self, "bias", check_parameter(bias, "bias", shape))
+        if offset is not None:
+            check_parameter(offset, "offset", shape)
+        self.register_buffer("offset", offset)
+
+
+class BoltzmannMachine(PairwiseEnergy):
+    """A Boltzmann machine over named layers; the module's docstring has the energy.
+
+    Args:
+        layers: The layers by name; a name must be a valid attribute name.
+        couplings: Pairs of layer names that are coupled, twice the same for couplings inside a
+            layer; or a mapping from such pairs to the couplings: a matrix (*batch, n, m), for a
+            layer with itself a square one of any kind (its symmetric part counts, its diagonal
+            becomes a bias), a `Graph` for sparse couplings, or None for learned ones. A matrix
+            given as nn.Parameter is learned, any other tensor is kept as it is.
+
+    Raises:
+        ValueError: If a name, a shape, a dtype, a device or a value is not what is wanted.
+        TypeError: If a parameter is no floating-point tensor.
+
+    References:
+        | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)
+        | https://doi.org/10.1207/s15516709cog0901_7
+        | How to center deep Boltzmann machines (Melchior, Fischer & Wiskott, 2016)
+        | https://jmlr.org/papers/v17/14-237.html
+    """
+
+    constant: Tensor
+
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        couplings: Iterable[Pair] | Mapping[Pair, Given] = (),
+    ) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError("A machine needs at least one layer.")
+        if bad := [name for name in layers if not name.isidentifier()]:
+            raise ValueError(f"The layer names {bad} are no valid attribute names.")
+        self.layers = nn.ModuleDict(dict(layers))
+        self.sites = {
+            name: Site(layer.unit.support, torch.Size([layer.size]))
+            for name, layer in layers.items()
+        }
+        given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
+        self.register_buffer("constant", like_the_given(layers, given))
+        for layer in layers.values():
+            if layer.bias is None:
+                layer.bias = nn.Parameter(self.constant.new_zeros(layer.size * layer.unit.width))
+        self.couplings = nn.ModuleDict()
+        for ends, value in given.items():
+            self.couple(ends, value)
+        self.check_alike()
+
+    def couple(self, ends: Pair, value: Given) -> None:
+        """Adds one coupling; what a square matrix's diagonal does goes to bias and constant."""
+        if not (isinstance(ends, tuple) and len(ends) == 2):
+            raise ValueError(f"A coupling is {ends!r}; wanted a pair of layer names.")
+        if unknown := [name for name in ends if name not in self.layers]:
+            raise ValueError(f"Unknown layers {unknown}; the machine has {list(self.layers)}.")
+        key = "_".join(ends)
+        if key in self.couplings or "_".join(ends[::-1]) in self.couplings:
+            raise ValueError(f"The layers {ends} are coupled twice; give one coupling for a pair.")
+        first, second = (self.layers[name] for name in ends)
+        sizes = (first.size * first.unit.width, second.size * second.unit.width)
+        if isinstance(value, Graph):
+            coupling: Coupling = value.coupling(ends, sizes, self.constant)
+        elif ends[0] == ends[1]:
+            coupling = self.symmetric(ends[0], value)
+        else:
+            if value is None:
+                value = nn.Parameter(self.constant.new_empty(sizes).normal_(0, INITIAL_SCALE))
+            coupling = Dense(ends, check_parameter(value, f"the coupling {ends}", sizes))
+        self.couplings[key] = coupling
+
+    def symmetric(self, site: str, value: Tensor | None) -> Symmetric:
+        """The couplings inside a layer."""
+        layer = self.layers[site]
+        size = layer.size * layer.unit.width
+        if value is None:
+            return Symmetric(site, nn.Parameter(self.constant.new_zeros(size, size)))
+        check_parameter(value, f"the coupling inside {site!r}", (size, size))
+        learned = isinstance(value, nn.Parameter)
+        offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
+        upper, bias, constant = fold_square(
+            value.detach() if learned else value, offset, layer.unit
+        )
+        if bool((bias != 0).any()) or bool((constant != 0).any()):
+            if isinstance(layer.bias, nn.Parameter):
+                layer.bias = nn.Parameter((layer.bias + bias).detach())
+            else:
+                layer.bias = layer.bias + bias
+            self.constant = self.constant + constant
+        return Symmetric(site, nn.Parameter(upper) if learned else upper)
+
+    def check_alike(self) -> None:
+        """Refuses parameters of different dtypes or devices."""
+        for name, value in (*self.named_parameters(), *self.named_buffers()):
+            if value.is_floating_point() and (value.dtype, value.device) != (
+                self.dtype,
+                self.device,
+            ):
+                raise ValueError(
+                    f"{name} is {value.dtype} on {value.device}, but another given parameter is "
+                    f"{self.dtype} on {self.device}; give all of them alike."
+                )
+
+    # ------------------------------------------------------------------ special cases
+
+    @classmethod
+    def restricted(
+        cls,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
+        weight: Tensor | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """An RBM: no couplings inside the layers `visible` and `hidden`.
+
+        Args:
+            n_visible: Number of visible units.
+            n_hidden: Number of hidden units.
+            units: The kinds of visible and hidden units.
+            weight: W (*batch, n_visible, n_hidden).
+            bias: Biases by layer.
+            offset: Offsets by layer.
+        """
+        sizes = {"visible": n_visible, "hidden": n_hidden}
+        return cls(make_layers(sizes, units, bias, offset), {("visible", "hidden"): weight})
+
+    @classmethod
+    def semi_restricted(
+        cls,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
+        couplings: Mapping[Pair, Given] | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """An RBM with couplings among the visible units.
+
+        Args:
+            n_visible: Number of visible units.
+            n_hidden: Number of hidden units.
+            units: The kinds of visible and hidden units.
+            couplings: W under ("visible", "hidden") and L under ("visible", "visible").
+            bias: Biases by layer.
+            offset: Offsets by layer.
+        """
+        sizes = {"visible": n_visible, "hidden": n_hidden}
+        pairs = [("visible", "hidden"), ("visible", "visible")]
+        return cls(make_layers(sizes, units, bias, offset), choose_given(pairs, couplings))
+
+    @classmethod
+    def general(
+        cls,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
+        couplings: Mapping[Pair, Given] | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """Every unit coupled to every other: W between the layers, L and J inside them.
+
+        Args:
+            n_visible: Number of visible units.
+            n_hidden: Number of hidden units.
+            units: The kinds of visible and hidden units.
+            couplings: W under ("visible", "hidden"), L under ("visible", "visible") and J under
+                ("hidden", "hidden").
+            bias: Biases by layer.
+            offset: Offsets by layer.
+        """
+        sizes = {"visible": n_visible, "hidden": n_hidden}
+        pairs = [("visible", "hidden"), ("visible", "visible"), ("hidden", "hidden")]
+        return cls(make_layers(sizes, units, bias, offset), choose_given(pairs, couplings))
+
+    @classmethod
+    def fully_visible(
+        cls,
+        n: int,
+        *,
+        unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Self:
+        """One layer, `visible`, with every pair of units coupled.
+
+        Args:
+            n: Number of units.
+            unit: The kind of unit.
+            weight: W (*batch, n, n); any square matrix, see the class.
+            bias: b (*batch, n).
+            offset: x̂ (*batch, n).
+        """
+        layer = Layer(unit, n, bias=bias, offset=offset)
+        return cls({"visible": layer}, {("visible", "visible"): weight})
+
+    @classmethod
+    def deep(
+        cls,
+        sizes: Sequence[int],
+        *,
+        unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
+        couplings: Mapping[Pair, Given] | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """A deep Boltzmann machine: `visible`, `hidden1`, `hidden2`, … each coupled to the next.
+
+        Args:
+            sizes: Numbers of units, visible first.
+            unit: The kind of unit.
+            couplings: Matrices by pair of neighbouring layers.
+            bias: Biases by layer.
+            offset: Offsets by layer.
+
+        References:
+            | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)
+            | https://proceedings.mlr.press/v5/salakhutdinov09a.html
+        """
+        if len(sizes) < 2:
+            raise ValueError(f"sizes is {list(sizes)}; wanted a visible and some hidden layers.")
+        names = ["visible", *(f"hidden{k}" for k in range(1, len(sizes)))]
+        layers = make_layers(
+            dict(zip(names, sizes, strict=True)), (unit,) * len(sizes), bias, offset
+        )
+        return cls(layers, choose_given(list(zip(names, names[1:], strict=False)), couplings))
+
+    @classmethod
+    def on_graph(
+        cls,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        n: int | None = None,
+        *,
+        unit: Unit = Spin(),  # noqa: B008 (a unit is immutable)
+        weight: Tensor | Literal["free", "shared"] = "free",
+        bias: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Self:
+        """One layer, `visible`, coupled along the edges of a graph: an Ising model.
+
+        Args:
+            edges: A networkx graph, whose nodes are numbered in its order, or pairs of units.
+            n: Number of units; by default that of the graph, or all up to the largest index.
+            unit: The kind of unit.
+            weight: "free" for one learned coupling on each edge, "shared" for a single one, or the
+                couplings themselves, (*batch, edges) or (*batch, 1).
+            bias: b (*batch, n).
+            offset: x̂ (*batch, n).
+        """
+        graph = Graph(edges, weight)
+        if n is None:
+            n = graph.nodes or int(graph.edges.max()) + 1
+        layer = Layer(unit, n, bias=bias, offset=offset)
+        return cls({"visible": layer}, {("visible", "visible"): graph})
+
+    # ------------------------------------------------------------------ the energy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.constant.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.constant.device
+
+    def read(self) -> PairwiseTerms:
+        units = {name: layer.unit for name, layer in self.layers.items()}
+        biases = {name: layer.bias for name, layer in self.layers.items()}
+        links = tuple(coupling.read() for coupling in self.couplings.values())
+        terms = PairwiseTerms(units, biases, links, self.constant)
+        offsets = {
+            name: layer.offset for name, layer in self.layers.items() if layer.offset is not None
+        }
+        return terms.centred(offsets) if offsets else terms
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.read().energy(x)
+
+    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n)
+        """The field on every unit of a site: the log-odds of a bit, half those of a spin.
+
+        Args:
+            site: The site.
+            x: Values of all the sites that it is coupled to, itself included.
+        """
+        return self.read().field(site, self.accept(x))
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        if site not in self.sites:
+            raise ValueError(f"Unknown site {site!r}; the machine has {list(self.sites)}.")
+        return self.read().blocks(site)
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
+        x = self.accept(x)
+        terms = self.read()
+        if block is None:
+            if terms.inner(site) is not None:
+                raise ValueError(
+                    f"The units of {site!r} are coupled among themselves, so their joint "
+                    f"conditional does not factorise. Ask for one of blocks({site!r})."
+                )
+            return terms.units[site].conditional(terms.outer_field(site, x))
+        return terms.units[site].conditional(terms.block_field(site, x, block))
+
+    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
+        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out, in nats.
+
+        Args:
+            x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
+
+        Raises:
+            ValueError: If units of the remaining sites are coupled among themselves: there is no
+                closed form then.
+        """
+        x = self.accept(x)
+        terms = self.read()
+        rest = [site for site in self.sites if site not in x]
+        if ends := terms.coupled(rest):
+            raise ValueError(
+                f"The free energy of {list(x)} has no closed form: the units of {ends[0]!r} and "
+                f"{ends[1]!r}, which it sums over, are coupled. Use the mean-field bound, "
+                f"pyro_ebm.mean_field(machine, x).free_energy_bound, or, for a small machine, "
+                f"pyro_ebm.exact.log_prob(machine, x)."
+            )
+        return terms.free_energy(x)
+
+    # ------------------------------------------------------------------ the same, differently
+
+    def given(self, terms: PairwiseTerms) -> "BoltzmannMachine":
+        """A machine of given tensors with these terms."""
+        layers = {
+            name: Layer(unit, self.layers[name].size, bias=terms.biases[name])
+            for name, unit in terms.units.items()
+        }
+        machine = BoltzmannMachine(
+            layers,
+            {
+                link.ends: Graph(link.edges, link.weight)
+                if isinstance(link, GraphLink)
+                else link.weight
+                for link in terms.links
+            },
+        )
+        machine.constant = terms.constant
+        return machine
+
+    def to_spins(self) -> "BoltzmannMachine":
+        """The same law with bits x written as spins, x = (s + 1) / 2, with the same energies."""
+        return self.given(self.read().substituted(Bernoulli(), Spin(), 0.5, 0.5))
+
+    def to_bits(self) -> "BoltzmannMachine":
+        """The same law with spins s written as bits, s = 2x − 1, with the same energies."""
+        return self.given(self.read().substituted(Spin(), Bernoulli(), 2.0, -1.0))
+
+    def joined(self) -> "BoltzmannMachine":
+        """The fully visible machine over the units of all layers, in order, with every energy kept.
+
+        Raises:
+            ValueError: If the layers are of different kinds.
+        """
+        units = {layer.unit for layer in self.layers.values()}
+        if len(units) > 1:
+            raise ValueError(f"The layers have units of different kinds: {units}.")
+        terms = self.read()
+        machine = BoltzmannMachine.fully_visible(
+            sum(layer.size for layer in self.layers.values()),
+            unit=units.pop(),
+            weight=terms.matrix(),
+            bias=torch.cat(list(terms.biases.values()), -1),
+        )
+        machine.constant = terms.constant
+        return machine
+
+
+def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given]) -> Tensor:  # ()
+    """A zero of the dtype and device of the parameters that are given, else of the default."""
+    weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
+    for value in (*(layer.bias for layer in layers.values()), *weights):
+        if isinstance(value, Tensor):
+            return value.new_zeros(())
+    return torch.zeros(())
+
+
+def make_layers(
+    sizes: Mapping[str, int],
+    units: Sequence[Unit],
+    bias: Mapping[str, Tensor] | None,
+    offset: Mapping[str, Tensor] | None,
+) -> dict[str, Layer]:
+    """Layers by name, with what is given of their biases and offsets."""
+    check_known("bias", bias, sizes)
+    check_known("offset", offset, sizes)
+    return {
+        name: Layer(unit, size, bias=(bias or {}).get(name), offset=(offset or {}).get(name))
+        for (name, size), unit in zip(sizes.items(), units, strict=True)
+    }
+
+
+def check_known(what: str, given: Mapping | None, known: Iterable) -> None:
+    """Refuses keys that nothing would read.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if unknown := [key for key in given or {} if key not in list(known)]:
+        raise ValueError(f"{what} is given for {unknown}; this machine has {list(known)}.")
+
+
+def choose_given(pairs: list[Pair], given: Mapping[Pair, Given] | None) -> dict[Pair, Given]:
+    """The couplings of a special case: given where given, else learned."""
+    check_known("couplings", given, pairs)
+    return {pair: (given or {}).get(pair) for pair in pairs}

@@ -1,0 +1,287 @@
+"""Couplings as modules: how parameters make the pair terms of an energy.
+
+Each says which parameters it has and reads them into a `Link`. Asymmetry and self-coupling cannot
+be expressed where they are not meant; where they are (a full matrix inside a layer), they are
+accepted at the door and folded: see `fold_square`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
+
+from pyro_ebm.units import Unit
+
+from .pairwise import Colour, DenseLink, GraphLink, Link, SymmetricLink
+
+SLOTS = 64  # neighbours of a unit that are visited together with other units' neighbours
+
+
+class Coupling(nn.Module, ABC):
+    """The parameters of the pair terms between two sites, or inside one."""
+
+    ends: tuple[str, str]
+
+    @abstractmethod
+    def read(self) -> Link:
+        """The parameters, read once."""
+
+
+def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Refuses a given parameter that is not real, finite, and of the wanted shape.
+
+    Batch dimensions may lead.
+
+    Raises:
+        TypeError: If it is no floating-point tensor.
+        ValueError: If its shape is wrong or it is not finite.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
+        )
+    if value.dim() < len(shape) or value.shape[value.dim() - len(shape) :] != shape:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; wanted {shape}, "
+            f"where batch dimensions may lead."
+        )
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} contains NaN or infinite values; wanted finite numbers.")
+    return value
+
+
+def register(module: nn.Module, name: str, value: Tensor) -> None:
+    """Keeps a parameter learned (nn.Parameter) or given (any other tensor, with its history)."""
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:
+    """A full matrix W of −½ (x−x̂)ᵀW(x−x̂) as pair couplings, and what its diagonal does.
+
+    Only the symmetric part matters. Since x² = a + b x for the values of the unit, a self-coupling
+    is the bias (b/2 − x̂) W_ii and the constant −½ W_ii (a + x̂²).
+
+    Args:
+        matrix: W (*batch, n, n).
+        offset: x̂ (*batch, n).
+        unit: The kind of unit.
+
+    Returns:
+        The strict upper triangle of the symmetric part (*batch, n, n), the bias (*batch, n) and the
+        constant (*batch,).
+
+    Raises:
+        ValueError: If there is a self-coupling and x² is not linear in x.
+    """
+    upper = ((matrix + matrix.mT) / 2).triu(1)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    if unit.square is None:
+        if bool((diagonal != 0).any()):
+            raise ValueError(
+                f"The couplings have a diagonal, but for {unit} a self-coupling is a precision and "
+                f"no bias. Set the diagonal to zero and give the unit its precision."
+            )
+        return upper, torch.zeros_like(diagonal), diagonal.sum(-1)
+    a, b = unit.square
+    bias = (b / 2 - offset) * diagonal
+    constant = -(diagonal * (a + offset.square())).sum(-1) / 2
+    return upper, bias, constant
+
+
+class Dense(Coupling):
+    """Every unit of one site with every unit of another.
+
+    Args:
+        ends: The two sites.
+        weight: The couplings (*batch, n, m), learned or given.
+    """
+
+    def __init__(self, ends: tuple[str, str], weight: Tensor) -> None:
+        super().__init__()
+        self.ends = ends
+        register(self, "weight", weight)
+
+    def read(self) -> DenseLink:
+        return DenseLink(self.ends, self.weight)
+
+
+class Symmetric(Coupling):
+    """Every unit of a site with every other unit of it.
+
+    The free parameters are the strict upper triangle of `weight`; what stands below is not read.
+
+    Args:
+        site: The site.
+        weight: The couplings (*batch, n, n), learned or given.
+    """
+
+    def __init__(self, site: str, weight: Tensor) -> None:
+        super().__init__()
+        self.ends = (site, site)
+        register(self, "weight", weight)
+
+    def read(self) -> SymmetricLink:
+        upper = self.weight.triu(1)
+        return SymmetricLink(self.ends, upper + upper.mT)
+
+
+class Sparse(Coupling):
+    """Units along the edges of a graph.
+
+    Args:
+        ends: The sites of the edges' first and second units.
+        edges: Unit indices (edges, 2).
+        weight: One coupling for each edge (*batch, edges), or one for all (*batch, 1).
+        sizes: Numbers of units of the two sites.
+    """
+
+    edges: Tensor
+
+    def __init__(
+        self, ends: tuple[str, str], edges: Tensor, weight: Tensor, sizes: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.ends, self.sizes = ends, sizes
+        self.register_buffer("edges", edges)
+        self.colours = colours(edges, sizes[0]) if ends[0] == ends[1] else ()
+        register(self, "weight", weight)
+
+    def read(self) -> GraphLink:
+        device = self.edges.device
+        if self.colours and self.colours[0].units.device != device:
+            self.colours = tuple(to_device(colour, device) for colour in self.colours)
+        return GraphLink(self.ends, self.weight, self.edges, self.sizes, self.colours)
+
+
+def to_device(colour: Colour, device: torch.device) -> Colour:
+    """A colour's indices on another device."""
+    return Colour(
+        colour.units.to(device),
+        tuple((source.to(device), edge.to(device)) for source, edge in colour.slots),
+        tuple((k, source.to(device), edge.to(device)) for k, source, edge in colour.hubs),
+    )
+
+
+class Graph:
+    """Which units of a layer (or of two) are coupled: `couplings={("a", "a"): Graph(edges)}`.
+
+    Args:
+        edges: Pairs of unit indices (edges, 2), a list of pairs, or a networkx graph, whose nodes
+            are then numbered in the order of the graph; attributes of its edges are not read.
+        weight: "free" for one learned coupling on each edge, "shared" for a single one, both from
+            zero; or the couplings themselves, (*batch, edges) or (*batch, 1), learned or given.
+
+    Raises:
+        ValueError: If an edge joins a unit to itself, stands twice, or names no unit.
+    """
+
+    def __init__(
+        self,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        weight: Tensor | Literal["free", "shared"] = "free",
+    ) -> None:
+        if isinstance(weight, str) and weight not in ("free", "shared"):
+            raise ValueError(f"weight is {weight!r}; wanted 'free', 'shared' or a tensor.")
+        self.edges, self.nodes = edge_indices(edges)
+        self.weight = weight
+
+    def coupling(self, ends: tuple[str, str], sizes: tuple[int, int], like: Tensor) -> "Sparse":
+        """The module, once the layers are known; learned couplings are made `like` a tensor."""
+        check_edges(self.edges, sizes, within=ends[0] == ends[1])
+        if isinstance(self.weight, str):
+            count = 1 if self.weight == "shared" else len(self.edges)
+            weight: Tensor = nn.Parameter(like.new_zeros(count))
+        else:
+            count = 1 if self.weight.shape[-1:] == (1,) else len(self.edges)
+            weight = check_parameter(self.weight, f"the weight of the graph {ends}", (count,))
+        return Sparse(ends, self.edges.to(weight.device), weight, sizes)
+
+
+def edge_indices(
+    edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+) -> tuple[Tensor, int | None]:
+    """Edges as indices (edges, 2), and the number of nodes where a graph tells it."""
+    if isinstance(edges, nx.Graph):
+        number = {node: k for k, node in enumerate(edges.nodes)}
+        pairs = [(number[a], number[b]) for a, b in edges.edges()]
+        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), len(number)
+    indices = edges if isinstance(edges, Tensor) else torch.tensor(list(edges))
+    if indices.dim() != 2 or indices.shape[1] != 2 or indices.is_floating_point():
+        raise ValueError(
+            f"The edges have shape {tuple(indices.shape)} and dtype {indices.dtype}; "
+            f"wanted integer pairs (edges, 2)."
+        )
+    return indices.to(torch.int64), None
+
+
+def check_edges(edges: Tensor, sizes: tuple[int, int], *, within: bool) -> None:
+    """Refuses edges that are no edges of a simple graph over the units.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if bool((edges < 0).any()) or bool((edges >= torch.tensor(sizes)).any()):
+        raise ValueError(
+            f"The edges name units from {int(edges.min())} to {int(edges.max())}, "
+            f"but the layers have {sizes} units, counted from 0."
+        )
+    if within and bool((edges[:, 0] == edges[:, 1]).any()):
+        raise ValueError(
+            "An edge joins a unit to itself; a self-coupling of a two-valued unit is a bias."
+        )
+    key = edges.sort(dim=1).values if within else edges
+    if len(torch.unique(key, dim=0)) != len(edges):
+        raise ValueError("An edge stands twice in the list; add its couplings and give it once.")
+
+
+def colours(edges: Tensor, size: int) -> tuple[Colour, ...]:
+    """A colouring of a graph: two colours where it is bipartite, else greedily, largest first.
+
+    Args:
+        edges: Unit indices (edges, 2).
+        size: The number of units.
+    """
+    graph = nx.Graph()
+    graph.add_nodes_from(range(size))
+    graph.add_edges_from(edges.tolist())
+    if nx.is_bipartite(graph):
+        colour_of: Mapping[Any, int] = nx.bipartite.color(graph)
+    else:
+        colour_of = nx.greedy_color(graph, strategy="largest_first")
+    colour = torch.tensor([colour_of[unit] for unit in range(size)])
+    target = torch.cat([edges[:, 0], edges[:, 1]])
+    source = torch.cat([edges[:, 1], edges[:, 0]])
+    edge = torch.arange(len(edges)).repeat(2)
+    order = torch.argsort(target, stable=True)
+    source, edge = source[order], edge[order]
+    degree = torch.bincount(target, minlength=size)
+    first = degree.cumsum(0) - degree
+    return tuple(
+        gather_colour(units, degree[units], first[units], source, edge)
+        for units in ((colour == k).nonzero()[:, 0] for k in range(int(colour.max()) + 1))
+    )
+
+
+def gather_colour(
+    units: Tensor, degree: Tensor, first: Tensor, source: Tensor, edge: Tensor
+) -> Colour:
+    """One colour, from the list of each unit's neighbours: `first` and how many (`degree`)."""
+    order = torch.argsort(degree, descending=True, stable=True)
+    units, degree, first = units[order], degree[order], first[order]
+    slots = []
+    for k in range(min(int(degree.max()), SLOTS)):
+        where = first[degree > k] + k
+        slots.append((source[where], edge[where]))
+    hubs = []
+    for position in range(int((degree > SLOTS).sum())):
+        where = slice(int(first[position]) + SLOTS, int(first[position] + degree[position]))
+        hubs.append((position, source[where], edge[where]))
+    return Colour(units, tuple(slots), tuple(hubs))

@@ -1,0 +1,78 @@
+"""What a kernel is.
+
+A transition that leaves p(x) ∝ exp(-energy(x)) unchanged. The kernel is settings, one object for
+any energy and batch; its state is what the next step needs, its info what a reader needs. Chains
+are batch dimensions: every tensor of a state is (*batch, ...), every one of an info (*batch,).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from pyro_ebm.energies import Energy
+from pyro_ebm.sites import Sites
+
+
+class State(Protocol):
+    """A NamedTuple that holds at least the position."""
+
+    @property
+    def x(self) -> Sites:
+        """Values of all the sites."""
+
+    def _asdict(self) -> Mapping[str, Any]: ...
+
+
+class Kernel(ABC):
+    """A Markov transition; see the module's docstring."""
+
+    @abstractmethod
+    def init(self, energy: Energy, x: Sites) -> Any:  # noqa: ANN401 (each kernel has its State)
+        """The state at x, after the checks at the door.
+
+        Args:
+            energy: The energy.
+            x: Values of all its sites, with the same batch shape.
+
+        Raises:
+            TypeError, ValueError: If the kernel cannot move this energy's sites from x.
+        """
+
+    @abstractmethod
+    def step(self, energy: Energy, state: Any) -> tuple[Any, NamedTuple]:  # noqa: ANN401
+        """One transition, without gradients."""
+
+    @abstractmethod
+    def refresh(self, energy: Energy, state: Any, x: Sites) -> Any:  # noqa: ANN401
+        """The state after x, or the energy's parameters, were changed from outside.
+
+        What was computed from them is computed again; counters of deterministic schedules go on.
+        """
+
+
+def advance(kernel: Kernel, energy: Energy, state: Any, steps: int) -> Any:  # noqa: ANN401
+    """The state after several steps."""
+    for _ in range(steps):
+        state, _ = kernel.step(energy, state)
+    return state
+
+
+def same_batch(x: Sites, energy: Energy) -> torch.Size:
+    """The batch shape that all the sites have.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    shapes = {
+        name: value.shape[: value.dim() - len(energy.sites[name].shape)]
+        for name, value in x.items()
+    }
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            "The sites start with different batch shapes: "
+            + ", ".join(f"{name!r} {tuple(shape)}" for name, shape in shapes.items())
+            + "; give every site one value for each chain."
+        )
+    return next(iter(shapes.values()))

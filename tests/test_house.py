@@ -1,0 +1,339 @@
+"""The rules of the house that no other tool keeps."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import pyro_ebm
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pyro_ebm"
+
+# What may be imported inside a function, and where: heavy things that not every user needs (xarray
+# is what ArviZ's data are made of), and the one import that points up.
+LAZY_ANYWHERE = {"arviz", "matplotlib", "numba", "xarray"}
+LAZY_IN_FILE = {("kernels/run.py", "pyro_ebm.diagnostics")}
+
+# The examples that take a few seconds; the others are run by `make test-all`.
+FAST = {"southern_women.py"}
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+class Source(NamedTuple):
+    """One file of the package."""
+
+    path: str  # kernels/run.py
+    module: str  # pyro_ebm.kernels.run
+    tree: ast.Module
+
+
+def sources() -> list[Source]:
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        relative = file.relative_to(ROOT).with_suffix("")
+        module = ".".join(relative.parts).removesuffix(".__init__")
+        path = file.relative_to(PACKAGE).as_posix()
+        found.append(Source(path, module, ast.parse(file.read_text("utf-8"), str(file))))
+    return found
+
+
+def imported_from(source: Source, node: ast.ImportFrom) -> str:
+    """The full name of the module after `from`."""
+    if not node.level:
+        return node.module or ""
+    # `from . import x` in a/b.py and in a/__init__.py both mean a.
+    folder = source.module.split(".")
+    if not source.path.endswith("__init__.py"):
+        folder.pop()
+    folder = folder[: len(folder) - (node.level - 1)]
+    return ".".join([*folder, *filter(None, [node.module])])
+
+
+# --- abstract or final ---------------------------------------------------------------------------
+
+
+def full_names(source: Source) -> dict[str, str]:
+    """What the names at the top of a file stand for: imports, and its own classes."""
+    names = {}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom):
+            module = imported_from(source, node)
+            names |= {a.asname or a.name: f"{module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {a.asname: a.name for a in node.names if a.asname}
+        elif isinstance(node, ast.ClassDef):
+            names[node.name] = f"{source.module}.{node.name}"
+    return names
+
+
+def base_name(base: ast.expr, names: dict[str, str]) -> str:
+    """The full name of a base class: Kernel[Energy, State] is pyro_ebm.kernels.base.Kernel."""
+    if isinstance(base, ast.Subscript):
+        base = base.value
+    first, dot, rest = ast.unparse(base).partition(".")
+    return names.get(first, first) + dot + rest
+
+
+def is_abstract(node: ast.ClassDef, bases: set[str]) -> bool:
+    metaclasses = {ast.unparse(k.value) for k in node.keywords if k.arg == "metaclass"}
+    decorators = {
+        ast.unparse(decorator)
+        for item in node.body
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in item.decorator_list
+    }
+    said = {name.rpartition(".")[2] for name in bases | metaclasses | decorators}
+    return bool(said & {"ABC", "ABCMeta", "Protocol", "abstractmethod"})
+
+
+def concrete_bases(files: list[Source]) -> list[str]:
+    """Each class whose base is a concrete class of the package, as "module: class Sub(Base)"."""
+    classes = []  # (module, class, its bases), all by their full names
+    concrete = set()
+    for source in files:
+        names = full_names(source)
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef):
+                bases = {base_name(base, names) for base in node.bases}
+                classes.append((source.module, node.name, bases))
+                if not is_abstract(node, bases):
+                    concrete.add((source.module, node.name))
+    # A folder's __init__ passes on what is in its files: pyro_ebm.units.Spin is
+    # pyro_ebm.units.spin.Spin.
+    return [
+        f"{module}: class {name}({base})"
+        for module, name, bases in classes
+        for base in sorted(bases)
+        if any(
+            base.rpartition(".")[2] == other
+            and f"{home}.".startswith(base.rpartition(".")[0] + ".")
+            for home, other in concrete
+        )
+    ]
+
+
+def test_a_class_is_abstract_or_final() -> None:
+    offences = "\n".join(concrete_bases(sources()))
+    assert not offences, (
+        "Finished classes are wrapped, not subclassed; a class that is made to be subclassed has "
+        f"ABC among its bases:\n{offences}"
+    )
+
+
+@pytest.mark.parametrize(
+    "offence",
+    [
+        "from pyro_ebm.a.base import Done\nclass New(Done): ...",
+        "from pyro_ebm.a import Done as Old\nclass New(Old[int]): ...",
+        "from . import base\nclass New(base.Done): ...",
+        "class Done: ...\nclass New(Done): ...",
+    ],
+)
+def test_a_subclass_of_a_finished_class_is_found(offence: str) -> None:
+    base = "class Kind(ABC): ...\nclass Done(Kind): ..."
+    fine = "from pyro.infer import Done as Host\nfrom .base import Kind\nclass New(Host, Kind): ..."
+    files = [
+        Source("a/base.py", "pyro_ebm.a.base", ast.parse(base)),
+        Source("a/fine.py", "pyro_ebm.a.fine", ast.parse(fine)),
+    ]
+    assert not concrete_bases(files)
+    new = Source("a/new.py", "pyro_ebm.a.new", ast.parse(offence))
+    assert len(concrete_bases([*files, new])) == 1
+
+
+# --- imports -------------------------------------------------------------------------------------
+
+
+def imports(source: Source, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, full name) of whatever is imported under a node."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = imported_from(source, node)
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def hidden_imports(files: list[Source]) -> list[str]:
+    """Imports inside a function that are not in the list of lazy ones."""
+
+    def is_lazy(path: str, name: str) -> bool:
+        return name.partition(".")[0] in LAZY_ANYWHERE or any(
+            path == file and f"{name}.".startswith(f"{module}.") for file, module in LAZY_IN_FILE
+        )
+
+    return sorted(
+        {
+            f"{source.path}:{line} imports {name}"
+            for source in files
+            for function in ast.walk(source.tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for line, name in imports(source, function)
+            if not is_lazy(source.path, name)
+        }
+    )
+
+
+def test_no_import_hides_in_a_function() -> None:
+    offences = "\n".join(hidden_imports(sources()))
+    assert not offences, f"Import at the top, or add to the list of lazy imports:\n{offences}"
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "offends"),
+    [
+        ("kernels/run.py", "import arviz as az", False),
+        ("kernels/run.py", "from pyro_ebm.diagnostics import to_arviz", False),
+        ("kernels/run.py", "from pyro_ebm import diagnostics", False),
+        ("kernels/run.py", "from pyro_ebm.learning import fit", True),
+        ("kernels/gibbs.py", "from pyro_ebm.diagnostics import to_arviz", True),
+        ("kernels/gibbs.py", "from .base import Kernel", True),
+        ("kernels/gibbs.py", "import math", True),
+    ],
+)
+def test_a_hidden_import_is_found(path: str, line: str, offends: bool) -> None:
+    module = "pyro_ebm." + path.removesuffix(".py").replace("/", ".")
+    source = Source(path, module, ast.parse(f"class A:\n def f(self):\n  {line}"))
+    assert bool(hidden_imports([source])) is offends
+
+
+def test_no_module_imports_from_the_top() -> None:
+    # The contract on the layers does not see it: pyro_ebm itself is in no layer.
+    below = {path.stem for path in PACKAGE.iterdir()}
+    offences = [
+        f"{source.path}:{line} imports {name}"
+        for source in sources()
+        for line, name in imports(source, source.tree)
+        if name == "pyro_ebm" or (name.startswith("pyro_ebm.") and name.split(".")[1] not in below)
+    ]
+    assert not offences, f"Import from the module that defines it: {offences}"
+
+
+def test_imports_point_down(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    done = subprocess.run(
+        [*command, "--no-logo", "--cache-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_heavy_libraries_are_imported_lazily() -> None:
+    look = "import sys, pyro_ebm; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", look], env=environment(), capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "pyro_ebm" in loaded
+    assert not loaded & LAZY_ANYWHERE
+
+
+# --- what is public is documented ----------------------------------------------------------------
+
+
+def code_in(markdown: str) -> str:
+    """What a page of documentation sets as code, in blocks or in lines."""
+    blocks = re.findall(r"^```.*?^```", markdown, flags=re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```.*?^```", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    return "\n".join([*blocks, *re.findall(r"`[^`\n]+`", rest)])
+
+
+def test_there_are_public_names() -> None:
+    assert pyro_ebm.__all__
+    assert len(set(pyro_ebm.__all__)) == len(pyro_ebm.__all__)
+
+
+@pytest.mark.parametrize("name", pyro_ebm.__all__)
+def test_a_public_name_is_documented(name: str) -> None:
+    assert hasattr(pyro_ebm, name), f"pyro_ebm.__all__ promises {name!r}"
+    thing = getattr(pyro_ebm, name)
+    if inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing):
+        text = (thing.__doc__ or "").strip()
+        # Dataclasses and named tuples without a docstring are given their signature.
+        assert text, f"{name} has no docstring"
+        assert not text.startswith(f"{name}("), f"{name} has no docstring"
+    pages = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
+    assert re.search(rf"\b{re.escape(name)}\b", code_in(pages)), (
+        f"docs/ does not mention `{name}`: add it to docs/reference.md"
+    )
+
+
+def test_only_code_counts_as_a_mention() -> None:
+    page = "We run it, and `fit(x)` it.\n```python\nmachine = Machine()\n```\nThe end.\n"
+    code = code_in(page)
+    assert "fit" in code
+    assert "Machine" in code
+    assert "run" not in code
+    assert "end" not in code
+
+
+# --- what is shown runs --------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    """For a child process: this package, no display, the letters of mathematics."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "Agg", "PYTHONUTF8": "1"}
+
+
+def python_blocks(markdown: str) -> list[str]:
+    """The ```python blocks, each moved down to its own line so that a traceback names it."""
+    pattern = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+    return [
+        "\n" * (markdown.count("\n", 0, found.start()) + 1) + found[1]
+        for found in pattern.finditer(markdown)
+    ]
+
+
+def test_the_readme_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "README.md"
+    blocks = python_blocks(page.read_text("utf-8"))
+    assert blocks, "README.md shows no program"
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_every_readme_block_is_seen() -> None:
+    blocks = python_blocks("a\n```python\nx = 1\n```\n```bash\nls\n```\n```python\ny = x\n```\n")
+    assert [block.strip() for block in blocks] == ["x = 1", "y = x"]
+    assert [block.count("\n", 0, block.index("=")) + 1 for block in blocks] == [3, 9]
+
+
+def test_the_fast_examples_are_there() -> None:
+    assert set(EXAMPLES) >= FAST, f"examples/ has {EXAMPLES}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in EXAMPLES],
+)
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), f"{name} prints nothing"
+
+
+def test_every_module_can_be_imported() -> None:
+    for source in sources():
+        importlib.import_module(source.module)
