@@ -1,0 +1,111 @@
+"""Energy-based models as first-class citizens of Pyro.
+
+p(x) ∝ exp(−E(x)): energies over named sites, kernels that sample them, exact answers where a
+machine is small enough, learning from data, and ArviZ for the chains. The names below are the table
+of contents.
+"""
+
+from .sites import Site, Sites
+from .units import Bernoulli, Spin, SpinDistribution, Unit
+from .energies import (
+    BlockEnergy,
+    BoltzmannMachine,
+    Energy,
+    Graph,
+    Layer,
+    PairwiseEnergy,
+)
+from .kernels import (
+    Chains,
+    Gibbs,
+    Kernel,
+    NonFiniteEnergyError,
+    Schedule,
+    advance,
+    resume,
+    run,
+)
+from .statistics import (
+    FrozenUnits,
+    chow_liu_log_likelihood,
+    describe_frozen,
+    frozen_units,
+    independent_log_likelihood,
+)
+from .partition import Moments, TooManyStatesError, exact
+from .learning import (
+    ContrastiveDivergence,
+    ExactLikelihood,
+    ExactPosterior,
+    History,
+    MeanField,
+    MeanFieldPosterior,
+    Monitor,
+    Objective,
+    PersistentContrastiveDivergence,
+    PositivePhase,
+    Progress,
+    SampledPosterior,
+    fit,
+    mean_field,
+    start_at_means,
+)
+from .diagnostics import to_arviz
+from . import datasets, plots
+
+__all__ = [
+    # named tensors
+    "Site",
+    "Sites",
+    # one variable in a field
+    "Unit",
+    "Bernoulli",
+    "Spin",
+    "SpinDistribution",
+    # energies
+    "Energy",
+    "BlockEnergy",
+    "PairwiseEnergy",
+    "BoltzmannMachine",
+    "Layer",
+    "Graph",
+    # sampling
+    "Kernel",
+    "Gibbs",
+    "Schedule",
+    "run",
+    "resume",
+    "advance",
+    "Chains",
+    "NonFiniteEnergyError",
+    # numbers from arrays
+    "FrozenUnits",
+    "frozen_units",
+    "describe_frozen",
+    "independent_log_likelihood",
+    "chow_liu_log_likelihood",
+    # exact answers
+    "exact",
+    "Moments",
+    "TooManyStatesError",
+    # learning
+    "fit",
+    "History",
+    "Progress",
+    "Monitor",
+    "start_at_means",
+    "Objective",
+    "ExactLikelihood",
+    "ContrastiveDivergence",
+    "PersistentContrastiveDivergence",
+    "PositivePhase",
+    "ExactPosterior",
+    "MeanField",
+    "SampledPosterior",
+    "mean_field",
+    "MeanFieldPosterior",
+    # ArviZ, data, figures
+    "to_arviz",
+    "datasets",
+    "plots",
+]

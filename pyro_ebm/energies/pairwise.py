@@ -48,6 +48,11 @@ class Link(ABC):
     ends: tuple[str, str]
     weight: Tensor  # what the pair terms are linear in
 
+    @property
+    @abstractmethod
+    def batch(self) -> torch.Size:
+        """The batch shape of the couplings."""
+
     @abstractmethod
     def interaction(self, x: Sites) -> Tensor:  # (*batch,)
         """Minus the energy of the pair terms."""
@@ -75,6 +80,10 @@ class DenseLink(Link):
 
     ends: tuple[str, str]
     weight: Tensor  # (*batch, n, m)
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.weight.shape[:-2]
 
     def interaction(self, x: Sites) -> Tensor:
         first, second = self.ends
@@ -109,6 +118,10 @@ class SymmetricLink(Link):
 
     ends: tuple[str, str]
     weight: Tensor  # (*batch, n, n)
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.weight.shape[:-2]
 
     def interaction(self, x: Sites) -> Tensor:
         value = x[self.ends[0]]
@@ -160,6 +173,10 @@ class GraphLink(Link):
     edges: Tensor
     sizes: tuple[int, int]
     colours: tuple[Colour, ...]
+
+    @property
+    def batch(self) -> torch.Size:
+        return self.weight.shape[:-1]
 
     def pairs(self, x: Sites) -> Tensor:  # (*batch, edges)
         """x_i x_j for every edge."""
@@ -227,6 +244,15 @@ class PairwiseTerms:
     biases: Mapping[str, Tensor]
     links: tuple[Link, ...]
     constant: Tensor
+
+    @property
+    def batch(self) -> torch.Size:
+        """The batch shape of the parameters."""
+        return torch.broadcast_shapes(
+            self.constant.shape,
+            *(bias.shape[:-1] for bias in self.biases.values()),
+            *(link.batch for link in self.links),
+        )
 
     def require_finite(self) -> None:
         """Refuses NaN and infinite parameters, which sampling would turn into zeros in silence.
@@ -332,7 +358,7 @@ class PairwiseTerms:
         """All couplings as one symmetric matrix."""
         sizes = {site: b.shape[-1] for site, b in self.biases.items()}
         starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
-        batch = torch.broadcast_shapes(*(link.matrix().shape[:-2] for link in self.links), ())
+        batch = torch.broadcast_shapes(*(link.batch for link in self.links), ())
         total = self.constant.new_zeros((*batch, sum(sizes.values()), sum(sizes.values())))
         for link in self.links:
             rows, columns = (slice(starts[end], starts[end] + sizes[end]) for end in link.ends)
@@ -386,8 +412,7 @@ class PairwiseTerms:
             if field.shape != value.shape or field is self.biases[site]:
                 field = field.expand(value.shape).clone()
             return update(unit, field)
-        own_parameters = inner.weight.dim() > (1 if isinstance(inner, GraphLink) else 2)
-        if own_parameters:
+        if inner.batch:
             return self.sweep_by_definition(site, x, update)
         units_first = value.reshape(-1, value.shape[-1]).mT.clone(
             memory_format=torch.contiguous_format
@@ -470,7 +495,11 @@ def coloured_sweep(
 
 
 def mean_energy_difference(
-    terms: PairwiseTerms, positive: Sites, negative: Sites, weights: Tensor | None = None
+    terms: PairwiseTerms,
+    positive: Sites,
+    negative: Sites,
+    weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
 ) -> Tensor:  # ()
     """Mean energy of one batch of states minus that of another, with its gradient in closed form.
 
@@ -482,15 +511,15 @@ def mean_energy_difference(
         positive: Values of all sites (rows, n).
         negative: Values of all sites (other rows, n).
         weights: Weights of the positive rows (rows,), summing to 1; equal ones if left out.
+        negative_weights: Weights of the negative rows (other rows,), likewise.
     """
     rows = next(iter(positive.values())).shape[0]
     others = next(iter(negative.values())).shape[0]
     if weights is None:
         weights = terms.constant.new_full((rows,), 1 / rows)
-    phases = (
-        (positive, weights),
-        (negative, terms.constant.new_full((others,), -1 / others)),
-    )
+    if negative_weights is None:
+        negative_weights = terms.constant.new_full((others,), 1 / others)
+    phases = ((positive, weights), (negative, -negative_weights))
     parameters = (*terms.biases.values(), *(link.weight for link in terms.links))
     difference = _MeanEnergyDifference.apply(terms, phases, *parameters)
     for x, row_weights in phases:

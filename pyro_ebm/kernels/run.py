@@ -182,7 +182,7 @@ def run(
         attributes: Attributes = {
             "inference_library": "pyro_ebm",
             "inference_library_version": version("pyro-ebm"),
-            "torch_version": torch.__version__,
+            "torch_version": str(torch.__version__),  # a subclass of str, which netCDF cannot store
             "energy": type(energy).__name__,
             "kernel": repr(kernel),
             "dtype": str(energy.dtype).removeprefix("torch."),

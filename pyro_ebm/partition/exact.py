@@ -139,6 +139,16 @@ def states(energy: Energy, sites: Sequence[str] | None = None) -> Sites:  # (sta
     return {site: value.to(energy.dtype) for site, value in found.items()}
 
 
+def require_small(energy: Energy) -> None:
+    """Refuses a machine that is too large for exact summation.
+
+    Raises:
+        TooManyStatesError: If it is.
+        TypeError: As `log_partition`.
+    """
+    choose_plan(pairwise_terms(energy))
+
+
 def seconds(energy: Energy) -> float:
     """Roughly how long `log_partition` takes on one core; infinity where it refuses."""
     try:
@@ -179,20 +189,11 @@ def unbatched(energy: Energy) -> PairwiseTerms:
     """The terms of an energy whose parameters have no batch dimensions."""
     with torch.no_grad():
         terms = pairwise_terms(energy)
-    if is_batched(terms):
+    if terms.batch:
         raise ValueError(
             "The parameters have batch dimensions: take the machines one by one for this."
         )
     return terms
-
-
-def is_batched(terms: PairwiseTerms) -> bool:
-    """Whether some parameter has batch dimensions."""
-    return (
-        terms.constant.dim() > 0
-        or any(b.dim() > 1 for b in terms.biases.values())
-        or any(link.matrix().dim() > 2 for link in terms.links)
-    )
 
 
 def number_of_states(terms: PairwiseTerms, sites: Sequence[str]) -> int:
@@ -218,7 +219,7 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
     """
     names = list(terms.units)
     sizes = {site: b.shape[-1] for site, b in terms.biases.items()}
-    n, batch = sum(sizes.values()), math.prod(batch_of(terms))
+    n, batch = sum(sizes.values()), math.prod(terms.batch)
     options = []
     for k in range(len(names) + 1):
         for enumerated in itertools.combinations(names, k):
@@ -231,7 +232,7 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
     best = min(options, key=lambda plan: plan.seconds)
     splittable = (
         n >= 3
-        and not is_batched(terms)
+        and not terms.batch
         and all(len(unit.levels or ()) == 2 for unit in terms.units.values())
         and split_bytes(n) <= MAX_BYTES
     )
@@ -291,22 +292,13 @@ def blocks_of_states(terms: PairwiseTerms, plan: Plan) -> Iterator[tuple[int, in
 def enumerated_log_weights(terms: PairwiseTerms, plan: Plan, start: int, stop: int) -> Tensor:
     """−F of some states (stop - start, *batch)."""
     x = block_of_states(terms, plan.enumerated, start, stop)
-    batch = len(batch_of(terms))
+    batch = len(terms.batch)
     x = {
         site: value.reshape(len(value), *[1] * batch, value.shape[-1])
         for site, value in x.items()
     }
     log_weights = -terms.free_energy(x)
-    return log_weights.expand(stop - start, *batch_of(terms))
-
-
-def batch_of(terms: PairwiseTerms) -> torch.Size:
-    """The batch shape of the parameters."""
-    return torch.broadcast_shapes(
-        terms.constant.shape,
-        *(b.shape[:-1] for b in terms.biases.values()),
-        *(link.matrix().shape[:-2] for link in terms.links),
-    )
+    return log_weights.expand(stop - start, *terms.batch)
 
 
 def enumerated_log_partition(terms: PairwiseTerms, plan: Plan) -> Tensor:  # (*batch,)

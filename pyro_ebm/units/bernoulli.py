@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from pyro_ebm.sites import boolean
 
-from .base import Unit
+from .base import Unit, softplus
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import softplus
 
 from pyro_ebm.sites import spin
 
-from .base import Unit
+from .base import Unit, softplus
 
 
 class SpinDistribution(TorchDistribution):

@@ -1,0 +1,44 @@
+"""Exact maximum likelihood, where log Z can be had: the yardstick of all other rules."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyro_ebm.energies import Energy
+from pyro_ebm.partition import exact
+from pyro_ebm.sites import Sites
+
+from .base import Objective, normalised
+from .posterior import rows_of
+
+
+@dataclass(frozen=True)
+class ExactLikelihood(Objective):
+    r"""Minus the mean log-likelihood in nats, hidden units summed out.
+
+    .. math:: -\frac1N \sum_n \ln p(v_n) = \frac1N \sum_n F(v_n) + \log Z
+
+    Raises:
+        TooManyStatesError: In `init`, if the machine is too large.
+    """
+
+    def init(self, energy: Energy, data: Sites | Tensor) -> None:
+        rows_of(energy.accept(data))
+        exact.require_small(energy)
+
+    def loss(
+        self,
+        energy: Energy,
+        data: Sites | Tensor,
+        state: None,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        x = energy.accept(data)
+        weights = normalised(weights, rows_of(x))
+        log_probs = exact.log_prob(energy, x)
+        if weights is None:
+            return -log_probs.mean(), None
+        return -(weights.to(log_probs) @ log_probs), None
+
+    def fantasies(self, state: None) -> None:
+        return None

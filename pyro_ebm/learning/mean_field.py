@@ -1,0 +1,130 @@
+r"""The mean-field posterior of hidden units.
+
+.. math::
+
+    q(h \mid v) = \prod_j q_j(h_j), \quad
+    F(v) \le E(v, \varphi) - \sum_j H(\varphi_j), \quad
+    \varphi_j \leftarrow E[h_j \mid \mathrm{field}_j(v, \varphi)]
+
+where φ are the means of q. One block of uncoupled units at a time the bound never gets worse.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.sites import Sites
+from pyro_ebm.units import Unit
+
+
+class MeanFieldPosterior(NamedTuple):
+    """q(h | v) for every row of the data.
+
+    Args:
+        means: E[h] by hidden site (*batch, n).
+        free_energy_bound: E(v, φ) − H(φ) ≥ F(v) (*batch,), in nats: minus it is the evidence lower
+            bound up to log Z, and minus it minus log Z the bound of ln p(v) itself.
+        sweeps: Sweeps over the hidden units that were made.
+        change: The largest change of a mean in the last sweep; small where it has converged.
+    """
+
+    means: Sites
+    free_energy_bound: Tensor
+    sweeps: int
+    change: float
+
+
+def mean_field(
+    energy: Energy,
+    x: Sites | Tensor,
+    *,
+    start: Sites | None = None,
+    tolerance: float = 1e-6,
+    max_sweeps: int = 1000,
+) -> MeanFieldPosterior:
+    """The mean-field posterior of the sites that x leaves out, by coordinate fixed point.
+
+    Args:
+        energy: A machine; its hidden units may be coupled among themselves.
+        x: Values of the observed sites (*batch, n), or a bare tensor for `visible`.
+        start: Means to start from, by hidden site; those at zero field if left out. The bound has
+            several local optima where the couplings are strong, and the start decides between them.
+        tolerance: Stop when no mean changes by more in a sweep.
+        max_sweeps: Stop after so many sweeps at the latest; `change` tells whether it mattered.
+
+    Raises:
+        TypeError: If the energy is not pairwise.
+        ValueError: If nothing is left to infer, or the tolerance or the sweeps are not positive.
+
+    References:
+        | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)
+        | https://proceedings.mlr.press/v5/salakhutdinov09a.html
+    """
+    if not isinstance(energy, PairwiseEnergy):
+        raise TypeError(f"mean_field needs a machine of units in fields; {energy!r} is none.")
+    if not tolerance > 0 or max_sweeps < 1:
+        raise ValueError(
+            f"tolerance is {tolerance} and max_sweeps {max_sweeps}; wanted positive numbers."
+        )
+    observed = energy.accept(x)
+    hidden = [site for site in energy.sites if site not in observed]
+    if not hidden:
+        raise ValueError("All the sites are observed; leave out the ones to infer.")
+    with torch.no_grad():
+        terms = energy.read()
+        terms.require_finite()
+        return coordinate_ascent(terms, observed, start, tolerance, max_sweeps)
+
+
+def coordinate_ascent(
+    terms: PairwiseTerms,
+    observed: Sites,
+    start: Sites | None,
+    tolerance: float,
+    max_sweeps: int,
+) -> MeanFieldPosterior:
+    """`mean_field` on values that have passed the door."""
+    hidden = [site for site in terms.units if site not in observed]
+    batch = next(iter(observed.values())).shape[:-1]
+    means = dict(observed)
+    for site in hidden:
+        shape = (*batch, terms.biases[site].shape[-1])
+        given = None if start is None else start.get(site)
+        means[site] = (
+            terms.units[site].mean(terms.biases[site].new_zeros(shape))
+            if given is None
+            else given.to(terms.constant).expand(shape)
+        )
+    sweeps, change = 0, float("inf")
+    # One layer without couplings inside is done in one sweep: its fields do not depend on it.
+    exact = len(hidden) == 1 and terms.inner(hidden[0]) is None
+    while change > tolerance and sweeps < (1 if exact else max_sweeps):
+        change = 0.0
+        for site in hidden:
+            new = terms.sweep(site, means, expectation)
+            change = max(change, float((new - means[site]).abs().max()))
+            means[site] = new
+        sweeps += 1
+    return MeanFieldPosterior(
+        {site: means[site] for site in hidden},
+        free_energy_bound(terms, means, hidden),
+        sweeps,
+        0.0 if exact else change,
+    )
+
+
+def expectation(unit: Unit, field: Tensor) -> Tensor:
+    """The means of units in their fields."""
+    return unit.mean(field)
+
+
+def free_energy_bound(
+    terms: PairwiseTerms, means: Sites, hidden: list[str]
+) -> Tensor:  # (*batch,)
+    """E(v, φ) − Σ H(φ): an upper bound of F(v), for any means φ of the hidden sites."""
+    bound = terms.energy(means)
+    for site in hidden:
+        bound = bound - terms.units[site].entropy(means[site]).sum(-1)
+    return bound

@@ -1,0 +1,99 @@
+"""Figures that say how learning goes: never the loss of contrastive divergence as a likelihood."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.partition import exact
+from pyro_ebm.sites import Sites
+
+from .base import Objective
+
+AFFORDABLE = 1.0  # seconds for an exact log Z
+
+
+@dataclass(frozen=True, eq=False)
+class Monitor:
+    """Which figures are taken, and how often.
+
+    They are, each where it can be had:
+
+    - `log_likelihood`: the exact mean ln p of the data, in nats a row, where log Z takes less than
+      a second; `held_out_log_likelihood`: that of the held-out rows.
+    - `free_energy_gap`: mean F of the fantasies minus mean F of the data, in nats. It is near zero
+      where the chains are at equilibrium and the model fits; a large one says that they are not.
+    - `moment_mismatch`: the root mean square difference between data and fantasies (or the exact
+      model, where there are none) in the means and pair moments of the observed units.
+
+    Args:
+        every: Epochs from one reading to the next; the last epoch is always read.
+        held_out: Rows to judge by that are not learned from.
+        rows: At most so many rows of the data are used for the gap and the mismatch.
+    """
+
+    every: int = 1
+    held_out: Sites | Tensor | None = None
+    rows: int = 2000
+
+    @torch.no_grad()
+    def read(self, energy: Energy, data: Sites, objective: Objective, state: Any) -> dict[str, float]:  # noqa: ANN401
+        """The figures now."""
+        figures: dict[str, float] = {}
+        if exact.seconds(energy) < AFFORDABLE:
+            figures["log_likelihood"] = float(exact.log_prob(energy, data).mean())
+            if self.held_out is not None:
+                held_out = exact.log_prob(energy, energy.accept(self.held_out))
+                figures["held_out_log_likelihood"] = float(held_out.mean())
+        some = {site: value[: self.rows] for site, value in data.items()}
+        fantasies = objective.fantasies(state)
+        if fantasies is not None:
+            fantasies = {site: fantasies[site] for site in data}
+            gap = free_energy_gap(energy, some, fantasies)
+            if gap is not None:
+                figures["free_energy_gap"] = gap
+            figures["moment_mismatch"] = moment_mismatch(moments_of(some), moments_of(fantasies))
+        elif "log_likelihood" in figures:
+            figures["moment_mismatch"] = moment_mismatch(
+                moments_of(data), exact_moments(energy, data)
+            )
+        return figures
+
+
+def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | None:
+    """Mean F of the fantasies minus mean F of the data; None where F has no closed form."""
+    if not isinstance(energy, PairwiseEnergy):
+        return None
+    if energy.read().coupled([site for site in energy.sites if site not in data]):
+        return None
+    return float(energy.free_energy(fantasies).mean() - energy.free_energy(data).mean())
+
+
+def moments_of(x: Sites) -> Tensor:  # (n, n), means on the diagonal
+    """Pair moments of rows, with the means where the squares would be."""
+    flat = torch.cat(list(x.values()), -1)
+    second = flat.mT @ flat / len(flat)
+    return second.diagonal_scatter(flat.mean(0))
+
+
+def exact_moments(energy: Energy, data: Sites) -> Tensor:  # (n, n), means on the diagonal
+    """The model's moments over the observed sites."""
+    found = exact.moments(energy)
+    index, start = [], 0
+    for site, mean in found.mean.items():
+        if site in data:
+            index.append(torch.arange(start, start + len(mean)))
+        start += len(mean)
+    chosen = torch.cat(index)
+    mean = torch.cat([found.mean[site] for site in energy.sites if site in data])
+    return found.second[chosen][:, chosen].diagonal_scatter(mean)
+
+
+def moment_mismatch(first: Tensor, second: Tensor) -> float:
+    """The root mean square difference over means and pairs, each pair once."""
+    upper = torch.triu_indices(*first.shape)
+    difference = (first - second.to(first))[upper[0], upper[1]]
+    return math.sqrt(float(difference.square().mean()))

@@ -1,0 +1,144 @@
+"""The positive phase: what the hidden units do while the data are clamped.
+
+Exact where they are uncoupled, by mean field or by Gibbs where they are not. The energy is linear
+in each unit, so the means of independent units stand for their states in every gradient.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import PairwiseTerms
+from pyro_ebm.sites import Sites
+
+from .mean_field import coordinate_ascent
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The hidden units given the data.
+
+    Args:
+        means: Values of the observed and means of the hidden sites (rows, n).
+        laws: The fields of the hidden sites' independent units, by site (rows, n); a site without
+            them is at a draw already.
+    """
+
+    means: Sites
+    laws: Sites
+
+    def draw(self, terms: PairwiseTerms) -> Sites:
+        """A state of all sites, the hidden ones drawn."""
+        drawn = {
+            site: terms.units[site].sample(field.clone()) for site, field in self.laws.items()
+        }
+        return {**self.means, **drawn}
+
+
+class PositivePhase(ABC):
+    """How the hidden units are inferred."""
+
+    @abstractmethod
+    def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
+        """The hidden units given the observed ones (rows, n), without gradients."""
+
+
+@dataclass(frozen=True)
+class ExactPosterior(PositivePhase):
+    """p(h | v) in closed form, for hidden units that are not coupled among themselves.
+
+    Raises:
+        ValueError: On use, if they are.
+    """
+
+    def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
+        hidden = hidden_sites(terms, observed)
+        if ends := terms.coupled(hidden):
+            raise ValueError(
+                f"The hidden units of {ends[0]!r} and {ends[1]!r} are coupled, so their posterior "
+                f"has no closed form. Use positive=MeanField() or positive=SampledPosterior()."
+            )
+        rows = len(next(iter(observed.values())))
+        laws = {site: terms.outer_field(site, observed).expand(rows, -1) for site in hidden}
+        means = {site: terms.units[site].mean(field) for site, field in laws.items()}
+        return Posterior({**observed, **means}, laws)
+
+
+@dataclass(frozen=True)
+class MeanField(PositivePhase):
+    """The mean-field posterior, which makes learning ascend a lower bound of the likelihood.
+
+    Args:
+        tolerance: As for `mean_field`.
+        max_sweeps: As for `mean_field`.
+    """
+
+    tolerance: float = 1e-4
+    max_sweeps: int = 100
+
+    def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
+        found = coordinate_ascent(terms, observed, None, self.tolerance, self.max_sweeps)
+        means = {**observed, **found.means}
+        return Posterior(means, {site: terms.field(site, means) for site in found.means})
+
+
+@dataclass(frozen=True)
+class SampledPosterior(PositivePhase):
+    """Draws from p(h | v) by Gibbs over the hidden units while the data are clamped.
+
+    Args:
+        steps: Sweeps from the start, which is each hidden unit alone with the data.
+    """
+
+    steps: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; wanted a positive number of sweeps.")
+
+    def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
+        rows = len(next(iter(observed.values())))
+        hidden = hidden_sites(terms, observed)
+        x = dict(observed)
+        for site in hidden:
+            field = terms.outer_field(site, observed)
+            x[site] = terms.units[site].sample(field.expand(rows, -1).clone())
+        for _ in range(self.steps):
+            for site in hidden:
+                x[site] = terms.sweep(site, x, lambda unit, field: unit.sample(field))
+        return Posterior(x, {})
+
+
+def hidden_sites(terms: PairwiseTerms, observed: Sites) -> list[str]:
+    """The sites that are not observed."""
+    return [site for site in terms.units if site not in observed]
+
+
+def choose_positive(terms: PairwiseTerms, observed: Sequence[str] | Sites) -> PositivePhase:
+    """Exact where that is possible, mean field where it is not."""
+    rest = [site for site in terms.units if site not in observed]
+    return ExactPosterior() if terms.coupled(rest) is None else MeanField()
+
+
+@torch.no_grad()
+def infer(positive: PositivePhase | None, terms: PairwiseTerms, observed: Sites) -> Posterior:
+    """The posterior by the phase that was chosen, or that the structure chooses."""
+    return (positive or choose_positive(terms, observed)).infer(terms, observed)
+
+
+def rows_of(x: Sites) -> int:
+    """The number of rows of a batch of data (rows, n).
+
+    Raises:
+        ValueError: If it is not one batch dimension, or empty.
+    """
+    value: Tensor = next(iter(x.values()))
+    if value.dim() != 2 or not len(value):
+        raise ValueError(
+            f"The data have shape {tuple(value.shape)}; wanted (rows, units) with at least one "
+            f"row. For a single row use data[None]."
+        )
+    return len(value)

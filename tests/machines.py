@@ -1,0 +1,353 @@
+"""Small machines that can be enumerated, as raw numbers, and what follows from these by plain loops.
+
+Couplings are of order 1, so that a mistake shows. Nothing here uses the library but its
+constructors: `energy` is the formula of the documentation, written out.
+"""
+
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import BoltzmannMachine, Graph, Layer
+from pyro_ebm.units import Bernoulli, Spin, Unit
+
+Pair = tuple[str, str]
+Build = Callable[..., BoltzmannMachine]
+
+BIT, SPIN = Bernoulli(), Spin()
+LEVELS = {BIT: (0.0, 1.0), SPIN: (-1.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class Small:
+    """The numbers that a machine is made of.
+
+    Args:
+        units: The kind of unit of each layer.
+        bias: b by layer.
+        couplings: W by pair of layers: as given to the constructor, so perhaps neither symmetric
+            nor without a diagonal inside a layer; one number for each edge of a graph.
+        edges: The edges, for the couplings that are on a graph.
+        offset: x̂ by layer; zero where left out.
+        build: A constructor, from `units`, `bias`, `couplings` and `offset` as tensors.
+    """
+
+    units: dict[str, Unit]
+    bias: dict[str, np.ndarray]
+    couplings: dict[Pair, np.ndarray]
+    edges: dict[Pair, np.ndarray] = field(default_factory=dict)
+    offset: dict[str, np.ndarray] = field(default_factory=dict)
+    build: Build | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: len(bias) for name, bias in self.bias.items()}
+
+    def machine(
+        self, dtype: torch.dtype = torch.float64, wrap: Callable[[Tensor], Tensor] = lambda t: t
+    ) -> BoltzmannMachine:
+        """The machine; `wrap` makes parameters learned, or something with a history."""
+
+        def tensors(arrays: Mapping) -> dict:
+            return {key: wrap(torch.tensor(value, dtype=dtype)) for key, value in arrays.items()}
+
+        bias, couplings = tensors(self.bias), tensors(self.couplings)
+        offset = {key: torch.tensor(value, dtype=dtype) for key, value in self.offset.items()}
+        for pair, edges in self.edges.items():
+            couplings[pair] = Graph(torch.tensor(edges), couplings[pair])
+        return (self.build or layered)(self.units, bias, couplings, offset)
+
+    def energy(self, x: Mapping[str, np.ndarray]) -> float:
+        """E of one state, by loops: −½ (x−x̂)ᵀW(x−x̂) − bᵀx, the offsets and diagonals as given."""
+        total = 0.0
+        for name, bias in self.bias.items():
+            for i in range(len(bias)):
+                total -= bias[i] * x[name][i]
+        shifted = {name: x[name] - self.offset.get(name, 0.0) for name in self.bias}
+        for pair, weight in self.couplings.items():
+            first, second = (shifted[name] for name in pair)
+            if pair in self.edges:
+                for e, (i, j) in enumerate(self.edges[pair]):
+                    total -= weight[e if len(weight) > 1 else 0] * first[i] * second[j]
+                continue
+            share = 0.5 if pair[0] == pair[1] else 1.0
+            for i in range(len(first)):
+                for j in range(len(second)):
+                    total -= share * first[i] * weight[i, j] * second[j]
+        return total
+
+    @functools.cached_property
+    def states(self) -> dict[str, np.ndarray]:
+        """All joint states, the last unit fastest."""
+        return states_of(self.units, self.sizes)
+
+    @functools.cached_property
+    def energies(self) -> np.ndarray:
+        """E of all states."""
+        count = len(next(iter(self.states.values())))
+        rows = ({name: value[k] for name, value in self.states.items()} for k in range(count))
+        return np.array([self.energy(row) for row in rows])
+
+    @functools.cached_property
+    def log_partition(self) -> float:
+        return float(np.logaddexp.reduce(-self.energies))
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        return np.exp(-self.energies - self.log_partition)
+
+    @functools.cached_property
+    def flat_states(self) -> np.ndarray:
+        """All states (states, n) over the units of all layers."""
+        return np.concatenate(list(self.states.values()), -1)
+
+    def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        """All states as tensors."""
+        return {name: torch.tensor(value, dtype=dtype) for name, value in self.states.items()}
+
+    def free_energies(self, sites: tuple[str, ...]) -> np.ndarray:
+        """−ln Σ exp(−E) over the other layers, for the states of some, the last unit fastest."""
+        number = np.zeros(len(self.energies), dtype=int)
+        for name in sites:
+            for column in (self.states[name] > 0).T:
+                number = 2 * number + column
+        count = 2 ** sum(self.sizes[name] for name in sites)
+        return np.array([-np.logaddexp.reduce(-self.energies[number == k]) for k in range(count)])
+
+
+def states_of(units: Mapping[str, Unit], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """All joint states of some layers, the last unit fastest."""
+    levels = [LEVELS[units[name]] for name, size in sizes.items() for _ in range(size)]
+    flat = np.array(list(itertools.product(*levels))).reshape(-1, len(levels))
+    cuts = np.cumsum(list(sizes.values()))[:-1]
+    return dict(zip(sizes, np.split(flat, cuts, axis=1), strict=True))
+
+
+def index_of(x: Mapping[str, Tensor]) -> Tensor:  # (*batch, n) each -> (*batch,)
+    """The number of each joint state in the order of `Small.states`."""
+    bits = torch.cat(list(x.values()), -1) > 0
+    return (bits * 2 ** torch.arange(bits.shape[-1] - 1, -1, -1)).sum(-1)
+
+
+# --- constructors --------------------------------------------------------------------------------
+
+
+def layered(
+    units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
+) -> BoltzmannMachine:
+    layers = {
+        name: Layer(unit, len(bias[name]), bias=bias[name], offset=offset.get(name))
+        for name, unit in units.items()
+    }
+    return BoltzmannMachine(layers, couplings)
+
+
+def restricted(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
+    (weight,) = couplings.values()
+    kinds = (units["visible"], units["hidden"])
+    return BoltzmannMachine.restricted(
+        *weight.shape, units=kinds, weight=weight, bias=bias, offset=offset
+    )
+
+
+def two_layers(constructor: Build) -> Build:
+    def build(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
+        return constructor(
+            *(len(b) for b in bias.values()),
+            units=tuple(units.values()),
+            couplings=couplings,
+            bias=bias,
+            offset=offset,
+        )
+
+    return build
+
+
+def deep(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
+    return BoltzmannMachine.deep(
+        [len(b) for b in bias.values()],
+        unit=units["visible"],
+        couplings=couplings,
+        bias=bias,
+        offset=offset,
+    )
+
+
+def fully_visible(
+    units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
+) -> BoltzmannMachine:
+    (weight,) = couplings.values()
+    return BoltzmannMachine.fully_visible(
+        len(weight),
+        unit=units["visible"],
+        weight=weight,
+        bias=bias["visible"],
+        offset=offset.get("visible"),
+    )
+
+
+def on_graph(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
+    (graph,) = couplings.values()
+    return BoltzmannMachine.on_graph(
+        graph.edges,
+        len(bias["visible"]),
+        unit=units["visible"],
+        weight=graph.weight,
+        bias=bias["visible"],
+        offset=offset.get("visible"),
+    )
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def lattice_edges(rows: int, columns: int, *, periodic: bool) -> np.ndarray:
+    """Nearest neighbours on a square lattice, units numbered row by row."""
+    number = np.arange(rows * columns).reshape(rows, columns)
+    right = np.stack([number, np.roll(number, -1, 1)], -1)
+    down = np.stack([number, np.roll(number, -1, 0)], -1)
+    if not periodic:
+        right, down = right[:, :-1], down[:-1]
+    return np.concatenate([right.reshape(-1, 2), down.reshape(-1, 2)])
+
+
+def ring_edges(n: int) -> np.ndarray:
+    return np.stack([np.arange(n), np.roll(np.arange(n), -1)], -1)
+
+
+def star_edges(leaves: int) -> np.ndarray:
+    return np.stack([np.zeros(leaves, dtype=int), np.arange(1, leaves + 1)], -1)
+
+
+def draw(
+    name: str,
+    units: dict[str, tuple[Unit, int]],
+    pairs: list[Pair] = [],  # noqa: B006 (never changed)
+    *,
+    edges: Mapping[Pair, np.ndarray] | None = None,
+    build: Build | None = None,
+    scale: float = 1.0,
+    shared: bool = False,
+    offsets: bool = False,
+    any_square: bool = False,
+) -> Small:
+    """A machine with random numbers that depend on its name alone.
+
+    Args:
+        name: Of the machine.
+        units: The kind and number of units of each layer.
+        pairs: Which layers are coupled densely.
+        edges: Graphs by pair of layers.
+        build: The constructor.
+        scale: Of the couplings.
+        shared: One coupling for all edges of a graph.
+        offsets: Whether there are offsets, on every layer.
+        any_square: Whether matrices inside a layer are neither symmetric nor without diagonal.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    size = {layer: n for layer, (_, n) in units.items()}
+    bias = {layer: rng.normal(0, 0.7, n) for layer, n in size.items()}
+    couplings = {}
+    for pair in pairs:
+        weight = rng.normal(0, scale, (size[pair[0]], size[pair[1]]))
+        if pair[0] == pair[1] and not any_square:
+            weight = np.triu(weight, 1) + np.triu(weight, 1).T
+        couplings[pair] = weight
+    for pair, listed in (edges or {}).items():
+        couplings[pair] = rng.normal(0, scale, 1 if shared else len(listed))
+    offset = {layer: rng.uniform(-1, 1, n) for layer, n in size.items()} if offsets else {}
+    kinds = {layer: unit for layer, (unit, _) in units.items()}
+    return Small(kinds, bias, couplings, dict(edges or {}), offset, build)
+
+
+V, H = "visible", "hidden"
+VH, VV, HH = (V, H), (V, V), (H, H)
+DEEP = [("visible", "hidden1"), ("hidden1", "hidden2")]
+SEMI = two_layers(BoltzmannMachine.semi_restricted)
+GENERAL = two_layers(BoltzmannMachine.general)
+OTHER_SHAPES = {"a": (BIT, 3), "b": (SPIN, 3), "c": (BIT, 2)}  # a graph, a dense layer, a free one
+
+SMALL: dict[str, Small] = {
+    name: draw(name, *arguments, **settings)
+    for name, arguments, settings in [
+        ("restricted", ({V: (BIT, 4), H: (BIT, 3)}, [VH]), {"build": restricted}),
+        (
+            "restricted with spins",
+            ({V: (SPIN, 4), H: (SPIN, 3)}, [VH]),
+            {"build": restricted, "scale": 0.5},
+        ),
+        ("bits and spins", ({V: (BIT, 4), H: (SPIN, 3)}, [VH]), {"build": restricted}),
+        (
+            "restricted with offsets",
+            ({V: (BIT, 4), H: (BIT, 3)}, [VH]),
+            {"build": restricted, "offsets": True},
+        ),
+        ("semi-restricted", ({V: (BIT, 4), H: (BIT, 3)}, [VH, VV]), {"build": SEMI}),
+        ("general", ({V: (BIT, 4), H: (BIT, 3)}, [VH, VV, HH]), {"build": GENERAL}),
+        (
+            "general with offsets",
+            ({V: (BIT, 4), H: (BIT, 3)}, [VH, VV, HH]),
+            {"build": GENERAL, "offsets": True, "any_square": True},
+        ),
+        (
+            "general bits and spins",
+            ({V: (BIT, 3), H: (SPIN, 3)}, [VH, VV, HH]),
+            {"build": GENERAL, "offsets": True, "any_square": True, "scale": 0.5},
+        ),
+        ("deep", ({V: (BIT, 3), "hidden1": (BIT, 3), "hidden2": (BIT, 2)}, DEEP), {"build": deep}),
+        (
+            "deep with offsets",
+            ({V: (SPIN, 3), "hidden1": (SPIN, 2), "hidden2": (SPIN, 2)}, DEEP),
+            {"build": deep, "scale": 0.5, "offsets": True},
+        ),
+        (
+            "fully visible bits",
+            ({V: (BIT, 6)}, [VV]),
+            {"build": fully_visible, "any_square": True, "offsets": True},
+        ),
+        ("fully visible spins", ({V: (SPIN, 6)}, [VV]), {"build": fully_visible, "scale": 0.5}),
+        ("one unit", ({V: (BIT, 1)}, [VV]), {"build": fully_visible, "any_square": True}),
+        (
+            "torus",
+            ({V: (SPIN, 9)},),
+            {"edges": {VV: lattice_edges(3, 3, periodic=True)}, "build": on_graph, "scale": 0.4},
+        ),
+        (
+            "bipartite lattice",
+            ({V: (SPIN, 8)},),
+            {"edges": {VV: lattice_edges(2, 4, periodic=False)}, "build": on_graph, "scale": 0.6},
+        ),
+        (
+            "bits on a ring",
+            ({V: (BIT, 7)},),
+            {"edges": {VV: ring_edges(7)}, "build": on_graph, "offsets": True},
+        ),
+        (
+            "one shared coupling",
+            ({V: (SPIN, 6)},),
+            {"edges": {VV: ring_edges(5)}, "build": on_graph, "shared": True},
+        ),
+        (
+            "sparse between layers",
+            ({V: (BIT, 4), H: (SPIN, 3)},),
+            {"edges": {VH: np.array([[0, 0], [1, 0], [1, 2], [3, 1], [3, 2]])}},
+        ),
+        (
+            "three kinds of layers",
+            (OTHER_SHAPES, [("a", "b"), ("b", "b")]),
+            {
+                "edges": {("a", "a"): ring_edges(3)[:2], ("c", "a"): np.array([[0, 2], [1, 0]])},
+                "offsets": True,
+                "any_square": True,
+                "scale": 0.7,
+            },
+        ),
+        ("no couplings", ({V: (BIT, 3), H: (SPIN, 3)},), {}),
+    ]
+}
