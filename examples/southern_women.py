@@ -49,7 +49,10 @@ def closure() -> torch.Tensor:
 optimizer.step(closure)
 coupling = regular.couplings["visible_visible"].weight.detach().triu(1)
 print(f"  with a normal prior   {exact.log_prob(regular, data).mean().item():.4f}")
-for name, chosen in (("together", coupling.flatten().topk(3)), ("apart", (-coupling).flatten().topk(3))):
+for name, chosen in (
+    ("together", coupling.flatten().topk(3)),
+    ("apart", (-coupling).flatten().topk(3)),
+):
     pairs = [(int(k) // len(events), int(k) % len(events)) for k in chosen.indices]
     print(f"Most {name}: " + ", ".join(f"{events[i]} and {events[j]}" for i, j in pairs))
 

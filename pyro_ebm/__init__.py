@@ -5,8 +5,8 @@ machine is small enough, learning from data, and ArviZ for the chains. The names
 of contents.
 """
 
-from .sites import Site, Sites
-from .units import Bernoulli, Spin, SpinDistribution, Unit
+from . import datasets, plots
+from .diagnostics import to_arviz
 from .energies import (
     BlockEnergy,
     BoltzmannMachine,
@@ -25,14 +25,6 @@ from .kernels import (
     resume,
     run,
 )
-from .statistics import (
-    FrozenUnits,
-    chow_liu_log_likelihood,
-    describe_frozen,
-    frozen_units,
-    independent_log_likelihood,
-)
-from .partition import Moments, TooManyStatesError, exact
 from .learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -50,8 +42,16 @@ from .learning import (
     mean_field,
     start_at_means,
 )
-from .diagnostics import to_arviz
-from . import datasets, plots
+from .partition import Moments, TooManyStatesError, exact
+from .sites import Site, Sites
+from .statistics import (
+    FrozenUnits,
+    chow_liu_log_likelihood,
+    describe_frozen,
+    frozen_units,
+    independent_log_likelihood,
+)
+from .units import Bernoulli, Spin, SpinDistribution, Unit
 
 __all__ = [
     # named tensors

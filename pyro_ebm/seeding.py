@@ -4,6 +4,7 @@ Inside, everything draws from torch's global generators, since Pyro's and torch'
 other. The doors (`run`, `fit`, exact draws) fork them, seed the fork, and put them back.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,23 @@ GeneratorState = dict[str, Tensor]  # device -> state of its global generator
 def fresh_seed() -> int:
     """A seed drawn from the caller's own generator, so that a seeded program stays reproducible."""
     return int(torch.randint(2**62, ()))
+
+
+def chosen_seed(seed: int | None) -> int:
+    """The seed that was given, checked, or a fresh one.
+
+    Raises:
+        ValueError: If it is no whole number that a generator takes.
+    """
+    if seed is None:
+        return fresh_seed()
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ValueError(f"seed is {seed!r}; wanted a whole number from 0 to 2**63 - 1, or None.")
+    return number
 
 
 def generator_state(device: torch.device) -> GeneratorState:

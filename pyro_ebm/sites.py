@@ -26,6 +26,9 @@ class SpinConstraint(Constraint):
         """Whether each element is -1 or 1."""
         return (value == -1) | (value == 1)
 
+    def __repr__(self) -> str:
+        return "Spin()"
+
 
 boolean: Constraint = constraints.boolean
 spin: Constraint = SpinConstraint()
@@ -70,7 +73,7 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
             raise TypeError(
                 f"{name!r} is an array of {value.dtype}; wanted bool, integers or real numbers."
             )
-        value = torch.from_numpy(np.array(value))
+        value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name!r} is a {type(value).__name__}; wanted a torch tensor or a numpy array. "
@@ -121,12 +124,11 @@ def check_support(value: Tensor, name: str, site: Site) -> Tensor:
 def is_inside(value: Tensor, support: Constraint) -> bool:
     """Whether every element lies in the support; made for every call of a door."""
     if support in (boolean, spin) and value.is_floating_point() and value.numel():
-        # x² = x, or x² = 1: five times as fast as comparisons and `all`. Infinity is its own square.
-        square = value.square()
-        if support is boolean:
-            return torch.equal(square, value) and bool(value.amax() < torch.inf)
-        low, high = square.aminmax()
-        return bool(low == 1) and bool(high == 1)
+        # x − x² = 0, or 1 − x² = 0: a fifth of the time of comparisons and `all`. Infinity gives
+        # NaN or −∞, which are not 0.
+        first = value if support is boolean else value.new_ones(())
+        low, high = torch.addcmul(first, value, value, value=-1).aminmax()
+        return bool(low == 0) and bool(high == 0)
     return bool(support.check(value).all())
 
 

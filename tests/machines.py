@@ -1,4 +1,4 @@
-"""Small machines that can be enumerated, as raw numbers, and what follows from these by plain loops.
+"""Small machines that can be enumerated: raw numbers, and what follows from these by loops.
 
 Couplings are of order 1, so that a mistake shows. Nothing here uses the library but its
 constructors: `energy` is the formula of the documentation, written out.
@@ -7,8 +7,8 @@ constructors: `energy` is the formula of the documentation, written out.
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class Small:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {name: len(bias) for name, bias in self.bias.items()}
+        return {name: bias.shape[-1] for name, bias in self.bias.items()}
 
     def machine(
         self, dtype: torch.dtype = torch.float64, wrap: Callable[[Tensor], Tensor] = lambda t: t
@@ -63,23 +63,26 @@ class Small:
             couplings[pair] = Graph(torch.tensor(edges), couplings[pair])
         return (self.build or layered)(self.units, bias, couplings, offset)
 
-    def energy(self, x: Mapping[str, np.ndarray]) -> float:
-        """E of one state, by loops: −½ (x−x̂)ᵀW(x−x̂) − bᵀx, the offsets and diagonals as given."""
+    def energy(self, x: Mapping[str, np.ndarray]) -> np.ndarray:  # (*batch, n) each -> (*batch,)
+        """E by loops over units: −½ (x−x̂)ᵀW(x−x̂) − bᵀx, offsets and diagonals as they are given."""
+
+        def shifted(name: str, i: int) -> np.ndarray:
+            return x[name][..., i] - (self.offset[name][i] if name in self.offset else 0.0)
+
         total = 0.0
         for name, bias in self.bias.items():
             for i in range(len(bias)):
-                total -= bias[i] * x[name][i]
-        shifted = {name: x[name] - self.offset.get(name, 0.0) for name in self.bias}
-        for pair, weight in self.couplings.items():
-            first, second = (shifted[name] for name in pair)
-            if pair in self.edges:
-                for e, (i, j) in enumerate(self.edges[pair]):
-                    total -= weight[e if len(weight) > 1 else 0] * first[i] * second[j]
+                total = total - bias[i] * x[name][..., i]
+        for (first, second), weight in self.couplings.items():
+            if (first, second) in self.edges:
+                for e, (i, j) in enumerate(self.edges[first, second]):
+                    own = weight[e if len(weight) > 1 else 0]
+                    total = total - own * shifted(first, i) * shifted(second, j)
                 continue
-            share = 0.5 if pair[0] == pair[1] else 1.0
-            for i in range(len(first)):
-                for j in range(len(second)):
-                    total -= share * first[i] * weight[i, j] * second[j]
+            share = 0.5 if first == second else 1.0
+            for i in range(len(weight)):
+                for j in range(len(weight[i])):
+                    total = total - share * shifted(first, i) * weight[i, j] * shifted(second, j)
         return total
 
     @functools.cached_property
@@ -90,9 +93,7 @@ class Small:
     @functools.cached_property
     def energies(self) -> np.ndarray:
         """E of all states."""
-        count = len(next(iter(self.states.values())))
-        rows = ({name: value[k] for name, value in self.states.items()} for k in range(count))
-        return np.array([self.energy(row) for row in rows])
+        return self.energy(self.states)
 
     @functools.cached_property
     def log_partition(self) -> float:
@@ -129,6 +130,26 @@ def states_of(units: Mapping[str, Unit], sizes: Mapping[str, int]) -> dict[str, 
     return dict(zip(sizes, np.split(flat, cuts, axis=1), strict=True))
 
 
+def stacked(machines: Sequence[Small]) -> Small:
+    """Machines of one structure as one, whose parameters have a leading batch dimension."""
+    one = machines[0]
+    return replace(
+        one,
+        bias={key: np.stack([m.bias[key] for m in machines]) for key in one.bias},
+        couplings={key: np.stack([m.couplings[key] for m in machines]) for key in one.couplings},
+        build=layered,
+    )
+
+
+def varied(one: Small, rng: np.random.Generator) -> Small:
+    """A machine of the same structure with other numbers."""
+
+    def other(arrays: Mapping) -> dict:
+        return {key: value + rng.normal(0, 0.3, value.shape) for key, value in arrays.items()}
+
+    return replace(one, bias=other(one.bias), couplings=other(one.couplings))
+
+
 def index_of(x: Mapping[str, Tensor]) -> Tensor:  # (*batch, n) each -> (*batch,)
     """The number of each joint state in the order of `Small.states`."""
     bits = torch.cat(list(x.values()), -1) > 0
@@ -138,17 +159,17 @@ def index_of(x: Mapping[str, Tensor]) -> Tensor:  # (*batch, n) each -> (*batch,
 # --- constructors --------------------------------------------------------------------------------
 
 
-def layered(
-    units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
-) -> BoltzmannMachine:
+def layered(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
     layers = {
-        name: Layer(unit, len(bias[name]), bias=bias[name], offset=offset.get(name))
+        name: Layer(unit, bias[name].shape[-1], bias=bias[name], offset=offset.get(name))
         for name, unit in units.items()
     }
     return BoltzmannMachine(layers, couplings)
 
 
-def restricted(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
+def restricted(
+    units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
+) -> BoltzmannMachine:
     (weight,) = couplings.values()
     kinds = (units["visible"], units["hidden"])
     return BoltzmannMachine.restricted(
@@ -157,7 +178,9 @@ def restricted(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
 
 
 def two_layers(constructor: Build) -> Build:
-    def build(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
+    def build(
+        units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
+    ) -> BoltzmannMachine:
         return constructor(
             *(len(b) for b in bias.values()),
             units=tuple(units.values()),

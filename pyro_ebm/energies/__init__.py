@@ -1,6 +1,6 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .base import BlockEnergy, Energy, PairwiseEnergy
+from .base import BlockEnergy, Energy, PairwiseEnergy, require_pairwise
 from .boltzmann import BoltzmannMachine, Layer
 from .couplings import Graph
 from .pairwise import PairwiseTerms, mean_energy_difference
@@ -14,4 +14,5 @@ __all__ = [
     "PairwiseEnergy",
     "PairwiseTerms",
     "mean_energy_difference",
+    "require_pairwise",
 ]

@@ -64,10 +64,11 @@ class Energy(nn.Module, ABC):
         check_names(x, self.sites)
         energy = self.evaluate(x)
         wanted = batch_shape(x, self.sites)
-        if torch.broadcast_shapes(energy.shape, wanted) != energy.shape:
+        if not covers(energy.shape, wanted):
             raise ValueError(
-                f"The energy has shape {tuple(energy.shape)} for the batch {tuple(wanted)}; wanted "
-                f"one number for each element of the batch. Sum over the sites' own dimensions only."
+                f"The energy has shape {tuple(energy.shape)} for the batch {tuple(wanted)}; "
+                f"wanted one number for each element of the batch. Sum over the sites' own "
+                f"dimensions only."
             )
         return energy
 
@@ -90,7 +91,16 @@ class Energy(nn.Module, ABC):
             site = self.sites[name]
             tensor = as_tensor(value, name, self.dtype, self.device)
             accepted[name] = check_support(check_shape(tensor, name, site), name, site)
+        batch_shape(accepted, self.sites)  # refuses batch shapes that do not broadcast
         return accepted
+
+
+def covers(shape: torch.Size, batch: torch.Size) -> bool:
+    """Whether a batch shape broadcasts to a shape."""
+    try:
+        return torch.broadcast_shapes(shape, batch) == shape
+    except RuntimeError:
+        return False
 
 
 class BlockEnergy(Energy):
@@ -124,3 +134,21 @@ class PairwiseEnergy(BlockEnergy):
     @abstractmethod
     def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
         r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out."""
+
+
+def require_pairwise(energy: Energy, what: str) -> PairwiseEnergy:
+    """The energy, if it is one of units in fields.
+
+    Args:
+        energy: Any energy.
+        what: What is to be done with it, for the message.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(energy, PairwiseEnergy):
+        raise TypeError(
+            f"{what} needs an energy of units in fields, such as a BoltzmannMachine; "
+            f"{type(energy).__name__} is none."
+        )
+    return energy

@@ -7,15 +7,16 @@ so. The offsets x̂ (centring) are zero unless given. An RBM, a deep machine, a 
 and an Ising model on a graph are special cases by their couplings alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Self
+import itertools
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, Literal, Self, cast
 
 import networkx as nx
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, Sites, check_names
+from pyro_ebm.sites import Site, Sites, batch_shape
 from pyro_ebm.units import Bernoulli, Spin, Unit
 
 from .base import Block, PairwiseEnergy
@@ -49,6 +50,7 @@ class Layer(nn.Module):
         ValueError: If the size is not positive, or a tensor has the wrong shape or is not finite.
     """
 
+    bias: Tensor
     offset: Tensor | None
 
     def __init__(
@@ -92,6 +94,8 @@ class BoltzmannMachine(PairwiseEnergy):
         | https://jmlr.org/papers/v17/14-237.html
     """
 
+    layers: Mapping[str, Layer]  # an nn.ModuleDict, as `couplings` is
+    couplings: MutableMapping[str, Coupling]
     constant: Tensor
 
     def __init__(
@@ -102,9 +106,13 @@ class BoltzmannMachine(PairwiseEnergy):
         super().__init__()
         if not layers:
             raise ValueError("A machine needs at least one layer.")
-        if bad := [name for name in layers if not name.isidentifier()]:
-            raise ValueError(f"The layer names {bad} are no valid attribute names.")
-        self.layers = nn.ModuleDict(dict(layers))
+        taken = nn.ModuleDict()
+        if bad := [name for name in layers if not name.isidentifier() or hasattr(taken, name)]:
+            raise ValueError(
+                f"The layer names {bad} are no valid attribute names, or those of a torch module; "
+                f"choose others."
+            )
+        self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(dict(layers)))
         self.sites = {
             name: Site(layer.unit.support, torch.Size([layer.size]))
             for name, layer in layers.items()
@@ -114,7 +122,7 @@ class BoltzmannMachine(PairwiseEnergy):
         for layer in layers.values():
             if layer.bias is None:
                 layer.bias = nn.Parameter(self.constant.new_zeros(layer.size * layer.unit.width))
-        self.couplings = nn.ModuleDict()
+        self.couplings = cast("MutableMapping[str, Coupling]", nn.ModuleDict())
         for ends, value in given.items():
             self.couple(ends, value)
         self.check_alike()
@@ -300,7 +308,7 @@ class BoltzmannMachine(PairwiseEnergy):
         layers = make_layers(
             dict(zip(names, sizes, strict=True)), (unit,) * len(sizes), bias, offset
         )
-        return cls(layers, choose_given(list(zip(names, names[1:], strict=False)), couplings))
+        return cls(layers, choose_given(list(itertools.pairwise(names)), couplings))
 
     @classmethod
     def on_graph(
@@ -326,7 +334,11 @@ class BoltzmannMachine(PairwiseEnergy):
         """
         graph = Graph(edges, weight)
         if n is None:
-            n = graph.nodes or int(graph.edges.max()) + 1
+            n = graph.nodes
+        if n is None:
+            if not len(graph.edges):
+                raise ValueError("There are no edges to tell the number of units; give n=...")
+            n = int(graph.edges.max()) + 1
         layer = Layer(unit, n, bias=bias, offset=offset)
         return cls({"visible": layer}, {("visible", "visible"): graph})
 
@@ -359,25 +371,61 @@ class BoltzmannMachine(PairwiseEnergy):
         Args:
             site: The site.
             x: Values of all the sites that it is coupled to, itself included.
+
+        Raises:
+            ValueError: If one of these is missing.
         """
-        return self.read().field(site, self.accept(x))
+        x = self.around(site, x)
+        return self.spread(self.read().field(site, x), x)
 
     def blocks(self, site: str) -> tuple[Block, ...]:
-        if site not in self.sites:
-            raise ValueError(f"Unknown site {site!r}; the machine has {list(self.sites)}.")
+        self.check_site(site)
         return self.read().blocks(site)
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
-        x = self.accept(x)
+        x = self.around(site, x)
         terms = self.read()
-        if block is None:
-            if terms.inner(site) is not None:
-                raise ValueError(
-                    f"The units of {site!r} are coupled among themselves, so their joint "
-                    f"conditional does not factorise. Ask for one of blocks({site!r})."
-                )
-            return terms.units[site].conditional(terms.outer_field(site, x))
-        return terms.units[site].conditional(terms.block_field(site, x, block))
+        if block is not None:
+            field = terms.block_field(site, x, block)
+        elif terms.inner(site) is None:
+            field = terms.outer_field(site, x)
+        else:
+            raise ValueError(
+                f"The units of {site!r} are coupled among themselves, so their joint "
+                f"conditional does not factorise. Ask for one of blocks({site!r})."
+            )
+        return terms.units[site].conditional(self.spread(field, x))
+
+    def check_site(self, site: str) -> None:
+        """Refuses a site that the machine does not have.
+
+        Raises:
+            ValueError: If it has not.
+        """
+        if site not in self.sites:
+            raise ValueError(f"Unknown site {site!r}; the machine has {list(self.sites)}.")
+
+    def around(self, site: str, x: Sites | Tensor) -> Sites:
+        """The door of what concerns one site: values of all the sites that it is coupled to.
+
+        Raises:
+            ValueError: If one is missing: the field would lack its part in silence.
+        """
+        self.check_site(site)
+        x = self.accept(x)
+        ends = [coupling.ends for coupling in self.couplings.values() if site in coupling.ends]
+        needed = {second if first == site else first for first, second in ends}
+        if missing := [name for name in self.sites if name in needed and name not in x]:
+            raise ValueError(
+                f"The field on {site!r} depends on the sites {missing}, whose values are missing; "
+                f"given were {list(x)}."
+            )
+        return x
+
+    def spread(self, field: Tensor, x: Sites) -> Tensor:  # (*batch, n)
+        """A field with the batch dimensions of x, also where it does not depend on it."""
+        batch = torch.broadcast_shapes(field.shape[:-1], batch_shape(x, self.sites))
+        return field.expand(*batch, field.shape[-1])
 
     def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
         r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out, in nats.
@@ -453,7 +501,7 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
     """A zero of the dtype and device of the parameters that are given, else of the default."""
     weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
     for value in (*(layer.bias for layer in layers.values()), *weights):
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.is_floating_point():
             return value.new_zeros(())
     return torch.zeros(())
 
@@ -473,7 +521,7 @@ def make_layers(
     }
 
 
-def check_known(what: str, given: Mapping | None, known: Iterable) -> None:
+def check_known(what: str, given: Mapping[Any, Any] | None, known: Iterable[Any]) -> None:
     """Refuses keys that nothing would read.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import networkx as nx
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ class Coupling(nn.Module, ABC):
     """The parameters of the pair terms between two sites, or inside one."""
 
     ends: tuple[str, str]
+    weight: Tensor
 
     @abstractmethod
     def read(self) -> Link:
@@ -104,6 +106,8 @@ class Dense(Coupling):
         weight: The couplings (*batch, n, m), learned or given.
     """
 
+    weight: Tensor
+
     def __init__(self, ends: tuple[str, str], weight: Tensor) -> None:
         super().__init__()
         self.ends = ends
@@ -122,6 +126,8 @@ class Symmetric(Coupling):
         site: The site.
         weight: The couplings (*batch, n, n), learned or given.
     """
+
+    weight: Tensor
 
     def __init__(self, site: str, weight: Tensor) -> None:
         super().__init__()
@@ -144,6 +150,7 @@ class Sparse(Coupling):
     """
 
     edges: Tensor
+    weight: Tensor
 
     def __init__(
         self, ends: tuple[str, str], edges: Tensor, weight: Tensor, sizes: tuple[int, int]
@@ -190,6 +197,11 @@ class Graph:
     ) -> None:
         if isinstance(weight, str) and weight not in ("free", "shared"):
             raise ValueError(f"weight is {weight!r}; wanted 'free', 'shared' or a tensor.")
+        if not isinstance(weight, str | Tensor):
+            raise TypeError(
+                f"weight is {weight!r}; wanted 'free', 'shared', or a tensor of couplings, "
+                f"for example torch.tensor([0.5]) for one that all edges share."
+            )
         self.edges, self.nodes = edge_indices(edges)
         self.weight = weight
 
@@ -213,7 +225,11 @@ def edge_indices(
         number = {node: k for k, node in enumerate(edges.nodes)}
         pairs = [(number[a], number[b]) for a, b in edges.edges()]
         return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), len(number)
-    indices = edges if isinstance(edges, Tensor) else torch.tensor(list(edges))
+    if not isinstance(edges, Iterable):
+        raise TypeError(f"edges is {edges!r}; wanted pairs of units, or a networkx graph.")
+    if not isinstance(edges, Tensor | np.ndarray):
+        edges = list(edges)
+    indices = torch.as_tensor(edges)
     if indices.dim() != 2 or indices.shape[1] != 2 or indices.is_floating_point():
         raise ValueError(
             f"The edges have shape {tuple(indices.shape)} and dtype {indices.dtype}; "
@@ -282,6 +298,6 @@ def gather_colour(
         slots.append((source[where], edge[where]))
     hubs = []
     for position in range(int((degree > SLOTS).sum())):
-        where = slice(int(first[position]) + SLOTS, int(first[position] + degree[position]))
-        hubs.append((position, source[where], edge[where]))
+        rest = slice(int(first[position]) + SLOTS, int(first[position] + degree[position]))
+        hubs.append((position, source[rest], edge[rest]))
     return Colour(units, tuple(slots), tuple(hubs))

@@ -1,17 +1,23 @@
 r"""Units in fields, with the parameters read once.
 
-.. math:: E(x) = c + \sum_s \Big( \sum_i u_s(x_{si}) - b_s^\top x_s \Big) - \sum_{(s,t)} x_s^\top W_{st} x_t
+.. math::
+
+    E(x) = c + \sum_s \Big( \sum_i u_s(x_{si}) - b_s^\top x_s \Big)
+        - \sum_{(s,t)} x_s^\top W_{st} x_t
 
 (inside one site each pair of units counts once). `PairwiseTerms` holds such an energy as plain
 tensors: couplings as links, offsets folded into biases and constant. Energies, fields, sweeps and
 closed-form gradients are computed on it; modules only say how their parameters make it.
 """
 
+import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from copy import copy
+from dataclasses import dataclass
+from operator import add
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -36,9 +42,9 @@ Phase = tuple[Sites, Tensor]  # states (rows, n), and the weights of the rows
 def weighted_products(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:  # (n, m)
     """Σ aᵀ diag(w) b over the parts, accumulated in place."""
     (a, w, b), *others = parts
-    total = (a * w[:, None]).mT @ b
+    total = a.mT @ (b * w[:, None])
     for a, w, b in others:
-        total.addmm_((a * w[:, None]).mT, b)
+        total.addmm_(a.mT, b * w[:, None])
     return total
 
 
@@ -47,6 +53,12 @@ class Link(ABC):
 
     ends: tuple[str, str]
     weight: Tensor  # what the pair terms are linear in
+
+    def weighted(self, weight: Tensor) -> Self:
+        """The same link with other couplings."""
+        other = copy(self)
+        object.__setattr__(other, "weight", weight)
+        return other
 
     @property
     @abstractmethod
@@ -91,9 +103,7 @@ class DenseLink(Link):
 
     def field(self, site: str, x: Sites, base: Tensor) -> Tensor:
         first, second = self.ends
-        source, weight = (
-            (x[first], self.weight) if site == second else (x[second], self.weight.mT)
-        )
+        source, weight = (x[first], self.weight) if site == second else (x[second], self.weight.mT)
         if weight.dim() == 2 and base.dim() == 1:
             return linear(source, weight.mT, base)  # one fused product
         return base + product(source, weight)
@@ -201,7 +211,20 @@ class GraphLink(Link):
         return torch.cat(targets), torch.cat(terms, -1)
 
     def interaction(self, x: Sites) -> Tensor:
-        return (self.pairs(x) * self.weight).sum(-1)
+        if self.batch:
+            return (self.pairs(x) * self.weight).sum(-1)
+        batch, other = (x[end].shape[:-1] for end in self.ends)
+        if batch != other or batch.numel() == 0:
+            return (self.pairs(x) * self.weight).sum(-1)
+        first, second = (x[end].reshape(-1, x[end].shape[-1]).mT.contiguous() for end in self.ends)
+        # Whole rows of a (unit, batch) layout: ten times as fast as picking columns.
+        total = self.weight.new_zeros(first.shape[1])
+        chunk = max(1, CACHED // first.shape[1])
+        for edges, weight in zip(
+            self.edges.split(chunk), self.edge_weights().split(chunk), strict=True
+        ):
+            total = total + weight @ (first[edges[:, 0]] * second[edges[:, 1]])
+        return total.reshape(batch)
 
     def field(self, site: str, x: Sites, base: Tensor) -> Tensor:
         target, terms = self.directed(site, x)
@@ -214,7 +237,7 @@ class GraphLink(Link):
         return self.field(site, x, self.weight.new_zeros(size))[..., block]
 
     def moment(self, phases: "Sequence[Phase]") -> Tensor:
-        total = sum(weights @ self.pairs(x) for x, weights in phases)
+        total = functools.reduce(add, (weights @ self.pairs(x) for x, weights in phases))
         return total if self.weight.shape[-1] == len(total) else total.sum(-1, keepdim=True)
 
     def matrix(self) -> Tensor:
@@ -343,7 +366,7 @@ class PairwiseTerms:
             for site, b in self.biases.items()
         }
         links = tuple(
-            replace(link, weight=link.weight * scale ** sum(end in changed for end in link.ends))
+            link.weighted(link.weight * scale ** sum(end in changed for end in link.ends))
             for link in self.links
         )
         constant = self.constant
@@ -381,15 +404,13 @@ class PairwiseTerms:
         return PairwiseTerms(
             self.units,
             {site: b.to(dtype) for site, b in self.biases.items()},
-            tuple(replace(link, weight=link.weight.to(dtype)) for link in self.links),
+            tuple(link.weighted(link.weight.to(dtype)) for link in self.links),
             self.constant.to(dtype),
         )
 
     def coupled(self, sites: Sequence[str]) -> tuple[str, str] | None:
         """The ends of some coupling inside a set of sites, None if there is none."""
-        return next(
-            (link.ends for link in self.links if set(link.ends) <= set(sites)), None
-        )
+        return next((link.ends for link in self.links if set(link.ends) <= set(sites)), None)
 
     def free_energy(self, x: Sites) -> Tensor:  # (*batch,)
         """F(x) in closed form; the sites that x leaves out must be uncoupled."""
@@ -445,7 +466,10 @@ class PairwiseTerms:
 
 # Units of a dense layer that are brought up to date by one product, before they are visited in
 # turn: large enough for the product to be efficient, small enough for the rank-one updates inside.
-GROUP = 16
+GROUP = 32
+
+# Numbers of a colour that are updated together, so that they stay in the cache.
+CACHED = 2**17
 
 
 def sequential_sweep(
@@ -466,11 +490,14 @@ def sequential_sweep(
     for start in range(0, n, GROUP):
         stop = min(start + GROUP, n)
         fields = torch.addmm(base[start:stop], weight[start:stop], x)
-        for i in range(start, stop):
-            new = update(fields[i - start])
-            if i + 1 < stop:
-                fields[i + 1 - start :].addr_(weight[i + 1 : stop, i], new - x[i])
-            x[i] = new
+        columns = weight[start:stop, start:stop, None].unbind(0)
+        for k, (value, field, column) in enumerate(
+            zip(x[start:stop].unbind(0), fields.unbind(0), columns, strict=True), 1
+        ):
+            new = update(field)
+            # Not addr_, which is half as fast.
+            fields[k:].addcmul_(column[k:], new - value)
+            value.copy_(new)
 
 
 def coloured_sweep(
@@ -485,13 +512,22 @@ def coloured_sweep(
         update: New values from fields (units, batch), which it may overwrite.
     """
     weight = link.edge_weights()
+    chunk = max(1, CACHED // max(1, x.shape[1]))
     for colour in link.colours:
-        fields = base[colour.units]
-        for source, edge in colour.slots:
-            fields[: len(source)].addcmul_(weight[edge, None], x[source])
-        for position, source, edge in colour.hubs:
-            fields[position] += weight[edge] @ x[source]
-        x[colour.units] = update(fields)
+        # The units of a colour do not see one another, so they may be taken in chunks.
+        for start in range(0, len(colour.units), chunk):
+            stop = min(start + chunk, len(colour.units))
+            units = colour.units[start:stop]
+            fields = base[units]
+            for source, edge in colour.slots:
+                if start >= len(source):
+                    break
+                sources, edges = source[start:stop], edge[start:stop]
+                fields[: len(sources)].addcmul_(weight[edges, None], x[sources])
+            for position, source, edge in colour.hubs:
+                if start <= position < stop:
+                    fields[position - start] += weight[edge] @ x[source]
+            x[units] = update(fields)
 
 
 def mean_energy_difference(
@@ -502,6 +538,9 @@ def mean_energy_difference(
     negative_weights: Tensor | None = None,
 ) -> Tensor:  # ()
     """Mean energy of one batch of states minus that of another, with its gradient in closed form.
+
+    The units' potentials are left out: no parameter enters them. The gradient is a constant, so
+    there is no second derivative.
 
     It is the surrogate loss of every learning rule here: the positive and the negative phase. Since
     the energy is multilinear, an expectation over independent units may stand for a state.
@@ -521,37 +560,40 @@ def mean_energy_difference(
         negative_weights = terms.constant.new_full((others,), 1 / others)
     phases = ((positive, weights), (negative, -negative_weights))
     parameters = (*terms.biases.values(), *(link.weight for link in terms.links))
-    difference = _MeanEnergyDifference.apply(terms, phases, *parameters)
-    for x, row_weights in phases:
-        for site, unit in terms.units.items():
-            if unit.width != 1 or unit.square is None:
-                difference = difference + row_weights @ unit.potential(x[site]).sum(-1)
-    return difference
+    return MeanEnergyDifference.apply(terms, phases, *parameters)
 
 
-class _MeanEnergyDifference(torch.autograd.Function):
-    """Σ over phases and rows of weight · E(x): linear in the parameters, so gradient and value
-    are one computation, ⟨parameters, gradient⟩."""
+class MeanEnergyDifference(torch.autograd.Function):
+    """Σ weight · E(x) over phases and rows, less what no parameter enters.
+
+    It is linear in the parameters, so gradient and value, ⟨parameters, gradient⟩, are one
+    computation.
+    """
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: Any,  # noqa: ANN401 (torch's)
         terms: PairwiseTerms,
         phases: Sequence[Phase],
         *parameters: Tensor,
     ) -> Tensor:
         minus = [(x, -weights) for x, weights in phases]
-        gradients = [sum(weights @ x[site] for x, weights in minus) for site in terms.biases]
+        gradients = [
+            functools.reduce(add, (weights @ x[site] for x, weights in minus))
+            for site in terms.biases
+        ]
         gradients += [link.moment(minus) for link in terms.links]
         ctx.save_for_backward(*gradients)
-        return sum(
+        products = (
             torch.dot(parameter.reshape(-1), gradient.reshape(-1))
             for parameter, gradient in zip(parameters, gradients, strict=True)
         )
+        return functools.reduce(add, products)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, scale: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        return None, None, *(scale * gradient for gradient in ctx.saved_tensors)
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        gradients = ctx.saved_tensors
+        if float(scale) != 1:  # as `backward` calls it, a pass over all parameters is saved
+            gradients = tuple(scale * gradient for gradient in gradients)
+        return None, None, *gradients

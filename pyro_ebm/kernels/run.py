@@ -1,5 +1,6 @@
 """Running a kernel: a schedule, many chains in one process, and what they leave behind."""
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.seeding import GeneratorState, forked, fresh_seed, generator_state
+from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, boolean, check_names, spin, storage_dtype
 
 from .base import Kernel, same_batch
 
 if TYPE_CHECKING:
-    from pyro_ebm.diagnostics.to_arviz import InferenceData
+    from arviz import InferenceData
+    from xarray import DataTree
 
 Attributes = dict[str, str | int | float | bool]
 
@@ -58,7 +60,8 @@ class Chains:
         sites: What the draws are of.
         draws: Values by site (chain, draw, *site.shape); discrete ones as small integers.
         statistics: Numbers by name (chain, draw): `lp` is −E(x) in nats, which is ln p(x) up to
-            log Z; the others are the kernel's, of the step that ended in the draw.
+            log Z; `n_flips` the number of discrete units that the step which ended in the draw
+            has changed; the others are the kernel's, of that step.
         warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
         warmup_statistics: As `statistics`, of the warm-up.
         attributes: Kernel, schedule, seed, dtype, versions, seconds, whether interrupted.
@@ -93,8 +96,8 @@ class Chains:
         self,
         *,
         feature_names: Mapping[str, list[str]] | None = None,
-        observed_data: Mapping[str, Tensor] | None = None,
-    ) -> "InferenceData":
+        observed_data: Sites | Tensor | None = None,
+    ) -> "InferenceData | DataTree":
         """The chains as ArviZ data, on ArviZ 0.23 and 1.x alike; see `diagnostics.to_arviz`."""
         from pyro_ebm.diagnostics import to_arviz  # the one lazy import of a layer above
 
@@ -127,7 +130,8 @@ class Record:
             )
             for name, site in energy.sites.items()
         }
-        self.statistics: dict[str, Tensor] = {}
+        lp = torch.empty((chains, draws), dtype=energy.dtype, device=energy.device)
+        self.statistics = {"lp": lp}
 
     def add(self, x: Sites, statistics: Mapping[str, Tensor]) -> None:
         """One draw."""
@@ -142,10 +146,11 @@ class Record:
 
     def kept(self) -> tuple[Sites, dict[str, Tensor]]:
         """What has been filled, on the CPU."""
-        return tuple(
-            {name: value[:, : self.filled].cpu() for name, value in group.items()}
-            for group in (self.draws, self.statistics)
-        )
+        draws = {name: value[:, : self.filled].cpu() for name, value in self.draws.items()}
+        statistics = {
+            name: value[:, : self.filled].cpu() for name, value in self.statistics.items()
+        }
+        return draws, statistics
 
 
 def run(
@@ -171,11 +176,18 @@ def run(
         seed: Of this run; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
-        ValueError: If a count, a shape or a start is not what is wanted.
+        TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted.
         NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
     """
-    schedule = schedule or Schedule()
-    seed = fresh_seed() if seed is None else seed
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
+    if not isinstance(energy, Energy):
+        raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
+    if schedule is None:
+        schedule = Schedule()
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is {schedule!r}; wanted for example Schedule(draws=1000).")
+    seed = chosen_seed(seed)
     with forked(seed, energy.device):
         x = random_start(energy, chains) if initial is None else given_start(energy, initial)
         state = kernel.init(energy, x)
@@ -195,9 +207,16 @@ def run(
             "interrupted": False,
         }
         start = Chains(
-            energy.sites, {}, {}, {}, {}, attributes, kernel, schedule, state, generator_state(
-                energy.device
-            )
+            energy.sites,
+            {},
+            {},
+            {},
+            {},
+            attributes,
+            kernel,
+            schedule,
+            state,
+            generator_state(energy.device),
         )
         return go_on(start, energy, schedule.warmup, schedule.draws)
 
@@ -212,19 +231,33 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
 
     Raises:
         ValueError: If `draws` is not positive.
+        NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
     """
     schedule = replace(chains.schedule, warmup=0, draws=draws)
     state = chains.kernel.refresh(energy, chains.state, chains.state.x)
     with forked(chains.generators, energy.device):
-        more = go_on(
-            replace(chains, state=state, draws={}, statistics={}), energy, 0, schedule.draws
-        )
+        try:
+            more = go_on(replace(chains, state=state), energy, 0, schedule.draws)
+        except NonFiniteEnergyError as error:
+            raise NonFiniteEnergyError(str(error), joined(chains, error.chains)) from None
+    return joined(chains, more)
+
+
+def joined(first: Chains, more: Chains) -> Chains:
+    """The draws of both, and all else from the later ones."""
+
+    def together(earlier: Sites, later: Sites) -> Sites:
+        # A run that was stopped before its first draw has few statistics.
+        names = {**earlier, **later}
+        groups = (earlier, later)
+        return {k: torch.cat([group[k] for group in groups if k in group], 1) for k in names}
+
     return replace(
         more,
-        draws={k: torch.cat([v, more.draws[k]], 1) for k, v in chains.draws.items()},
-        statistics={k: torch.cat([v, more.statistics[k]], 1) for k, v in chains.statistics.items()},
-        warmup_draws=chains.warmup_draws,
-        warmup_statistics=chains.warmup_statistics,
+        draws=together(first.draws, more.draws),
+        statistics=together(first.statistics, more.statistics),
+        warmup_draws=first.warmup_draws,
+        warmup_statistics=first.warmup_statistics,
     )
 
 
@@ -239,6 +272,7 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
     with tqdm(total=warmup + draws * thinning, disable=None, leave=False, unit="step") as bar:
         try:
             for step in range(1, warmup + draws * thinning + 1):
+                before = state.x
                 state, info = kernel.step(energy, state)
                 bar.update()
                 in_warmup = step <= warmup
@@ -247,7 +281,8 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
                     lp = -energy_at(energy, state)
                     if problem := not_finite(lp, state.x):
                         break
-                    record.add(state.x, {"lp": lp, **info._asdict()})
+                    flips = count_flips(energy, before, state.x)
+                    record.add(state.x, {"lp": lp, **flips, **info._asdict()})
         except KeyboardInterrupt:
             interrupted = True
     (warmup_draws, warmup_statistics), (draws_, statistics) = (r.kept() for r in records)
@@ -256,7 +291,7 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
         draws=draws_,
         statistics=statistics,
         warmup_draws=warmup_draws if kept_warmup else {},
-        warmup_statistics=warmup_statistics,
+        warmup_statistics=warmup_statistics if kept_warmup else {},
         attributes={
             **start.attributes,
             "interrupted": interrupted,
@@ -279,6 +314,17 @@ def energy_at(energy: Energy, state: Any) -> Tensor:  # noqa: ANN401 (any kernel
     """E(x) (*batch,), from the state where the kernel knows it."""
     known = getattr(state, "energy", None)
     return energy.evaluate(state.x) if known is None else known
+
+
+def count_flips(energy: Energy, before: Sites, after: Sites) -> dict[str, Tensor]:
+    """The number of discrete units that a step changed (*batch,), if there are such units."""
+    # Not (after != before).sum(-1), which is four times as slow.
+    counts = [
+        (after[name] - before[name]).abs_().clamp_(max=1).flatten(1).sum(-1)
+        for name, site in energy.sites.items()
+        if site.support.is_discrete
+    ]
+    return {"n_flips": functools.reduce(torch.add, counts).to(torch.int32)} if counts else {}
 
 
 def not_finite(lp: Tensor, x: Sites) -> str | None:
@@ -306,9 +352,7 @@ def random_start(energy: Energy, chains: int) -> Sites:
                 f"No random start is known for {name!r}, which is {site.support}; give "
                 f"initial={{{name!r}: tensor}} with a leading chain dimension."
             )
-        bits = torch.rand(
-            (chains, *site.shape), dtype=energy.dtype, device=energy.device
-        ).round_()
+        bits = torch.rand((chains, *site.shape), dtype=energy.dtype, device=energy.device).round_()
         x[name] = 2 * bits - 1 if site.support is spin else bits
     return x
 

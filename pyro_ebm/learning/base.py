@@ -7,9 +7,10 @@ settings only; what goes on from step to step (persistent chains) is its state.
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, PairwiseTerms
 from pyro_ebm.sites import Sites
 
 
@@ -50,17 +51,36 @@ class Objective(ABC):
         """States of all sites that stand for the model's own (rows, n), where there are such."""
 
 
-def normalised(weights: Tensor | None, rows: int) -> Tensor | None:
-    """Weights that sum to 1.
+def require_unbatched(terms: PairwiseTerms) -> None:
+    """Refuses machines whose parameters have batch dimensions.
 
     Raises:
-        ValueError: If there is not one for each row, one is negative, or all are zero.
+        ValueError: If they have.
+    """
+    if terms.batch:
+        raise ValueError(
+            f"The parameters have the batch shape {tuple(terms.batch)}; learn the machines of a "
+            f"batch one by one."
+        )
+
+
+def normalised(weights: Tensor | None, rows: int, like: Tensor) -> Tensor | None:
+    """Weights that sum to 1, in the dtype and on the device of another tensor.
+
+    Raises:
+        ValueError: If there is not one for each row, one is negative or not finite, or all are 0.
     """
     if weights is None:
         return None
+    weights = torch.as_tensor(weights).detach().to(like)
     if weights.shape != (rows,):
-        raise ValueError(f"weights has shape {tuple(weights.shape)}; wanted ({rows},), one a row.")
+        raise ValueError(
+            f"weights has shape {tuple(weights.shape)}; wanted ({rows},), one for each row."
+        )
     total = weights.sum()
-    if bool((weights < 0).any()) or not bool(total > 0):
-        raise ValueError("weights must not be negative, and some must be positive.")
+    if bool((weights < 0).any()) or not bool((total > 0) & total.isfinite()):
+        raise ValueError(
+            f"weights sum to {float(total):g}, and the least is {float(weights.min()):g}; wanted "
+            f"finite numbers that are not negative, some of them positive."
+        )
     return weights / total

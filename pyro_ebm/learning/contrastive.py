@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms, mean_energy_difference
+from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
 from pyro_ebm.kernels import Gibbs, Kernel, advance
 from pyro_ebm.sites import Sites
 
-from .base import Objective, normalised
+from .base import Objective, normalised, require_unbatched
 from .posterior import ExactPosterior, PositivePhase, hidden_sites, infer, rows_of
 
 
@@ -39,31 +39,28 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
         TypeError: If the energy is not pairwise.
         ValueError: If the data are no rows, or the steps not positive.
     """
-    if not isinstance(energy, PairwiseEnergy):
-        raise TypeError(
-            f"Contrastive divergence is built for machines of units in fields, and "
-            f"{type(energy).__name__} is none."
-        )
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
     x = energy.accept(data)
     rows_of(x)
     with torch.no_grad():
-        terms = energy.read()
-    if terms.batch:
-        raise ValueError(
-            f"The parameters have the batch shape {tuple(terms.batch)}; learn the machines of a "
-            f"batch one by one."
-        )
+        terms = require_pairwise(energy, "Contrastive divergence").read()
+    require_unbatched(terms)
     return x, terms
+
+
+def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
+    """Whether there are hidden units, and none of them are coupled among themselves."""
+    hidden = [site for site in terms.units if site not in observed]
+    return bool(hidden) and terms.coupled(hidden) is None
 
 
 @torch.no_grad()
 def negative_means(terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]) -> Sites:  # noqa: ANN401
     """The chain's states for the gradient: hidden units by their means, where those are exact."""
-    hidden = hidden_sites(terms, {site: chain.x[site] for site in observed})
-    if not hidden or terms.coupled(hidden) is not None:
+    if not uncoupled(terms, observed):
         return chain.x
+    hidden = hidden_sites(terms, {site: chain.x[site] for site in observed})
     newest = getattr(chain, "newest", None)
     if newest is not None and hidden == [newest[0]]:
         # The kernel drew them last, so their fields are at hand: no product is needed.
@@ -107,13 +104,17 @@ class ContrastiveDivergence(Objective):
         weights: Tensor | None = None,
     ) -> tuple[Tensor, ChainState]:
         x = energy.accept(data)
-        weights = normalised(weights, rows_of(x))
-        terms = energy.read()
+        terms = require_pairwise(energy, "Contrastive divergence").read()
+        weights = normalised(weights, rows_of(x), terms.constant)
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, posterior.draw(terms))
-        chain = advance(kernel, energy, chain, self.steps)
+        chain = advance(kernel, energy, chain, self.steps - 1)
+        # Of the last sweep the hidden units' means are wanted, not a draw.
+        by_means = self.kernel is None and uncoupled(terms, state.observed)
+        last = Gibbs(state.observed) if by_means else kernel
+        chain = advance(last, energy, chain, 1)
         negative = negative_means(terms, chain, state.observed)
         # Each chain starts at a row, so it carries that row's weight.
         loss = mean_energy_difference(terms, posterior.means, negative, weights, weights)
@@ -164,8 +165,8 @@ class PersistentContrastiveDivergence(Objective):
         weights: Tensor | None = None,
     ) -> tuple[Tensor, ChainState]:
         x = energy.accept(data)
-        weights = normalised(weights, rows_of(x))
-        terms = energy.read()
+        terms = require_pairwise(energy, "Contrastive divergence").read()
+        weights = normalised(weights, rows_of(x), terms.constant)
         kernel = self.kernel or default_kernel(energy, state.observed)
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, state.chain.x)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites
 
-from .base import Objective, normalised
+from .base import Objective, normalised, require_unbatched
 from .posterior import rows_of
 
 
@@ -25,6 +26,8 @@ class ExactLikelihood(Objective):
     def init(self, energy: Energy, data: Sites | Tensor) -> None:
         rows_of(energy.accept(data))
         exact.require_small(energy)
+        with torch.no_grad():
+            require_unbatched(exact.pairwise_terms(energy))
 
     def loss(
         self,
@@ -34,11 +37,10 @@ class ExactLikelihood(Objective):
         weights: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         x = energy.accept(data)
-        weights = normalised(weights, rows_of(x))
+        rows = rows_of(x)
         log_probs = exact.log_prob(energy, x)
-        if weights is None:
-            return -log_probs.mean(), None
-        return -(weights.to(log_probs) @ log_probs), None
+        weights = normalised(weights, rows, log_probs)
+        return -(log_probs.mean() if weights is None else weights @ log_probs), None
 
     def fantasies(self, state: None) -> None:
         return None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.energies import Energy, PairwiseTerms, require_pairwise
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
 
@@ -48,7 +48,8 @@ def mean_field(
 
     Args:
         energy: A machine; its hidden units may be coupled among themselves.
-        x: Values of the observed sites (*batch, n), or a bare tensor for `visible`.
+        x: Values of the observed sites (*batch, n), or a bare tensor for `visible`; with none, {},
+            the bound is of log Z: log Z ≥ −E(φ) + H(φ).
         start: Means to start from, by hidden site; those at zero field if left out. The bound has
             several local optima where the couplings are strong, and the start decides between them.
         tolerance: Stop when no mean changes by more in a sweep.
@@ -62,18 +63,21 @@ def mean_field(
         | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)
         | https://proceedings.mlr.press/v5/salakhutdinov09a.html
     """
-    if not isinstance(energy, PairwiseEnergy):
-        raise TypeError(f"mean_field needs a machine of units in fields; {energy!r} is none.")
-    if not tolerance > 0 or max_sweeps < 1:
+    if not tolerance > 0 or not isinstance(max_sweeps, int) or max_sweeps < 1:
         raise ValueError(
-            f"tolerance is {tolerance} and max_sweeps {max_sweeps}; wanted positive numbers."
+            f"tolerance is {tolerance} and max_sweeps {max_sweeps!r}; wanted positive numbers, "
+            f"the second a whole one."
         )
     observed = energy.accept(x)
     hidden = [site for site in energy.sites if site not in observed]
     if not hidden:
-        raise ValueError("All the sites are observed; leave out the ones to infer.")
+        raise ValueError(
+            f"All the sites, {list(observed)}, are observed; leave out the ones to infer."
+        )
+    if unknown := [site for site in start or {} if site not in hidden]:
+        raise ValueError(f"start is given for {unknown}; the sites to infer are {hidden}.")
     with torch.no_grad():
-        terms = energy.read()
+        terms = require_pairwise(energy, "Mean field").read()
         terms.require_finite()
         return coordinate_ascent(terms, observed, start, tolerance, max_sweeps)
 
@@ -87,7 +91,7 @@ def coordinate_ascent(
 ) -> MeanFieldPosterior:
     """`mean_field` on values that have passed the door."""
     hidden = [site for site in terms.units if site not in observed]
-    batch = next(iter(observed.values())).shape[:-1]
+    batch = torch.broadcast_shapes(*(v.shape[:-1] for v in observed.values()), terms.batch)
     means = dict(observed)
     for site in hidden:
         shape = (*batch, terms.biases[site].shape[-1])
@@ -95,7 +99,7 @@ def coordinate_ascent(
         means[site] = (
             terms.units[site].mean(terms.biases[site].new_zeros(shape))
             if given is None
-            else given.to(terms.constant).expand(shape)
+            else starting_means(given, site, terms).expand(shape)
         )
     sweeps, change = 0, float("inf")
     # One layer without couplings inside is done in one sweep: its fields do not depend on it.
@@ -115,14 +119,29 @@ def coordinate_ascent(
     )
 
 
+def starting_means(given: Tensor, site: str, terms: PairwiseTerms) -> Tensor:
+    """Means that were given to start from, checked.
+
+    Raises:
+        ValueError: If their last dimension is not the site's, or they are no means of its units.
+    """
+    means = given.to(terms.constant)
+    bias = terms.biases[site]
+    if means.shape[-1:] != bias.shape[-1:]:
+        raise ValueError(
+            f"start[{site!r}] has shape {tuple(given.shape)}; wanted (*batch, {bias.shape[-1]})."
+        )
+    if not bool(terms.units[site].entropy(means).isfinite().all()):
+        raise ValueError(f"start[{site!r}] has values that are no means of {terms.units[site]}.")
+    return means
+
+
 def expectation(unit: Unit, field: Tensor) -> Tensor:
     """The means of units in their fields."""
     return unit.mean(field)
 
 
-def free_energy_bound(
-    terms: PairwiseTerms, means: Sites, hidden: list[str]
-) -> Tensor:  # (*batch,)
+def free_energy_bound(terms: PairwiseTerms, means: Sites, hidden: list[str]) -> Tensor:  # (*batch,)
     """E(v, φ) − Σ H(φ): an upper bound of F(v), for any means φ of the hidden sites."""
     bound = terms.energy(means)
     for site in hidden:

@@ -32,9 +32,7 @@ class Posterior:
 
     def draw(self, terms: PairwiseTerms) -> Sites:
         """A state of all sites, the hidden ones drawn."""
-        drawn = {
-            site: terms.units[site].sample(field.clone()) for site, field in self.laws.items()
-        }
+        drawn = {site: terms.units[site].sample(field.clone()) for site, field in self.laws.items()}
         return {**self.means, **drawn}
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
-from pyro_ebm.seeding import forked, fresh_seed
+from pyro_ebm.energies import Energy, PairwiseTerms, require_pairwise
+from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 
 MAX_STATES = 2**27  # enumerated one by one: about a minute for a hundred units
@@ -60,19 +60,23 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
     return log_partition_of(pairwise_terms(energy))
 
 
-def log_prob(energy: Energy, x: Sites | Tensor) -> Tensor:  # (*batch,)
+def log_prob(
+    energy: Energy, x: Sites | Tensor, *, log_z: Tensor | None = None
+) -> Tensor:  # (*batch,)
     """ln p(x), exact: the sites that x leaves out are summed over, coupled or not.
 
     Args:
         energy: As for `log_partition`.
         x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
+        log_z: log Z, where it is at hand already.
 
     Raises:
         TooManyStatesError: If the machine, or what x leaves out of it, is too large.
     """
     x = {site: value.double() for site, value in energy.accept(x).items()}
     terms = pairwise_terms(energy)
-    return log_partition_of(terms.clamped(x)) - log_partition_of(terms)
+    log_z = log_partition_of(terms) if log_z is None else log_z
+    return log_partition_of(terms.clamped(x)) - log_z
 
 
 def moments(energy: Energy) -> Moments:
@@ -104,15 +108,14 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
 
     Raises:
         TooManyStatesError: If the machine is too large.
-        ValueError: If the count is not positive.
+        ValueError: If the count is not positive, or the seed no whole number.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}; wanted a positive number of draws.")
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")
     terms = unbatched(energy)
     plan = choose_plan(terms)
     draw = split_sample if plan.split else enumerated_sample
-    seed = fresh_seed() if seed is None else seed
-    with torch.no_grad(), forked(seed, energy.device):
+    with torch.no_grad(), forked(chosen_seed(seed), energy.device):
         x = draw(terms, plan, count)
     return {site: x[site].to(energy.dtype) for site in energy.sites}
 
@@ -126,14 +129,19 @@ def states(energy: Energy, sites: Sequence[str] | None = None) -> Sites:  # (sta
 
     Raises:
         TooManyStatesError: If there are too many.
+        ValueError: If a site is unknown.
     """
     terms = pairwise_terms(energy)
+    if isinstance(sites, str):
+        sites = (sites,)
     chosen = tuple(energy.sites if sites is None else sites)
+    if unknown := [site for site in chosen if site not in energy.sites]:
+        raise ValueError(f"Unknown sites {unknown}; the energy has {list(energy.sites)}.")
     count = number_of_states(terms, chosen)
     if count > MAX_STATES:
         raise TooManyStatesError(
-            f"The sites {list(chosen)} have {count:.3g} states, which would take "
-            f"{count * 8:.3g} bytes a unit; at most {MAX_STATES} are enumerated."
+            f"The sites {list(chosen)} have {in_digits(count)} states, which would take "
+            f"{in_digits(8 * count)} bytes a unit; at most {in_digits(MAX_STATES)} are enumerated."
         )
     found = block_of_states(terms, chosen, 0, count)
     return {site: value.to(energy.dtype) for site, value in found.items()}
@@ -149,11 +157,25 @@ def require_small(energy: Energy) -> None:
     choose_plan(pairwise_terms(energy))
 
 
-def seconds(energy: Energy) -> float:
-    """Roughly how long `log_partition` takes on one core; infinity where it refuses."""
+def seconds(energy: Energy, x: Sites | None = None) -> float:
+    """Roughly how long `log_partition`, or with x `log_prob`, takes on one core.
+
+    It is infinity where they refuse.
+
+    Args:
+        energy: The energy.
+        x: Values that have passed the door.
+    """
     try:
         with torch.no_grad():
-            return choose_plan(pairwise_terms(energy)).seconds
+            terms = pairwise_terms(energy)
+            total = choose_plan(terms).seconds
+            if x is not None:
+                clamped = terms.clamped({site: value.double() for site, value in x.items()})
+                units = sum(clamped.biases[site].shape[-1] for site in clamped.biases)
+                # Every row has fields of its own, so that a state costs all its units.
+                total += choose_plan(clamped).seconds * (1 + units)
+            return total
     except (TooManyStatesError, TypeError):
         return math.inf
 
@@ -177,12 +199,7 @@ def pairwise_terms(energy: Energy) -> PairwiseTerms:
     Raises:
         TypeError: If the energy has no such terms or its units no levels.
     """
-    if not isinstance(energy, PairwiseEnergy):
-        raise TypeError(
-            f"{type(energy).__name__} is not a pairwise energy; exact summation knows machines of "
-            f"units in fields, such as BoltzmannMachine."
-        )
-    return energy.read().to(torch.float64)
+    return require_pairwise(energy, "Exact summation").read().to(torch.float64)
 
 
 def unbatched(energy: Energy) -> PairwiseTerms:
@@ -227,9 +244,9 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
             if terms.coupled(rest) is None:
                 count = number_of_states(terms, enumerated)
                 # 5 ns for each number of a state.
-                seconds = count * batch * (1 + sum(sizes[site] for site in rest)) * 5e-9
+                seconds = as_float(count) * batch * (1 + sum(sizes[site] for site in rest)) * 5e-9
                 options.append(Plan(False, enumerated, count, seconds))
-    best = min(options, key=lambda plan: plan.seconds)
+    best = min(options, key=lambda plan: (plan.seconds, plan.states))
     splittable = (
         n >= 3
         and not terms.batch
@@ -237,22 +254,33 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
         and split_bytes(n) <= MAX_BYTES
     )
     # 0.05 ns for each state in the split's product, 20 ns for each entry of its matrices.
-    seconds = 2.0**n * 5e-11 + 3 * 2 ** (2 * n / 3) * 2e-8
+    seconds = as_float(2**n) * 5e-11 + 3 * as_float(2 ** (2 * n // 3)) * 2e-8
     if splittable and seconds < best.seconds:
         return Plan(True, (), 2**n, seconds)
     if best.states > MAX_STATES:
         raise TooManyStatesError(
-            f"Exact summation would enumerate {best.states:.3g} states of "
-            f"{list(best.enumerated)} (at most {MAX_STATES:.3g} are), or take "
-            f"{split_bytes(n):.3g} bytes for {n} units split in three (at most {MAX_BYTES:.3g}). "
+            f"Exact summation would enumerate {in_digits(best.states)} states of "
+            f"{list(best.enumerated)} (at most {in_digits(MAX_STATES)} are), or take "
+            f"{in_digits(split_bytes(n))} bytes for {n} units split in three (at most "
+            f"{in_digits(MAX_BYTES)}). "
             f"For a machine of this size estimate log Z by annealed importance sampling."
         )
     return best
 
 
-def split_bytes(n: int) -> float:
+def split_bytes(n: int) -> int:
     """The memory of the three-way split of n two-valued units, gradients included."""
-    return 8 * 8 * 2.0 ** (2 * math.ceil(n / 3))
+    return 8 * 8 * 2 ** (2 * math.ceil(n / 3))
+
+
+def as_float(count: int) -> float:
+    """A count as a float, infinity where it is too large for one."""
+    return float(count) if count.bit_length() < 1000 else math.inf
+
+
+def in_digits(count: int) -> str:
+    """A count that may be astronomical, in words."""
+    return f"{count:.3g}" if count.bit_length() < 1000 else f"2^{count.bit_length() - 1}"
 
 
 def log_partition_of(terms: PairwiseTerms) -> Tensor:  # (*batch,)
@@ -264,27 +292,31 @@ def log_partition_of(terms: PairwiseTerms) -> Tensor:  # (*batch,)
 # ---------------------------------------------------------------------- enumeration
 
 
-def block_of_states(
-    terms: PairwiseTerms, sites: Sequence[str], start: int, stop: int
-) -> Sites:  # (stop - start, n) each
-    """States number `start` to `stop` of some sites, counted with the last unit fastest."""
-    levels = [terms.units[site].levels for site in sites]
+def states_numbered(terms: PairwiseTerms, sites: Sequence[str], index: Tensor) -> Sites:
+    """States of some sites by their numbers (count,), counted with the last unit fastest."""
+    levels = [terms.units[site].levels or () for site in sites]
     sizes = [terms.biases[site].shape[-1] for site in sites]
-    device = terms.constant.device
-    index = torch.arange(start, stop, device=device)
     found = {}
     for site, values, size in zip(reversed(sites), reversed(levels), reversed(sizes), strict=True):
-        table = torch.tensor(values, dtype=terms.constant.dtype, device=device)
-        powers = len(values) ** torch.arange(size - 1, -1, -1, device=device)
+        table = torch.tensor(values, dtype=terms.constant.dtype, device=index.device)
+        powers = len(values) ** torch.arange(size - 1, -1, -1, device=index.device)
         found[site] = table[index[:, None] // powers % len(values)]
         index = index // len(values) ** size
     return {site: found[site] for site in sites}
 
 
+def block_of_states(
+    terms: PairwiseTerms, sites: Sequence[str], start: int, stop: int
+) -> Sites:  # (stop - start, n) each
+    """States number `start` to `stop` of some sites."""
+    index = torch.arange(start, stop, device=terms.constant.device)
+    return states_numbered(terms, sites, index)
+
+
 def blocks_of_states(terms: PairwiseTerms, plan: Plan) -> Iterator[tuple[int, int]]:
     """Ranges of states whose computation fits into a block."""
     units = sum(b.numel() for b in terms.biases.values()) + terms.constant.numel()
-    step = max(1, BLOCK_ELEMENTS // units)
+    step = max(1, BLOCK_ELEMENTS // max(1, units))
     for start in range(0, plan.states, step):
         yield start, min(start + step, plan.states)
 
@@ -294,8 +326,7 @@ def enumerated_log_weights(terms: PairwiseTerms, plan: Plan, start: int, stop: i
     x = block_of_states(terms, plan.enumerated, start, stop)
     batch = len(terms.batch)
     x = {
-        site: value.reshape(len(value), *[1] * batch, value.shape[-1])
-        for site, value in x.items()
+        site: value.reshape(len(value), *[1] * batch, value.shape[-1]) for site, value in x.items()
     }
     log_weights = -terms.free_energy(x)
     return log_weights.expand(stop - start, *terms.batch)
@@ -320,7 +351,7 @@ def enumerated_moments(terms: PairwiseTerms, plan: Plan) -> tuple[Tensor, Tensor
     first, second = terms.constant.new_zeros(n), terms.constant.new_zeros(n, n)
     for start, stop in blocks_of_states(terms, plan):
         x = block_of_states(terms, plan.enumerated, start, stop)
-        p = (-terms.free_energy(x) - log_z).exp()
+        p = (enumerated_log_weights(terms, plan, start, stop) - log_z).exp()
         means = torch.cat(
             [
                 x[site] if site in x else unit.mean(terms.outer_field(site, x)).expand(len(p), -1)
@@ -349,8 +380,7 @@ def enumerated_sample(terms: PairwiseTerms, plan: Plan, count: int) -> Sites:
         [enumerated_log_weights(terms, plan, *r) for r in blocks_of_states(terms, plan)]
     )
     chosen = draw_indices(log_weights, count)
-    everything = block_of_states(terms, plan.enumerated, 0, plan.states)
-    x = {site: value[chosen] for site, value in everything.items()}
+    x = states_numbered(terms, plan.enumerated, chosen)
     for site, unit in terms.units.items():
         if site not in plan.enumerated:
             field = terms.outer_field(site, {s: x[s] for s in plan.enumerated})
@@ -402,11 +432,9 @@ def split_terms(terms: PairwiseTerms, matrix: Tensor, bias: Tensor) -> Split:
     a, b, c = range(3)
 
     def pair(i: int, j: int) -> Tensor:
-        return torch.addmm(
-            own[i][:, None], found[i], matrix[groups[i], groups[j]] @ found[j].mT
-        )
+        return torch.addmm(own[i][:, None], found[i], matrix[groups[i], groups[j]] @ found[j].mT)
 
-    return Split(pair(a, b), pair(b, c), pair(c, a), tuple(found))
+    return Split(pair(a, b), pair(b, c), pair(c, a), (found[a], found[b], found[c]))
 
 
 def split_parameters(terms: PairwiseTerms) -> tuple[Tensor, Tensor]:
@@ -484,12 +512,12 @@ def split_sample(terms: PairwiseTerms, plan: Plan, count: int) -> Sites:
     table = split_terms(terms, *split_parameters(terms))
     pairs = draw_indices(split_log_sums(table).flatten(), count)
     a, b = pairs // table.ab.shape[1], pairs % table.ab.shape[1]
-    c = torch.cat([
-        torch.distributions.Categorical(logits=table.bc[j] + table.ca[:, i].mT).sample()
-        for i, j in zip(a.split(1024), b.split(1024), strict=True)
-    ])
-    flat = torch.cat(
-        [state[k] for state, k in zip(table.states, (a, b, c), strict=True)], -1
+    c = torch.cat(
+        [
+            torch.distributions.Categorical(logits=table.bc[j] + table.ca[:, i].mT).sample()
+            for i, j in zip(a.split(1024), b.split(1024), strict=True)
+        ]
     )
+    flat = torch.cat([state[k] for state, k in zip(table.states, (a, b, c), strict=True)], -1)
     sizes = [bias.shape[-1] for bias in terms.biases.values()]
     return dict(zip(terms.units, flat.split(sizes, -1), strict=True))

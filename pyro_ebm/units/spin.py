@@ -1,6 +1,8 @@
 """Spins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -20,7 +22,7 @@ class SpinDistribution(TorchDistribution):
         field: The field f (*batch).
     """
 
-    arg_constraints = {"field": constraints.real}
+    arg_constraints: ClassVar = {"field": constraints.real}
     support = spin
     has_enumerate_support = True
 
@@ -39,12 +41,12 @@ class SpinDistribution(TorchDistribution):
         return 1 - self.mean.square()
 
     def expand(
-        self, batch_shape: torch.Size, _instance: "SpinDistribution | None" = None
+        self, batch_shape: Sequence[int], _instance: "SpinDistribution | None" = None
     ) -> "SpinDistribution":
         """The same law with a larger batch."""
         return SpinDistribution(self.field.expand(batch_shape), validate_args=False)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Independent draws (*sample_shape, *batch)."""
         with torch.no_grad():
             up = dist.Bernoulli(logits=2 * self.field).sample(sample_shape)

@@ -1,8 +1,9 @@
 """Draws follow the law: χ² of 20,000 chains against the enumerated one, at α = 1e-6.
 
 With N = 20,000 chains a law at χ² distance Σ (p' − p)² / p is found (99 times of 100) from 0.006 on
-for the 64 states of six units, and from 0.012 for 512. For these machines that is a sweep
-that is wrong by 10 to 20 % in every coupling; smaller faults are for the transition matrices.
+for the 64 states of six units, and from 0.014 for 512. For these machines that is a sweep whose
+couplings are 10 % too strong (30 % on the ring with one); smaller faults are for the transition
+matrices.
 """
 
 import numpy as np

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ebm.energies import BoltzmannMachine, Graph, Layer, pairwise
+from pyro_ebm.energies import pairwise
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.units import Bernoulli, Spin
-from tests.machines import SMALL, Small, draw, restricted, ring_edges, star_edges
+from tests.checks import random_states
+from tests.machines import SMALL, draw, restricted, ring_edges, stacked, star_edges, varied
 from tests.transitions import (
     LIMITS,
     log_transition,
@@ -68,41 +69,9 @@ def test_gibbs_on_some_sites_leaves_the_others_alone_and_their_conditional_law_u
     "name", ["restricted", "general bits and spins", "deep", "fully visible bits", "torus"]
 )
 def test_chains_with_parameters_of_their_own_have_their_own_transition_matrices(name: str) -> None:
-    one = SMALL[name]
-    rng = np.random.default_rng(1)
-
-    def other(arrays: dict) -> dict:
-        return {key: value + rng.normal(0, 0.3, value.shape) for key, value in arrays.items()}
-
-    machines = [one] + [
-        Small(
-            one.units, other(one.bias), other(one.couplings), one.edges, one.offset, one.build
-        )
-        for _ in range(2)
-    ]
-    together = Small(
-        one.units,
-        {key: np.stack([m.bias[key] for m in machines]) for key in one.bias},
-        {key: np.stack([m.couplings[key] for m in machines]) for key in one.couplings},
-        one.edges,
-        one.offset,
-    )
-    layers = {
-        site: Layer(
-            unit,
-            one.sizes[site],
-            bias=torch.tensor(together.bias[site]),
-            offset=torch.tensor(one.offset[site]) if one.offset else None,
-        )
-        for site, unit in one.units.items()
-    }
-    couplings = {
-        pair: Graph(torch.tensor(one.edges[pair]), torch.tensor(value))
-        if pair in one.edges
-        else torch.tensor(value)
-        for pair, value in together.couplings.items()
-    }
-    energy = BoltzmannMachine(layers, couplings)
+    one, rng = SMALL[name], np.random.default_rng(1)
+    machines = [one, varied(one, rng), varied(one, rng)]
+    energy = stacked(machines).machine()
     matrices = transition_matrix(energy, Gibbs(), one)
     assert matrices.shape[0] == 3
     for small, matrix in zip(machines, matrices, strict=True):
@@ -129,18 +98,14 @@ LARGE = {
         [("visible", "hidden")],
         build=restricted,
     ),
-    "star": draw(
-        "star", {"visible": (Spin(), 81)}, edges={("visible", "visible"): star_edges(80)}
-    ),
+    "star": draw("star", {"visible": (Spin(), 81)}, edges={("visible", "visible"): star_edges(80)}),
     "hubs on a ring": draw(
         "hubs",
         {"visible": (Bernoulli(), 160)},
         edges={
             ("visible", "visible"): np.unique(
                 np.sort(
-                    np.concatenate(
-                        [ring_edges(160), star_edges(100), star_edges(75)[1:] + [80, 80]]
-                    ),
+                    np.concatenate([ring_edges(160), star_edges(100), 80 + star_edges(75)[1:]]),
                     1,
                 ),
                 axis=0,
@@ -162,24 +127,37 @@ LARGE = {
 def test_a_sweep_of_many_units_is_its_blocks_in_order(name: str, rows: int) -> None:
     small = LARGE[name]
     energy = small.machine()
-    generator = torch.Generator().manual_seed(2)
-
-    def states() -> dict[str, torch.Tensor]:
-        found = {}
-        for site, unit in small.units.items():
-            bits = torch.randint(0, 2, (rows, small.sizes[site]), generator=generator).double()
-            found[site] = 2 * bits - 1 if isinstance(unit, Spin) else bits
-        return found
-
-    x, y = states(), states()
+    x, y = random_states(energy, (rows,)), random_states(energy, (rows,))
     found = log_transition(energy, Gibbs(), x, y)
     wanted = log_transition_by_definition(energy, Gibbs(), x, y)
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["semi-restricted", "fully visible bits", "fully visible spins"])
-def test_the_size_of_the_groups_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *(("semi-restricted", "GROUP"), ("fully visible bits", "GROUP")),
+        *(("torus", "CACHED"), ("bits on a ring", "CACHED")),
+    ],
+)
+def test_how_many_units_are_taken_at_a_time_does_not_matter(
+    name: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = SMALL[name]
-    for size in (1, 2, 3, 4):
-        monkeypatch.setattr(pairwise, "GROUP", size)
+    chains = len(small.energies) ** 2
+    for units in (1, 2, 3, 4):
+        monkeypatch.setattr(pairwise, setting, units if setting == "GROUP" else units * chains)
         assert not violation(small.machine(), Gibbs(), small).found(1e-12)
+
+
+@pytest.mark.parametrize("units", [1, 7, 16])
+@pytest.mark.parametrize("name", ["star", "hubs on a ring"])
+def test_how_many_hubs_are_taken_at_a_time_does_not_matter(
+    name: str, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = LARGE[name].machine()
+    x, y = random_states(machine, (20,)), random_states(machine, (20,))
+    wanted = log_transition_by_definition(machine, Gibbs(), x, y)
+    monkeypatch.setattr(pairwise, "CACHED", 20 * units)
+    found = log_transition(machine, Gibbs(), x, y)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-10)
