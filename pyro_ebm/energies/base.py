@@ -6,9 +6,9 @@ of shape (*batch, *site.shape), and an energy answers with one number for each e
 what the door let in.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -31,7 +31,27 @@ if TYPE_CHECKING:
 Block = slice | Tensor  # the units of one site that are updated together
 
 
-class Energy(nn.Module, ABC):
+class AbstractModule(nn.Module):
+    """A torch module whose subclasses must fill in its abstract methods.
+
+    It is not an `abc.ABC`: the metaclass of that cannot be joined with the one of Pyro's modules,
+    and `pyro.nn.module.to_pyro_module_` would fail on every energy.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401 (the subclass's own)
+        """Refuses a class with abstract methods left.
+
+        Raises:
+            TypeError: If there are some.
+        """
+        attributes = ((name, getattr(cls, name, None)) for name in dir(cls))
+        left = [name for name, value in attributes if getattr(value, "__isabstractmethod__", False)]
+        if left:
+            raise TypeError(f"{cls.__name__} is abstract: it does not fill in {left}.")
+        return super().__new__(cls)
+
+
+class Energy(AbstractModule):
     r"""A function E of named tensors that defines :math:`p(x) = e^{-E(x)} / Z`."""
 
     sites: Mapping[str, Site]

@@ -71,6 +71,9 @@ class Layer(nn.Module):
             check_parameter(offset, "offset", shape)
         self.register_buffer("offset", offset)
 
+    def extra_repr(self) -> str:
+        return f"{self.unit!r}, {self.size}"
+
 
 class BoltzmannMachine(PairwiseEnergy):
     """A Boltzmann machine over named layers; the module's docstring has the energy.

@@ -5,7 +5,7 @@ be expressed where they are not meant; where they are (a full matrix inside a la
 accepted at the door and folded: see `fold_square`.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from pyro_ebm.units import Unit
 
+from .base import AbstractModule
 from .pairwise import Colour, DenseLink, GraphLink, Link, SymmetricLink
 
 SLOTS = 64  # neighbours of a unit that are visited together with other units' neighbours
 
 
-class Coupling(nn.Module, ABC):
+class Coupling(AbstractModule):
     """The parameters of the pair terms between two sites, or inside one."""
 
     ends: tuple[str, str]
@@ -30,6 +31,9 @@ class Coupling(nn.Module, ABC):
     @abstractmethod
     def read(self) -> Link:
         """The parameters, read once."""
+
+    def extra_repr(self) -> str:
+        return f"{self.ends}, weight {tuple(self.weight.shape)}"
 
 
 def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:

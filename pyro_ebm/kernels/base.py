@@ -6,23 +6,12 @@ are batch dimensions: every tensor of a state is (*batch, ...), every one of an 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites
-
-
-class State(Protocol):
-    """A NamedTuple that holds at least the position."""
-
-    @property
-    def x(self) -> Sites:
-        """Values of all the sites."""
-
-    def _asdict(self) -> Mapping[str, Any]: ...
 
 
 class Kernel(ABC):

@@ -93,7 +93,9 @@ class ContrastiveDivergence(Objective):
         x, terms = door(energy, data, self.steps)
         observed = tuple(x)
         kernel = self.kernel or default_kernel(energy, observed)
-        start = infer(self.positive, terms, x).draw(terms)
+        # Every step starts its own chains: here one row is enough for the kernel's checks.
+        one = {site: value[:1] for site, value in x.items()}
+        start = infer(self.positive, terms, one).draw(terms)
         return ChainState(kernel.init(energy, start), observed)
 
     def loss(

@@ -100,9 +100,13 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         seed: Of this call; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
-        ValueError: If the data or a count are not what is wanted.
+        TypeError, ValueError: If the data, a count or the objective are not what is wanted.
         FloatingPointError: If the loss becomes NaN; the parameters are those before that step.
     """
+    if not isinstance(objective, Objective):
+        raise TypeError(
+            f"objective is {objective!r}; wanted an objective, for example ExactLikelihood()."
+        )
     x = energy.accept(data)
     rows = rows_of(x)
     batch_size = check_counts(rows, epochs, batch_size)
@@ -114,6 +118,8 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         )
     warn_of_constant_units(x, energy)
     monitor = monitor or Monitor()
+    if monitor.held_out is not None:
+        rows_of(energy.accept(monitor.held_out))
     optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
     seed = fresh_seed() if seed is None else seed
     figures: list[dict[str, float]] = []
@@ -219,7 +225,9 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
         if energy.sites[site].support not in (boolean, spin) or len(value) < 2:
             continue
         alone = terms.units[site].mean(terms.biases[site].detach())
-        same = (value == value[0]).all(0) & ((alone - value[0]).abs() > 0.02)
+        far = (alone - value[0]).abs() / (1 if energy.sites[site].support is boolean else 2)
+        # As far as one more row would draw the mean from its limit, and a little farther.
+        same = (value.amin(0) == value.amax(0)) & (far > max(0.02, 1.1 / (len(value) + 2)))
         if units := same.nonzero()[:, 0].tolist():
             warnings.warn(
                 f"The units {units[:10]}{' …' if len(units) > 10 else ''} of {site!r} have the "
@@ -240,12 +248,18 @@ def start_at_means(
         pseudocount: Added to the count of each of the two values, so that the biases are finite.
 
     Raises:
-        ValueError: If a site is not two-valued or the pseudocount not positive.
+        TypeError: If the energy has no layers with biases.
+        ValueError: If a site is not two-valued, its biases are given and not learned, or the
+            pseudocount is not positive.
 
     References:
         | A practical guide to training restricted Boltzmann machines (Hinton, 2012), §8
         | https://doi.org/10.1007/978-3-642-35289-8_32
     """
+    if not isinstance(energy, BoltzmannMachine):
+        raise TypeError(
+            f"start_at_means needs a BoltzmannMachine; {type(energy).__name__} is none."
+        )
     if not pseudocount > 0:
         raise ValueError(f"pseudocount is {pseudocount}; wanted a positive number.")
     x = energy.accept(data)
@@ -254,7 +268,13 @@ def start_at_means(
         support = energy.sites[site].support
         if support not in (boolean, spin):
             raise ValueError(f"{site!r} is {support}; wanted {{0, 1}} or {{-1, 1}}.")
+        bias = energy.layers[site].bias
+        if not isinstance(bias, nn.Parameter):
+            raise ValueError(
+                f"The biases of {site!r} were given as a plain tensor, which is kept as it is. "
+                f"Give them as nn.Parameter, or leave them out, for them to be learned."
+            )
         ones = (value > 0).to(energy.dtype).sum(0)
         log_odds = (ones + pseudocount).log() - (rows - ones + pseudocount).log()
         with torch.no_grad():
-            energy.layers[site].bias.copy_(log_odds if support is boolean else log_odds / 2)
+            bias.copy_(log_odds if support is boolean else log_odds / 2)

@@ -63,11 +63,7 @@ def mean_field(
         | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)
         | https://proceedings.mlr.press/v5/salakhutdinov09a.html
     """
-    if not tolerance > 0 or not isinstance(max_sweeps, int) or max_sweeps < 1:
-        raise ValueError(
-            f"tolerance is {tolerance} and max_sweeps {max_sweeps!r}; wanted positive numbers, "
-            f"the second a whole one."
-        )
+    check_settings(tolerance, max_sweeps)
     observed = energy.accept(x)
     hidden = [site for site in energy.sites if site not in observed]
     if not hidden:
@@ -80,6 +76,18 @@ def mean_field(
         terms = require_pairwise(energy, "Mean field").read()
         terms.require_finite()
         return coordinate_ascent(terms, observed, start, tolerance, max_sweeps)
+
+
+def check_settings(tolerance: float, max_sweeps: int) -> None:
+    """Refuses settings with which nothing would be done, or no end found.
+
+    Raises:
+        ValueError: If one is not positive, or the sweeps are no whole number.
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance}; wanted a positive number.")
+    if not isinstance(max_sweeps, int) or max_sweeps < 1:
+        raise ValueError(f"max_sweeps is {max_sweeps!r}; wanted a positive whole number.")
 
 
 def coordinate_ascent(
@@ -99,7 +107,7 @@ def coordinate_ascent(
         means[site] = (
             terms.units[site].mean(terms.biases[site].new_zeros(shape))
             if given is None
-            else starting_means(given, site, terms).expand(shape)
+            else starting_means(given, site, terms, shape)
         )
     sweeps, change = 0, float("inf")
     # One layer without couplings inside is done in one sweep: its fields do not depend on it.
@@ -119,18 +127,22 @@ def coordinate_ascent(
     )
 
 
-def starting_means(given: Tensor, site: str, terms: PairwiseTerms) -> Tensor:
+def starting_means(
+    given: Tensor, site: str, terms: PairwiseTerms, shape: tuple[int, ...]
+) -> Tensor:  # (*batch, n)
     """Means that were given to start from, checked.
 
     Raises:
-        ValueError: If their last dimension is not the site's, or they are no means of its units.
+        ValueError: If they do not broadcast to the shape, or are no means of the site's units.
     """
     means = given.to(terms.constant)
-    bias = terms.biases[site]
-    if means.shape[-1:] != bias.shape[-1:]:
+    try:
+        means = means.expand(shape)
+    except RuntimeError:
         raise ValueError(
-            f"start[{site!r}] has shape {tuple(given.shape)}; wanted (*batch, {bias.shape[-1]})."
-        )
+            f"start[{site!r}] has shape {tuple(given.shape)}; wanted {shape}, one mean for each "
+            f"unit of each row."
+        ) from None
     if not bool(terms.units[site].entropy(means).isfinite().all()):
         raise ValueError(f"start[{site!r}] has values that are no means of {terms.units[site]}.")
     return means

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from pyro_ebm.energies import PairwiseTerms
 from pyro_ebm.sites import Sites
 
-from .mean_field import coordinate_ascent
+from .mean_field import check_settings, coordinate_ascent
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,9 @@ class MeanField(PositivePhase):
     tolerance: float = 1e-4
     max_sweeps: int = 100
 
+    def __post_init__(self) -> None:
+        check_settings(self.tolerance, self.max_sweeps)
+
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
         found = coordinate_ascent(terms, observed, None, self.tolerance, self.max_sweeps)
         means = {**observed, **found.means}
@@ -94,8 +96,8 @@ class SampledPosterior(PositivePhase):
     steps: int = 20
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; wanted a positive number of sweeps.")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps is {self.steps!r}; wanted a positive whole number of sweeps.")
 
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
         rows = len(next(iter(observed.values())))
@@ -131,12 +133,17 @@ def rows_of(x: Sites) -> int:
     """The number of rows of a batch of data (rows, n).
 
     Raises:
-        ValueError: If it is not one batch dimension, or empty.
+        ValueError: If it is not one batch dimension, the same for all sites, or empty.
     """
-    value: Tensor = next(iter(x.values()))
-    if value.dim() != 2 or not len(value):
-        raise ValueError(
-            f"The data have shape {tuple(value.shape)}; wanted (rows, units) with at least one "
-            f"row. For a single row use data[None]."
-        )
-    return len(value)
+    shapes = {site: tuple(value.shape) for site, value in x.items()}
+    if not shapes:
+        raise ValueError("The data hold no site; give at least one, with its rows (rows, units).")
+    for site, shape in shapes.items():
+        if len(shape) != 2 or not shape[0]:
+            raise ValueError(
+                f"The data of {site!r} have shape {shape}; wanted (rows, units) with at least one "
+                f"row. For a single row use data[None]."
+            )
+    if len({rows for rows, _ in shapes.values()}) > 1:
+        raise ValueError(f"The sites have different numbers of rows: they have shapes {shapes}.")
+    return next(iter(shapes.values()))[0]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import PairwiseTerms
+from pyro_ebm.energies import BoltzmannMachine, PairwiseTerms
 from pyro_ebm.learning import MeanFieldPosterior, mean_field
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites
@@ -294,6 +294,41 @@ def test_a_loose_tolerance_stops_early_and_says_how_far_it_was() -> None:
     stopped = infer(small, visible, max_sweeps=2)
     assert stopped.sweeps == 2
     assert stopped.change > 1e-12
+
+
+@pytest.mark.parametrize("name", ["general", "deep with offsets"])
+def test_with_nothing_observed_it_bounds_log_z(name: str) -> None:
+    small = COUPLED[name]
+    machine = small.machine()
+    found = mean_field(machine, {}, tolerance=1e-12)
+    assert set(found.means) == set(small.units)
+    assert found.free_energy_bound.shape == ()
+    assert float(-found.free_energy_bound) <= float(exact.log_partition(machine))
+    again = mean_field(machine, {}, start=found.means, max_sweeps=1)
+    assert again.change < 1e-11
+
+
+def test_machines_of_a_batch_have_posteriors_of_their_own() -> None:
+    machines = [COUPLED["general"], draw("other", {V: (BIT, 8), H: (BIT, 6)}, [VH, VV, HH])]
+    visible = rows_for(machines[0])
+    together = BoltzmannMachine.general(
+        8,
+        6,
+        couplings={
+            pair: torch.tensor(np.stack([m.couplings[pair] for m in machines])[:, None])
+            for pair in (VH, VV, HH)
+        },
+        bias={
+            site: torch.tensor(np.stack([m.bias[site] for m in machines])[:, None])
+            for site in (V, H)
+        },
+    )
+    found = mean_field(together, torch.tensor(visible), tolerance=1e-12)
+    assert found.free_energy_bound.shape == (2, 6)
+    for k, small in enumerate(machines):
+        alone = infer(small, visible)
+        np.testing.assert_allclose(found.means[H][k].numpy(), flat(alone.means), atol=1e-9)
+        torch.testing.assert_close(found.free_energy_bound[k], alone.free_energy_bound)
 
 
 def test_the_machine_with_strong_couplings_settles_unit_by_unit() -> None:

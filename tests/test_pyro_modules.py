@@ -1,0 +1,89 @@
+"""A machine is a torch module that Pyro can make random, pickle and read exactly once."""
+
+import copy
+import pickle
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.nn import PyroSample
+from pyro.nn.module import to_pyro_module_
+from torch import Tensor, nn
+
+from pyro_ebm import BoltzmannMachine, Energy, Spin
+from pyro_ebm.energies.base import BlockEnergy
+
+
+def random_machine() -> BoltzmannMachine:
+    machine = BoltzmannMachine.general(4, 3).double()
+    to_pyro_module_(machine)
+    normal = dist.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    machine.layers["visible"].bias = PyroSample(normal.expand([4]).to_event(1))
+    machine.couplings["visible_hidden"].weight = PyroSample(normal.expand([4, 3]).to_event(2))
+    return machine
+
+
+STATE = {"visible": torch.ones(2, 4).double(), "hidden": torch.ones(2, 3).double()}
+
+
+def test_parameters_as_random_variables_are_sites_of_the_trace() -> None:
+    machine = random_machine()
+    trace = poutine.trace(machine).get_trace(STATE)
+    sites = {name for name, node in trace.nodes.items() if node["type"] == "sample"}
+    assert sites == {"layers.visible.bias", "couplings.visible_hidden.weight"}
+
+
+def test_the_energy_is_that_of_the_parameters_drawn() -> None:
+    machine = random_machine()
+    trace = poutine.trace(machine).get_trace(STATE)
+    bias = trace.nodes["layers.visible.bias"]["value"]
+    weight = trace.nodes["couplings.visible_hidden.weight"]["value"]
+    given = BoltzmannMachine.restricted(4, 3, weight=weight, bias={"visible": bias})
+    assert torch.allclose(trace.nodes["_RETURN"]["value"], given(STATE), atol=1e-12)
+
+
+def test_conditioning_on_parameters_reaches_the_energy() -> None:
+    machine = random_machine()
+    values = {"layers.visible.bias": torch.full((4,), 2.0).double()}
+    with torch.no_grad():
+        low = poutine.condition(
+            machine, {**values, "couplings.visible_hidden.weight": torch.zeros(4, 3).double()}
+        )
+        assert torch.allclose(low(STATE), torch.full((2,), -8.0).double())
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        BoltzmannMachine.deep([4, 3, 2]),
+        BoltzmannMachine.on_graph([(0, 1), (1, 2)], unit=Spin(), weight="shared"),
+        BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3), offset=torch.ones(3)),
+    ],
+)
+def test_a_machine_survives_pickle_and_copy(machine: BoltzmannMachine) -> None:
+    x = {name: torch.ones(site.shape) for name, site in machine.sites.items()}
+    for other in (pickle.loads(pickle.dumps(machine)), copy.deepcopy(machine)):
+        assert torch.equal(other(x), machine(x))
+        assert set(other.state_dict()) == set(machine.state_dict())
+
+
+def test_an_abstract_energy_cannot_be_made() -> None:
+    class Half(BlockEnergy):
+        def evaluate(self, x: dict[str, Tensor]) -> Tensor:
+            return x["x"].sum(-1)
+
+    for kind in (Energy, BlockEnergy, Half):
+        with pytest.raises(TypeError, match=r"is abstract: it does not fill in .*device"):
+            kind()
+
+
+def test_an_optimiser_sees_what_is_learned_and_nothing_else() -> None:
+    given = BoltzmannMachine.restricted(4, 3, weight=torch.ones(4, 3))
+    assert {name for name, _ in given.named_parameters()} == {
+        "layers.visible.bias",
+        "layers.hidden.bias",
+    }
+    assert isinstance(given.couplings["visible_hidden"], nn.Module)
+    pyro.clear_param_store()
