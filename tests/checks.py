@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, mean_energy_difference
-from pyro_ebm.partition import exact
+from pyro_ebm.partition import enumeration, exact, split
 
 from .machines import LEVELS, Small, states_of
 
@@ -110,9 +110,9 @@ def log_partition_error(small: Small) -> float:
     terms = exact.pairwise_terms(machine)
     found = [exact.log_partition(machine)]
     if small.flat_states.shape[1] >= 3:
-        found.append(exact.split_log_partition(terms))
-    plan = exact.Plan(False, tuple(small.units), len(small.energies), 0.0)
-    found.append(exact.enumerated_log_partition(terms, plan))
+        found.append(split.log_partition(terms))
+    every = tuple(small.units)
+    found.append(enumeration.log_partition(terms, every))
     return max(distance(value, np.array(small.log_partition)) for value in found)
 
 
@@ -123,12 +123,12 @@ def moment_error(small: Small) -> float:
     flat = small.flat_states
     mean = small.probabilities @ flat
     second = (flat * small.probabilities[:, None]).T @ flat
-    plan = exact.Plan(False, tuple(small.units), len(small.energies), 0.0)
+    every = tuple(small.units)
     moments = exact.moments(machine)
     ways = [(torch.cat(list(moments.mean.values())), moments.second)]
-    ways.append(exact.enumerated_moments(terms, plan))
+    ways.append(enumeration.moments(terms, every))
     if flat.shape[1] >= 3:
-        ways.append(exact.split_moments(terms))
+        ways.append(split.moments(terms))
     return max(max(distance(a, mean), distance(b, second)) for a, b in ways)
 
 

@@ -214,9 +214,7 @@ def test_many_constant_columns_are_not_all_listed() -> None:
 
 LARGE = BoltzmannMachine.restricted(100, 100)
 BATCHED = rbm(weight=nn.Parameter(torch.zeros(6, 4, 3)))
-GIVEN = rbm(
-    weight=torch.zeros(4, 3), bias={"visible": torch.zeros(4), "hidden": torch.zeros(3)}
-)
+GIVEN = rbm(weight=torch.zeros(4, 3), bias={"visible": torch.zeros(4), "hidden": torch.zeros(3)})
 
 
 def weighted(objective: Objective, weights: Any) -> Callable:
@@ -299,7 +297,7 @@ CASES: dict[str, Case] = {
     "exact likelihood of a large machine": (
         learn(torch.eye(100), LARGE, objective=ExactLikelihood()),
         TooManyStatesError,
-        ["1.27e+30 states of ['visible']", "bytes for 200 units", "annealed importance sampling"],
+        ["1.27e+30 states of ['visible']", "bytes for 200 units", "only be estimated"],
     ),
     "exact likelihood of no machine": (
         learn(BITS, Plain(), objective=ExactLikelihood()),

@@ -92,7 +92,9 @@ def is_abstract(node: ast.ClassDef, bases: set[str]) -> bool:
         for decorator in item.decorator_list
     }
     said = {name.rpartition(".")[2] for name in bases | metaclasses | decorators}
-    return bool(said & {"ABC", "ABCMeta", "Protocol", "abstractmethod"})
+    # A torch module cannot be an ABC: see AbstractModule.
+    abstract = said & {"ABC", "ABCMeta", "Protocol", "abstractmethod"}
+    return bool(abstract) or node.name.startswith("Abstract")
 
 
 def concrete_bases(files: list[Source]) -> list[str]:

@@ -70,7 +70,7 @@ def test_lp_is_minus_the_energy_of_the_stored_draws(name: str) -> None:
 def test_n_flips_counts_the_units_that_changed(name: str) -> None:
     chains = run(Gibbs(), SMALL[name].machine(), Schedule(warmup=0, draws=20), chains=3, seed=2)
     changed = sum((draws.diff(dim=1) != 0).sum(-1) for draws in chains.draws.values())
-    assert torch.equal(chains.statistics["n_flips"][:, 1:], changed.double())
+    assert torch.equal(chains.statistics["n_flips"][:, 1:].long(), changed)
 
 
 def test_attributes_say_how_the_draws_came_about() -> None:
@@ -370,7 +370,6 @@ def test_a_kernel_serves_any_energy_and_any_batch() -> None:
             state = advance(kernel, machine, kernel.init(machine, x), 3)
             assert {s: v.shape for s, v in state.x.items()} == {s: v.shape for s, v in x.items()}
             assert all(bool((value == 1).all()) for value in x.values())  # the start is not moved
-            assert kernel.step(machine, state)[1].n_flips.shape == batch
 
 
 def test_refresh_reads_the_parameters_again() -> None:
@@ -389,5 +388,5 @@ def test_refresh_reads_the_parameters_again() -> None:
 def test_a_step_takes_no_gradient() -> None:
     machine = SMALL["general"].machine(wrap=torch.nn.Parameter)
     kernel = Gibbs()
-    state, info = kernel.step(machine, kernel.init(machine, SMALL["general"].tensors()))
-    assert not any(value.requires_grad for value in (*state.x.values(), info.n_flips))
+    state, _ = kernel.step(machine, kernel.init(machine, SMALL["general"].tensors()))
+    assert not any(value.requires_grad for value in state.x.values())

@@ -29,7 +29,8 @@ from .couplings import (
     fold_square,
     register,
 )
-from .pairwise import GraphLink, PairwiseTerms
+from .links import GraphLink
+from .pairwise import PairwiseTerms
 
 Pair = tuple[str, str]
 Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch
@@ -70,6 +71,13 @@ class Layer(nn.Module):
         if offset is not None:
             check_parameter(offset, "offset", shape)
         self.register_buffer("offset", offset)
+
+    def in_machine(self, like: Tensor) -> "Layer":
+        """The layer as a machine's own, with the same bias tensor, or a learned one `like` it."""
+        bias = self.bias
+        if bias is None:
+            bias = nn.Parameter(like.new_zeros(self.size * self.unit.width))
+        return Layer(self.unit, self.size, bias=bias, offset=self.offset)
 
     def extra_repr(self) -> str:
         return f"{self.unit!r}, {self.size}"
@@ -115,16 +123,14 @@ class BoltzmannMachine(PairwiseEnergy):
                 f"The layer names {bad} are no valid attribute names, or those of a torch module; "
                 f"choose others."
             )
-        self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(dict(layers)))
+        given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
+        self.register_buffer("constant", like_the_given(layers, given))
+        own = {name: layer.in_machine(self.constant) for name, layer in layers.items()}
+        self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(own))
         self.sites = {
             name: Site(layer.unit.support, torch.Size([layer.size]))
             for name, layer in layers.items()
         }
-        given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
-        self.register_buffer("constant", like_the_given(layers, given))
-        for layer in layers.values():
-            if layer.bias is None:
-                layer.bias = nn.Parameter(self.constant.new_zeros(layer.size * layer.unit.width))
         self.couplings = cast("MutableMapping[str, Coupling]", nn.ModuleDict())
         for ends, value in given.items():
             self.couple(ends, value)
@@ -136,9 +142,13 @@ class BoltzmannMachine(PairwiseEnergy):
             raise ValueError(f"A coupling is {ends!r}; wanted a pair of layer names.")
         if unknown := [name for name in ends if name not in self.layers]:
             raise ValueError(f"Unknown layers {unknown}; the machine has {list(self.layers)}.")
-        key = "_".join(ends)
-        if key in self.couplings or "_".join(ends[::-1]) in self.couplings:
+        if any(set(ends) == set(coupling.ends) for coupling in self.couplings.values()):
             raise ValueError(f"The layers {ends} are coupled twice; give one coupling for a pair.")
+        key = "_".join(ends)
+        if key in self.couplings:
+            raise ValueError(
+                f"The coupling {ends} and another one would both be called {key!r}; rename a layer."
+            )
         first, second = (self.layers[name] for name in ends)
         sizes = (first.size * first.unit.width, second.size * second.unit.width)
         if isinstance(value, Graph):
@@ -156,20 +166,16 @@ class BoltzmannMachine(PairwiseEnergy):
         layer = self.layers[site]
         size = layer.size * layer.unit.width
         if value is None:
-            return Symmetric(site, nn.Parameter(self.constant.new_zeros(size, size)))
+            zeros = self.constant.new_zeros(size)
+            return Symmetric(site, nn.Parameter(self.constant.new_zeros(size, size)), zeros)
         check_parameter(value, f"the coupling inside {site!r}", (size, size))
         learned = isinstance(value, nn.Parameter)
         offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
         upper, bias, constant = fold_square(
             value.detach() if learned else value, offset, layer.unit
         )
-        if bool((bias != 0).any()) or bool((constant != 0).any()):
-            if isinstance(layer.bias, nn.Parameter):
-                layer.bias = nn.Parameter((layer.bias + bias).detach())
-            else:
-                layer.bias = layer.bias + bias
-            self.constant = self.constant + constant
-        return Symmetric(site, nn.Parameter(upper) if learned else upper)
+        self.constant = self.constant + constant
+        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias)
 
     def check_alike(self) -> None:
         """Refuses parameters of different dtypes or devices."""
@@ -357,13 +363,21 @@ class BoltzmannMachine(PairwiseEnergy):
 
     def read(self) -> PairwiseTerms:
         units = {name: layer.unit for name, layer in self.layers.items()}
-        biases = {name: layer.bias for name, layer in self.layers.items()}
+        biases = {name: self.uncoupled_bias(name) for name in self.layers}
         links = tuple(coupling.read() for coupling in self.couplings.values())
         terms = PairwiseTerms(units, biases, links, self.constant)
         offsets = {
             name: layer.offset for name, layer in self.layers.items() if layer.offset is not None
         }
         return terms.centred(offsets) if offsets else terms
+
+    def uncoupled_bias(self, site: str) -> Tensor:  # (*batch, n)
+        """The bias of a layer, with that which its self-couplings are."""
+        bias = self.layers[site].bias
+        for coupling in self.couplings.values():
+            if isinstance(coupling, Symmetric) and coupling.ends[0] == site:
+                bias = bias + coupling.self_bias
+        return bias
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.read().energy(x)

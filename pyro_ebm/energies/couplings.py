@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_ebm.units import Unit
 
 from .base import AbstractModule
-from .pairwise import Colour, DenseLink, GraphLink, Link, SymmetricLink
+from .links import Colour, DenseLink, GraphLink, Link, SymmetricLink
 
 SLOTS = 64  # neighbours of a unit that are visited together with other units' neighbours
 
@@ -129,14 +129,17 @@ class Symmetric(Coupling):
     Args:
         site: The site.
         weight: The couplings (*batch, n, n), learned or given.
+        self_bias: What self-couplings are, a bias (*batch, n) beside that of the layer.
     """
 
     weight: Tensor
+    self_bias: Tensor
 
-    def __init__(self, site: str, weight: Tensor) -> None:
+    def __init__(self, site: str, weight: Tensor, self_bias: Tensor) -> None:
         super().__init__()
         self.ends = (site, site)
         register(self, "weight", weight)
+        self.register_buffer("self_bias", self_bias)
 
     def read(self) -> SymmetricLink:
         upper = self.weight.triu(1)

@@ -59,7 +59,7 @@ class Gibbs(Kernel):
         return tuple(energy.sites) if self.sites is None else self.sites
 
     def init(self, energy: Energy, x: Sites) -> GibbsState:
-        if isinstance(self.sites, str) or self.sites == ():
+        if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
             raise ValueError(
                 f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
             )
@@ -74,8 +74,14 @@ class Gibbs(Kernel):
             )
         x = energy.accept(x)
         check_names(x, energy.sites)
-        same_batch(x, energy)
-        return self.refresh(energy, GibbsState(x, None, None), x)
+        batch = same_batch(x, energy)
+        state = self.refresh(energy, GibbsState(x, None, None), x)
+        if state.terms and not fits(state.terms.batch, batch):
+            raise ValueError(
+                f"The parameters have the batch shape {tuple(state.terms.batch)}, and the sites "
+                f"{tuple(batch)}; wanted one chain or more for each machine, the machines last."
+            )
+        return state
 
     def refresh(self, energy: Energy, state: GibbsState, x: Sites) -> GibbsState:
         if not isinstance(energy, PairwiseEnergy):
@@ -95,6 +101,14 @@ class Gibbs(Kernel):
             else:
                 x[site], newest = draw_site(terms, site, x)
         return GibbsState(x, terms, newest), GibbsInfo()
+
+
+def fits(parameters: torch.Size, batch: torch.Size) -> bool:
+    """Whether parameters of one batch shape can be broadcast to that of the chains."""
+    try:
+        return torch.broadcast_shapes(parameters, batch) == batch
+    except RuntimeError:
+        return False
 
 
 def draw_site(terms: PairwiseTerms, site: str, x: Sites) -> tuple[Tensor, Newest | None]:

@@ -202,6 +202,7 @@ def run(
             "seed": seed,
             "chains": same_batch(x, energy)[0],
             "warmup": schedule.warmup,
+            "warmup_done": 0,
             "thinning": schedule.thinning,
             "seconds": 0.0,
             "interrupted": False,
@@ -233,11 +234,12 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
         ValueError: If `draws` is not positive.
         NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
     """
-    schedule = replace(chains.schedule, warmup=0, draws=draws)
+    Schedule(draws=draws)  # refuses what is no number of draws
+    left = chains.schedule.warmup - int(chains.attributes["warmup_done"])
     state = chains.kernel.refresh(energy, chains.state, chains.state.x)
     with forked(chains.generators, energy.device):
         try:
-            more = go_on(replace(chains, state=state), energy, 0, schedule.draws)
+            more = go_on(replace(chains, state=state), energy, left, draws)
         except NonFiniteEnergyError as error:
             raise NonFiniteEnergyError(str(error), joined(chains, error.chains)) from None
     return joined(chains, more)
@@ -256,8 +258,8 @@ def joined(first: Chains, more: Chains) -> Chains:
         more,
         draws=together(first.draws, more.draws),
         statistics=together(first.statistics, more.statistics),
-        warmup_draws=first.warmup_draws,
-        warmup_statistics=first.warmup_statistics,
+        warmup_draws=together(first.warmup_draws, more.warmup_draws),
+        warmup_statistics=together(first.warmup_statistics, more.warmup_statistics),
     )
 
 
@@ -268,12 +270,13 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
     thinning = schedule.thinning
     kept_warmup = warmup // thinning if schedule.keep == "everything" else 0
     records = Record(energy, count, kept_warmup), Record(energy, count, draws)
-    begin, interrupted, problem = time.perf_counter(), False, None
+    begin, interrupted, problem, done = time.perf_counter(), False, None, 0
     with tqdm(total=warmup + draws * thinning, disable=None, leave=False, unit="step") as bar:
         try:
             for step in range(1, warmup + draws * thinning + 1):
                 before = state.x
                 state, info = kernel.step(energy, state)
+                done = step
                 bar.update()
                 in_warmup = step <= warmup
                 record = records[0] if in_warmup else records[1]
@@ -295,6 +298,7 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
         attributes={
             **start.attributes,
             "interrupted": interrupted,
+            "warmup_done": int(start.attributes["warmup_done"]) + min(done, warmup),
             "seconds": float(start.attributes["seconds"]) + time.perf_counter() - begin,
         },
         state=state,

@@ -158,7 +158,7 @@ def learn(
         FloatingPointError: If the loss is not finite; no step is made then.
     """
     after = state
-    # LBFGS calls the closure at points that it only tries: a failure there must not leave them.
+    # LBFGS calls the closure at points that it only tries: an end there must not leave them.
     tries = isinstance(optimizer, torch.optim.LBFGS)
     before = [p.detach().clone() for p in energy.parameters()] if tries else []
 
@@ -176,7 +176,7 @@ def learn(
 
     try:
         optimizer.step(closure)  # type: ignore[arg-type] # torch takes the tensor
-    except FloatingPointError:
+    except (FloatingPointError, KeyboardInterrupt):
         with torch.no_grad():
             for parameter, value in zip(energy.parameters(), before, strict=False):
                 parameter.copy_(value)
@@ -277,4 +277,6 @@ def start_at_means(
         ones = (value > 0).to(energy.dtype).sum(0)
         log_odds = (ones + pseudocount).log() - (rows - ones + pseudocount).log()
         with torch.no_grad():
-            bias.copy_(log_odds if support is boolean else log_odds / 2)
+            wanted = log_odds if support is boolean else log_odds / 2
+            # Self-couplings are a bias too.
+            bias.add_(wanted - energy.uncoupled_bias(site))

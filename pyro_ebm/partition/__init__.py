@@ -1,6 +1,7 @@
 """log Z, probabilities and moments."""
 
 from . import exact
-from .exact import Moments, TooManyStatesError
+from .enumeration import TooManyStatesError
+from .exact import Moments
 
 __all__ = ["Moments", "TooManyStatesError", "exact"]

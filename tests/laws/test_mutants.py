@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import boltzmann, couplings, pairwise
-from pyro_ebm.energies.pairwise import DenseLink, GraphLink, PairwiseTerms, SymmetricLink
+from pyro_ebm.energies.links import DenseLink, GraphLink, SymmetricLink
+from pyro_ebm.energies.pairwise import PairwiseTerms
 from pyro_ebm.kernels import Gibbs
-from pyro_ebm.partition import exact
+from pyro_ebm.partition import enumeration, exact, split
 from pyro_ebm.units import Bernoulli, Spin, SpinDistribution, Unit
 from tests import checks
 from tests.goodness import (
@@ -405,7 +406,14 @@ def one_too_far(log_weights: Tensor, count: int) -> Tensor:
     return (exact_draw_indices(log_weights, count) + 1).clamp_max(len(log_weights) - 1)
 
 
-exact_draw_indices = exact.draw_indices
+exact_draw_indices = enumeration.draw_indices
+
+
+def in_both(patch: Patch, name: str, fault: Callable[..., object]) -> None:
+    """Plants a fault in enumeration and split, which share the function."""
+    for module in (enumeration, split):
+        patch.setattr(module, name, fault)
+
 
 ORACLE: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]] = {
     "constant left out of log Z": (
@@ -416,12 +424,12 @@ ORACLE: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]]
         checks.log_partition_error,
     ),
     "an underflowed sum taken for certain": (
-        lambda patch: patch.setattr(exact, "LOST", 1e300),
+        lambda patch: patch.setattr(split, "LOST", 1e300),
         "strong glass",
         checks.log_partition_error,
     ),
     "second moments without their diagonal": (
-        lambda patch: patch.setattr(exact, "mean_squares", lambda _, first: first.square()),
+        lambda patch: in_both(patch, "mean_squares", lambda _, first: first.square()),
         "fully visible bits",
         checks.moment_error,
     ),
@@ -462,5 +470,5 @@ def test_a_fault_in_the_exact_draws_is_found(name: str, monkeypatch: Patch) -> N
         return chi_square(counts_of(draws, small), small.probabilities)
 
     assert p_value() > ALPHA
-    monkeypatch.setattr(exact, "draw_indices", one_too_far)
+    in_both(monkeypatch, "draw_indices", one_too_far)
     assert p_value() < ALPHA

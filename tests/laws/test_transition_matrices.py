@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ebm.energies import pairwise
+from pyro_ebm.energies import sweeps
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.units import Bernoulli, Spin
 from tests.checks import random_states
@@ -66,7 +66,7 @@ def test_gibbs_on_some_sites_leaves_the_others_alone_and_their_conditional_law_u
 
 
 @pytest.mark.parametrize(
-    "name", ["restricted", "general bits and spins", "deep", "fully visible bits", "torus"]
+    "name", ["restricted", "general bits and spins", "deep", "fully visible bits", "bits on a ring"]
 )
 def test_chains_with_parameters_of_their_own_have_their_own_transition_matrices(name: str) -> None:
     one, rng = SMALL[name], np.random.default_rng(1)
@@ -146,7 +146,7 @@ def test_how_many_units_are_taken_at_a_time_does_not_matter(
     small = SMALL[name]
     chains = len(small.energies) ** 2
     for units in (1, 2, 3, 4):
-        monkeypatch.setattr(pairwise, setting, units if setting == "GROUP" else units * chains)
+        monkeypatch.setattr(sweeps, setting, units if setting == "GROUP" else units * chains)
         assert not violation(small.machine(), Gibbs(), small).found(1e-12)
 
 
@@ -158,6 +158,6 @@ def test_how_many_hubs_are_taken_at_a_time_does_not_matter(
     machine = LARGE[name].machine()
     x, y = random_states(machine, (20,)), random_states(machine, (20,))
     wanted = log_transition_by_definition(machine, Gibbs(), x, y)
-    monkeypatch.setattr(pairwise, "CACHED", 20 * units)
+    monkeypatch.setattr(sweeps, "CACHED", 20 * units)
     found = log_transition(machine, Gibbs(), x, y)
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-10)
