@@ -174,7 +174,7 @@ class BoltzmannMachine(PairwiseEnergy):
         upper, bias, constant = fold_square(
             value.detach() if learned else value, offset, layer.unit
         )
-        self.constant = self.constant + constant
+        self.constant = self.constant + constant.to(self.constant)
         return Symmetric(site, nn.Parameter(upper) if learned else upper, bias)
 
     def check_alike(self) -> None:

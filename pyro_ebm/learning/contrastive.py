@@ -95,7 +95,7 @@ class ContrastiveDivergence(Objective):
         kernel = self.kernel or default_kernel(energy, observed)
         # Every step starts its own chains: here one row is enough for the kernel's checks.
         one = {site: value[:1] for site, value in x.items()}
-        start = infer(self.positive, terms, one).draw(terms)
+        start = infer(self.positive, terms, one).draw()
         return ChainState(kernel.init(energy, start), observed)
 
     def loss(
@@ -111,7 +111,7 @@ class ContrastiveDivergence(Objective):
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
-            chain = kernel.refresh(energy, state.chain, posterior.draw(terms))
+            chain = kernel.refresh(energy, state.chain, posterior.draw())
         chain = advance(kernel, energy, chain, self.steps - 1)
         # Of the last sweep the hidden units' means are wanted, not a draw.
         by_means = self.kernel is None and uncoupled(terms, state.observed)
@@ -157,7 +157,7 @@ class PersistentContrastiveDivergence(Objective):
         rows = torch.randint(rows_of(x), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
         kernel = self.kernel or default_kernel(energy, tuple(x))
-        return ChainState(kernel.init(energy, posterior.draw(terms)), tuple(x))
+        return ChainState(kernel.init(energy, posterior.draw()), tuple(x))
 
     def loss(
         self,

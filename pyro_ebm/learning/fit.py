@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pyro_ebm.energies import BoltzmannMachine, Energy, PairwiseEnergy
-from pyro_ebm.seeding import forked, fresh_seed
+from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, boolean, spin
 
 from .base import Objective
@@ -121,7 +121,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     if monitor.held_out is not None:
         rows_of(energy.accept(monitor.held_out))
     optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
-    seed = fresh_seed() if seed is None else seed
+    seed = chosen_seed(seed)
     figures: list[dict[str, float]] = []
     begin, interrupted = time.perf_counter(), False
     with forked(seed, energy.device), tqdm(total=epochs, disable=None, unit="epoch") as bar:

@@ -5,7 +5,7 @@ in each unit, so the means of independent units stand for their states in every 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,11 @@ class Posterior:
 
     Args:
         means: Values of the observed and means of the hidden sites (rows, n).
-        laws: The fields of the hidden sites' independent units, by site (rows, n); a site without
-            them is at a draw already.
+        draw: Makes a state of all sites, the hidden ones drawn.
     """
 
     means: Sites
-    laws: Sites
-
-    def draw(self, terms: PairwiseTerms) -> Sites:
-        """A state of all sites, the hidden ones drawn."""
-        drawn = {site: terms.units[site].sample(field.clone()) for site, field in self.laws.items()}
-        return {**self.means, **drawn}
+    draw: Callable[[], Sites]
 
 
 class PositivePhase(ABC):
@@ -61,7 +55,7 @@ class ExactPosterior(PositivePhase):
         rows = len(next(iter(observed.values())))
         laws = {site: terms.outer_field(site, observed).expand(rows, -1) for site in hidden}
         means = {site: terms.units[site].mean(field) for site, field in laws.items()}
-        return Posterior({**observed, **means}, laws)
+        return Posterior({**observed, **means}, lambda: {**observed, **draw_units(terms, laws)})
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,12 @@ class MeanField(PositivePhase):
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
         found = coordinate_ascent(terms, observed, None, self.tolerance, self.max_sweeps)
         means = {**observed, **found.means}
-        return Posterior(means, {site: terms.field(site, means) for site in found.means})
+
+        def draw() -> Sites:
+            fields = {site: terms.field(site, means) for site in found.means}
+            return {**observed, **draw_units(terms, fields)}
+
+        return Posterior(means, draw)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,12 @@ class SampledPosterior(PositivePhase):
         for _ in range(self.steps):
             for site in hidden:
                 x[site] = terms.sweep(site, x, lambda unit, field: unit.sample(field))
-        return Posterior(x, {})
+        return Posterior(x, lambda: x)
+
+
+def draw_units(terms: PairwiseTerms, fields: Sites) -> Sites:
+    """Draws of independent units in their fields, which are left as they are."""
+    return {site: terms.units[site].sample(field.clone()) for site, field in fields.items()}
 
 
 def hidden_sites(terms: PairwiseTerms, observed: Sites) -> list[str]:
