@@ -709,17 +709,22 @@ def other_hidden_units(terms: PairwiseTerms, chain: Any, observed: tuple[str, ..
 @contextmanager
 def reused_hidden_draws() -> Iterator[None]:
     """The negative phase with the hidden units that were drawn for the data."""
-    right, drawn = Posterior.draw, {}
+    right, drawn = ExactPosterior.infer, {}
 
-    def draw_and_keep(found: Posterior, terms: PairwiseTerms) -> Sites:
-        drawn.update(right(found, terms))
-        return dict(drawn)
+    def infer(positive: ExactPosterior, terms: PairwiseTerms, observed: Sites) -> Posterior:
+        found = right(positive, terms, observed)
+
+        def draw_and_keep() -> Sites:
+            drawn.update(found.draw())
+            return dict(drawn)
+
+        return Posterior(found.means, draw_and_keep)
 
     def negative(terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]) -> Sites:
         return {**drawn, V: chain.x[V]}
 
     with (
-        mock.patch.object(Posterior, "draw", draw_and_keep),
+        mock.patch.object(ExactPosterior, "infer", infer),
         mock.patch.object(contrastive, "negative_means", negative),
     ):
         yield
