@@ -833,8 +833,8 @@ def test_persistent_chains_come_within_0_03_nats_of_maximum_likelihood() -> None
 def groups(units: int, rows: int = 20_000) -> Tensor:
     """Two halves that are noisy copies of two bits, which agree in four cases of five.
 
-    Pairs alone do not tell it: at its maximum a fully visible machine of 8 units stays 0.04 nats
-    below one with hidden units, independent units 1.2.
+    Pairs alone do not tell it, so that the hidden units are needed. Each posterior has one mode,
+    where mean field is close: its bias is not what the test is about.
     """
     generator = torch.Generator().manual_seed(0)
     first = torch.rand(rows, 1, generator=generator) < 0.5
@@ -883,5 +883,7 @@ def shortfall(name: str, phase: str, seed: int) -> float:
 @pytest.mark.parametrize("phase", POSITIVE)
 @pytest.mark.parametrize("name", HIDDEN_COUPLED)
 def test_coupled_hidden_units_are_learned_to_within_0_02_nats(name: str, phase: str) -> None:
-    # MEASURED
+    # Measured on seeds 0 to 9: general 0.005 to 0.009 by mean field and 0.003 to 0.009 by sampling,
+    # deep 0.004 to 0.007 and 0.003 to 0.006. Without hidden units it would be 0.036 and 0.013, with
+    # independent units 1.17 and 0.72.
     assert sum(shortfall(name, phase, seed) < 0.02 for seed in range(10)) >= 9

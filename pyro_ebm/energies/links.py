@@ -6,10 +6,9 @@ Modules (`couplings.py`) read their parameters into links; every computation is 
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -46,9 +45,7 @@ class Link(ABC):
 
     def weighted(self, weight: Tensor) -> Self:
         """The same link with other couplings."""
-        other = copy(self)
-        object.__setattr__(other, "weight", weight)
-        return other
+        return replace(cast(Any, self), weight=weight)  # every link is a dataclass
 
     @property
     @abstractmethod

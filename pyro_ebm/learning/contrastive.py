@@ -49,6 +49,15 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
     return x, terms
 
 
+def begin(
+    energy: Energy, data: Sites | Tensor, weights: Tensor | None
+) -> tuple[Sites, PairwiseTerms, Tensor | None]:
+    """What a loss is made of: the rows, the parameters, and weights that sum to 1."""
+    x = energy.accept(data)
+    terms = require_pairwise(energy, "Contrastive divergence").read()
+    return x, terms, normalised(weights, rows_of(x), terms.constant)
+
+
 def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
     """Whether there are hidden units, and none of them are coupled among themselves."""
     hidden = [site for site in terms.units if site not in observed]
@@ -105,9 +114,7 @@ class ContrastiveDivergence(Objective):
         state: ChainState,
         weights: Tensor | None = None,
     ) -> tuple[Tensor, ChainState]:
-        x = energy.accept(data)
-        terms = require_pairwise(energy, "Contrastive divergence").read()
-        weights = normalised(weights, rows_of(x), terms.constant)
+        x, terms, weights = begin(energy, data, weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
@@ -166,9 +173,7 @@ class PersistentContrastiveDivergence(Objective):
         state: ChainState,
         weights: Tensor | None = None,
     ) -> tuple[Tensor, ChainState]:
-        x = energy.accept(data)
-        terms = require_pairwise(energy, "Contrastive divergence").read()
-        weights = normalised(weights, rows_of(x), terms.constant)
+        x, terms, weights = begin(energy, data, weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, state.chain.x)
