@@ -186,6 +186,14 @@ def batch_shape(x: Sites, sites: Mapping[str, Site]) -> torch.Size:
         ) from None
 
 
+def covers(shape: torch.Size, batch: torch.Size) -> bool:
+    """Whether a batch shape broadcasts to a shape."""
+    try:
+        return torch.broadcast_shapes(shape, batch) == shape
+    except RuntimeError:
+        return False
+
+
 def check_names(x: Mapping[str, object], sites: Mapping[str, Site]) -> None:
     """Refuses unknown and missing site names.
 

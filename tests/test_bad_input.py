@@ -167,6 +167,14 @@ PARAMETERS = {
     "an edge from a unit to itself": Bad(
         lambda: ising([(0, 1), (2, 2)]), ValueError, ("itself", "bias")
     ),
+    "couplings that would have one name": Bad(
+        lambda: BoltzmannMachine(
+            {name: Layer(Bernoulli(), 2) for name in ("a", "b_c", "a_b", "c")},
+            [("a", "b_c"), ("a_b", "c")],
+        ),
+        ValueError,
+        ("'a_b_c'", "rename"),
+    ),
     "an edge that stands twice": Bad(
         lambda: ising([(0, 1), (1, 0)]), ValueError, ("twice", "once")
     ),
@@ -317,6 +325,14 @@ SAMPLERS = {
     ),
     "no sites to move": Bad(
         lambda: run(Gibbs(()), rbm(), Schedule(0, 1)), ValueError, ("sites", "()", "tuple")
+    ),
+    "an empty list of sites": Bad(
+        lambda: run(Gibbs([]), rbm(), Schedule(0, 1)), ValueError, ("sites", "[]", "tuple")
+    ),
+    "chains that do not fit a batch of machines": Bad(
+        lambda: run(Gibbs(), rbm(weight=torch.zeros(3, N, M)), Schedule(0, 1), chains=4),
+        ValueError,
+        ("parameters", "(3,)", "(4,)"),
     ),
     "a name for a tuple": Bad(
         lambda: run(Gibbs("visible"), rbm(), Schedule(0, 1)), ValueError, ("'visible'", "tuple")

@@ -12,7 +12,7 @@ from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
-from pyro_ebm import BoltzmannMachine, Energy, Spin
+from pyro_ebm import Bernoulli, BoltzmannMachine, Energy, Layer, Spin
 from pyro_ebm.energies.base import BlockEnergy
 
 
@@ -87,3 +87,19 @@ def test_an_optimiser_sees_what_is_learned_and_nothing_else() -> None:
     }
     assert isinstance(given.couplings["visible_hidden"], nn.Module)
     pyro.clear_param_store()
+
+
+def test_a_layer_given_to_two_machines_stays_as_it_is() -> None:
+    layer = Layer(Bernoulli(), 3, bias=torch.zeros(3))
+    square = {("visible", "visible"): torch.eye(3)}
+    first, second = (BoltzmannMachine({"visible": layer}, square) for _ in range(2))
+    assert torch.equal(layer.bias, torch.zeros(3))
+    x = torch.tensor([1.0, 0.0, 1.0])
+    assert first(x) == second(x) == -1.0  # -x'Wx/2 with W the identity
+
+
+def test_a_self_coupling_with_history_keeps_it_beside_a_learned_bias() -> None:
+    strength = torch.tensor(2.0, requires_grad=True)
+    machine = BoltzmannMachine.fully_visible(3, weight=strength * torch.eye(3))
+    machine(torch.ones(3)).backward()
+    assert strength.grad == -1.5

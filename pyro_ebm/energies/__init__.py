@@ -1,9 +1,14 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .base import BlockEnergy, Energy, PairwiseEnergy, require_pairwise
+from .base import BlockEnergy, Energy
 from .boltzmann import BoltzmannMachine, Layer
 from .couplings import Graph
-from .pairwise import PairwiseTerms, mean_energy_difference
+from .pairwise import (
+    PairwiseEnergy,
+    PairwiseTerms,
+    mean_energy_difference,
+    require_pairwise,
+)
 
 __all__ = [
     "BlockEnergy",

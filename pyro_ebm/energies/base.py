@@ -8,7 +8,7 @@ what the door let in.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -22,11 +22,9 @@ from pyro_ebm.sites import (
     check_names,
     check_shape,
     check_support,
+    covers,
     only_site,
 )
-
-if TYPE_CHECKING:
-    from .pairwise import PairwiseTerms
 
 Block = slice | Tensor  # the units of one site that are updated together
 
@@ -115,14 +113,6 @@ class Energy(AbstractModule):
         return accepted
 
 
-def covers(shape: torch.Size, batch: torch.Size) -> bool:
-    """Whether a batch shape broadcasts to a shape."""
-    try:
-        return torch.broadcast_shapes(shape, batch) == shape
-    except RuntimeError:
-        return False
-
-
 class BlockEnergy(Energy):
     """An energy that knows the conditional laws of blocks of its units."""
 
@@ -142,33 +132,3 @@ class BlockEnergy(Energy):
         Raises:
             ValueError: If no block is given and the site has several.
         """
-
-
-class PairwiseEnergy(BlockEnergy):
-    """An energy of units in fields that are linear in the other units."""
-
-    @abstractmethod
-    def read(self) -> "PairwiseTerms":
-        """All parameters, read once: what every computation is done with."""
-
-    @abstractmethod
-    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
-        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out."""
-
-
-def require_pairwise(energy: Energy, what: str) -> PairwiseEnergy:
-    """The energy, if it is one of units in fields.
-
-    Args:
-        energy: Any energy.
-        what: What is to be done with it, for the message.
-
-    Raises:
-        TypeError: If it is not.
-    """
-    if not isinstance(energy, PairwiseEnergy):
-        raise TypeError(
-            f"{what} needs an energy of units in fields, such as a BoltzmannMachine; "
-            f"{type(energy).__name__} is none."
-        )
-    return energy

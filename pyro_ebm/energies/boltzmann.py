@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyro_ebm.sites import Site, Sites, batch_shape
 from pyro_ebm.units import Bernoulli, Spin, Unit
 
-from .base import Block, PairwiseEnergy
+from .base import Block
 from .couplings import (
     Coupling,
     Dense,
@@ -30,7 +30,7 @@ from .couplings import (
     register,
 )
 from .links import GraphLink
-from .pairwise import PairwiseTerms
+from .pairwise import PairwiseEnergy, PairwiseTerms
 
 Pair = tuple[str, str]
 Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch

@@ -12,6 +12,7 @@ closed-form gradients are computed on it; modules only say how their parameters 
 
 import functools
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add
@@ -23,7 +24,7 @@ from torch import Tensor
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
 
-from .base import Block
+from .base import Block, BlockEnergy, Energy
 from .links import GraphLink, Link, Phase
 from .sweeps import coloured_sweep, sequential_sweep
 
@@ -243,6 +244,36 @@ class PairwiseTerms:
             return tuple(colour.units for colour in inner.colours)
         bias = self.biases[site]
         return tuple(torch.arange(bias.shape[-1], device=bias.device).split(1))
+
+
+class PairwiseEnergy(BlockEnergy):
+    """An energy of units in fields that are linear in the other units."""
+
+    @abstractmethod
+    def read(self) -> PairwiseTerms:
+        """All parameters, read once: what every computation is done with."""
+
+    @abstractmethod
+    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
+        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out."""
+
+
+def require_pairwise(energy: Energy, what: str) -> PairwiseEnergy:
+    """The energy, if it is one of units in fields.
+
+    Args:
+        energy: Any energy.
+        what: What is to be done with it, for the message.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(energy, PairwiseEnergy):
+        raise TypeError(
+            f"{what} needs an energy of units in fields, such as a BoltzmannMachine; "
+            f"{type(energy).__name__} is none."
+        )
+    return energy
 
 
 def mean_energy_difference(

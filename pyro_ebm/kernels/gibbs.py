@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy, PairwiseTerms
-from pyro_ebm.sites import Sites, check_names
+from pyro_ebm.sites import Sites, check_names, covers
 from pyro_ebm.units import Unit
 
 from .base import Kernel, same_batch
@@ -76,7 +76,7 @@ class Gibbs(Kernel):
         check_names(x, energy.sites)
         batch = same_batch(x, energy)
         state = self.refresh(energy, GibbsState(x, None, None), x)
-        if state.terms and not fits(state.terms.batch, batch):
+        if state.terms and not covers(batch, state.terms.batch):
             raise ValueError(
                 f"The parameters have the batch shape {tuple(state.terms.batch)}, and the sites "
                 f"{tuple(batch)}; wanted one chain or more for each machine, the machines last."
@@ -101,14 +101,6 @@ class Gibbs(Kernel):
             else:
                 x[site], newest = draw_site(terms, site, x)
         return GibbsState(x, terms, newest), GibbsInfo()
-
-
-def fits(parameters: torch.Size, batch: torch.Size) -> bool:
-    """Whether parameters of one batch shape can be broadcast to that of the chains."""
-    try:
-        return torch.broadcast_shapes(parameters, batch) == batch
-    except RuntimeError:
-        return False
 
 
 def draw_site(terms: PairwiseTerms, site: str, x: Sites) -> tuple[Tensor, Newest | None]:
