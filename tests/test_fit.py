@@ -833,8 +833,8 @@ def test_persistent_chains_come_within_0_03_nats_of_maximum_likelihood() -> None
 def groups(units: int, rows: int = 20_000) -> Tensor:
     """Two halves that are noisy copies of two bits, which agree in four cases of five.
 
-    Pairs alone do not tell it, so that the hidden units are needed. Each posterior has one mode,
-    where mean field is close: its bias is not what the test is about.
+    Pairs alone do not tell it, so that the hidden units are needed; and mean field ends as near as
+    sampling does, so that its bias is small here and the comparison is of the learning.
     """
     generator = torch.Generator().manual_seed(0)
     first = torch.rand(rows, 1, generator=generator) < 0.5
