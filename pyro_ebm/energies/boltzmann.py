@@ -517,7 +517,8 @@ class BoltzmannMachine(PairwiseEnergy):
 def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given]) -> Tensor:  # ()
     """A zero of the dtype and device of the parameters that are given, else of the default."""
     weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
-    for value in (*(layer.bias for layer in layers.values()), *weights):
+    own = [value for layer in layers.values() for value in (layer.bias, layer.offset)]
+    for value in (*own, *weights):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.new_zeros(())
     return torch.zeros(())

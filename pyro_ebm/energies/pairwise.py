@@ -34,6 +34,13 @@ WHOLE = slice(None)
 Update = Callable[[Unit, Tensor], Tensor]  # a draw, or the mean, of units in a field it may spoil
 
 
+def unit_energy(unit: Unit, x: Tensor, field: Tensor) -> Tensor:  # (*batch,)
+    """Σ_i u(x_i) − field_i x_i."""
+    # One product each where it can be: `(field * x).sum(-1)` takes three times as long.
+    energy = -(x @ field) if field.dim() == 1 else -torch.linalg.vecdot(field, x)
+    return energy + unit.potential(x).sum(-1) if unit.has_potential else energy
+
+
 @dataclass(frozen=True)
 class PairwiseTerms:
     """A pairwise energy as plain tensors: see the module's docstring.
@@ -108,9 +115,7 @@ class PairwiseTerms:
         """E(x), over the sites that x holds: with some left out, what does not concern them."""
         energy = self.constant
         for site, value in x.items():
-            energy = energy + (self.units[site].potential(value) - self.biases[site] * value).sum(
-                -1
-            )
+            energy = energy + unit_energy(self.units[site], value, self.biases[site])
         for link in self.links:
             if link.ends[0] in x and link.ends[1] in x:
                 energy = energy - link.interaction(x)
@@ -119,8 +124,7 @@ class PairwiseTerms:
     def energy_in_field(self, site: str, field: Tensor, x: Sites) -> Tensor:  # (*batch,)
         """E(x) where the field on one site, uncoupled inside, is at hand: no product is needed."""
         others = {name: value for name, value in x.items() if name != site}
-        own = self.units[site].potential(x[site]) - field * x[site]
-        return self.energy(others) + own.sum(-1)
+        return self.energy(others) + unit_energy(self.units[site], x[site], field)
 
     def centred(self, offsets: Sites) -> "PairwiseTerms":
         """The same terms in x − x̂: offsets (*batch, n) by site, zero where left out."""

@@ -22,6 +22,7 @@ class Unit(ABC):
 
     support: Constraint
     width: int = 1
+    has_potential: bool = False  # whether u(x) differs from 0 anywhere
 
     @property
     @abstractmethod
