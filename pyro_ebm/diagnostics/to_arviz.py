@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import DataTree
 
-    from pyro_ebm.kernels.run import Chains
+    from pyro_ebm.kernels.chains import Chains
 
 RESERVED = ("chain", "draw", "row", "site", "model_energy", "magnetisation")
 

@@ -1,8 +1,9 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
 from .base import BlockEnergy, Energy
-from .boltzmann import BoltzmannMachine, Layer
+from .boltzmann import BoltzmannMachine
 from .couplings import Graph
+from .layers import Layer
 from .pairwise import (
     PairwiseEnergy,
     PairwiseTerms,

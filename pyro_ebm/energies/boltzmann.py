@@ -9,7 +9,7 @@ and an Ising model on a graph are special cases by their couplings alone.
 
 import itertools
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import networkx as nx
 import torch
@@ -27,8 +27,8 @@ from .couplings import (
     Symmetric,
     check_parameter,
     fold_square,
-    register,
 )
+from .layers import Layer, check_known, make_layers
 from .links import GraphLink
 from .pairwise import PairwiseEnergy, PairwiseTerms
 
@@ -36,51 +36,6 @@ Pair = tuple[str, str]
 Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch
 
 INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (Hinton, 2012)
-
-
-class Layer(nn.Module):
-    """Units of one kind, with their biases and offsets.
-
-    Args:
-        unit: The kind of unit.
-        size: The number of units.
-        bias: b (*batch, size), learned (nn.Parameter) or given; learned from zero if left out.
-        offset: x̂ (*batch, size), which centres the couplings; zero if left out.
-
-    Raises:
-        ValueError: If the size is not positive, or a tensor has the wrong shape or is not finite.
-    """
-
-    bias: Tensor
-    offset: Tensor | None
-
-    def __init__(
-        self, unit: Unit, size: int, *, bias: Tensor | None = None, offset: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        if not isinstance(unit, Unit):
-            raise TypeError(f"unit is {unit!r}; wanted a unit, for example Bernoulli().")
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"A layer has {size!r} units; wanted a positive integer.")
-        self.unit, self.size = unit, size
-        shape = (size * unit.width,)
-        if bias is None:
-            self.register_parameter("bias", None)  # made by the machine, in its dtype
-        else:
-            register(self, "bias", check_parameter(bias, "bias", shape))
-        if offset is not None:
-            check_parameter(offset, "offset", shape)
-        self.register_buffer("offset", offset)
-
-    def in_machine(self, like: Tensor) -> "Layer":
-        """The layer as a machine's own, with the same bias tensor, or a learned one `like` it."""
-        bias = self.bias
-        if bias is None:
-            bias = nn.Parameter(like.new_zeros(self.size * self.unit.width))
-        return Layer(self.unit, self.size, bias=bias, offset=self.offset)
-
-    def extra_repr(self) -> str:
-        return f"{self.unit!r}, {self.size}"
 
 
 class BoltzmannMachine(PairwiseEnergy):
@@ -522,31 +477,6 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.new_zeros(())
     return torch.zeros(())
-
-
-def make_layers(
-    sizes: Mapping[str, int],
-    units: Sequence[Unit],
-    bias: Mapping[str, Tensor] | None,
-    offset: Mapping[str, Tensor] | None,
-) -> dict[str, Layer]:
-    """Layers by name, with what is given of their biases and offsets."""
-    check_known("bias", bias, sizes)
-    check_known("offset", offset, sizes)
-    return {
-        name: Layer(unit, size, bias=(bias or {}).get(name), offset=(offset or {}).get(name))
-        for (name, size), unit in zip(sizes.items(), units, strict=True)
-    }
-
-
-def check_known(what: str, given: Mapping[Any, Any] | None, known: Iterable[Any]) -> None:
-    """Refuses keys that nothing would read.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    if unknown := [key for key in given or {} if key not in list(known)]:
-        raise ValueError(f"{what} is given for {unknown}; this machine has {list(known)}.")
 
 
 def choose_given(pairs: list[Pair], given: Mapping[Pair, Given] | None) -> dict[Pair, Given]:

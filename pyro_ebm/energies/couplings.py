@@ -272,6 +272,7 @@ def colours(edges: Tensor, size: int) -> tuple[Colour, ...]:
         edges: Unit indices (edges, 2).
         size: The number of units.
     """
+    edges = edges.cpu()  # the graph is; `Sparse.read` brings the result to the device
     graph = nx.Graph()
     graph.add_nodes_from(range(size))
     graph.add_edges_from(edges.tolist())

@@ -1,157 +1,21 @@
-"""Running a kernel: a schedule, many chains in one process, and what they leave behind."""
+"""Running a kernel: many chains in one process, for as long as a schedule says."""
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
-from pyro_ebm.sites import Site, Sites, boolean, check_names, spin, storage_dtype
+from pyro_ebm.seeding import chosen_seed, forked, generator_state
+from pyro_ebm.sites import Sites, boolean, check_names, spin
 
 from .base import Kernel, same_batch
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
-    from xarray import DataTree
-
-Attributes = dict[str, str | int | float | bool]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to run.
-
-    Args:
-        warmup: Steps before the first draw.
-        draws: Draws to keep.
-        thinning: Steps from one draw to the next.
-        keep: "draws", or "everything" to keep the (thinned) warm-up as well.
-
-    Raises:
-        ValueError: If a count is negative, or there is nothing to do.
-    """
-
-    warmup: int = 500
-    draws: int = 1000
-    thinning: int = 1
-    keep: Literal["draws", "everything"] = "draws"
-
-    def __post_init__(self) -> None:
-        for name, least in (("warmup", 0), ("draws", 1), ("thinning", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; wanted a whole number of at least {least}.")
-        if self.keep not in ("draws", "everything"):
-            raise ValueError(f"keep is {self.keep!r}; wanted 'draws' or 'everything'.")
-
-
-@dataclass(frozen=True, eq=False)
-class Chains:
-    """Draws, how they came about, and from where they go on (`resume`).
-
-    Args:
-        sites: What the draws are of.
-        draws: Values by site (chain, draw, *site.shape); discrete ones as small integers.
-        statistics: Numbers by name (chain, draw): `lp` is −E(x) in nats, which is ln p(x) up to
-            log Z; `n_flips` the number of discrete units that the step which ended in the draw
-            has changed; the others are the kernel's, of that step.
-        warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
-        warmup_statistics: As `statistics`, of the warm-up.
-        attributes: Kernel, schedule, seed, dtype, versions, seconds, whether interrupted.
-        kernel: The kernel that made them.
-        schedule: The schedule asked for.
-        state: The kernel's state after the last draw.
-        generators: The state of the random numbers after the last draw.
-    """
-
-    sites: Mapping[str, Site]
-    draws: Sites
-    statistics: dict[str, Tensor]
-    warmup_draws: Sites
-    warmup_statistics: dict[str, Tensor]
-    attributes: Attributes
-    kernel: Kernel
-    schedule: Schedule
-    state: Any = field(repr=False)
-    generators: GeneratorState = field(repr=False)
-
-    @property
-    def last(self) -> Sites:
-        """The values after the last draw (chain, *site.shape), in the energy's dtype."""
-        return self.state.x
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the run was stopped by hand before its end."""
-        return bool(self.attributes["interrupted"])
-
-    def to_arviz(
-        self,
-        *,
-        feature_names: Mapping[str, list[str]] | None = None,
-        observed_data: Sites | Tensor | None = None,
-    ) -> "InferenceData | DataTree":
-        """The chains as ArviZ data, on ArviZ 0.23 and 1.x alike; see `diagnostics.to_arviz`."""
-        from pyro_ebm.diagnostics import to_arviz  # the one lazy import of a layer above
-
-        return to_arviz(self, feature_names=feature_names, observed_data=observed_data)
-
-
-class NonFiniteEnergyError(FloatingPointError):
-    """The energy of a chain became NaN or infinite in mid-run.
-
-    Args:
-        message: What happened, and where.
-        chains: The draws so far.
-    """
-
-    def __init__(self, message: str, chains: Chains) -> None:
-        super().__init__(message)
-        self.chains = chains
-
-
-class Record:
-    """Room on the CPU for draws and statistics, filled from the front; whole draws count."""
-
-    def __init__(self, energy: Energy, chains: int, draws: int) -> None:
-        self.filled, self.room = 0, draws
-        self.draws = {
-            name: room((chains, draws, *site.shape), storage_dtype(site.support) or energy.dtype)
-            for name, site in energy.sites.items()
-        }
-        self.statistics = {"lp": room((chains, draws), energy.dtype)}
-
-    def add(self, x: Sites, statistics: Mapping[str, Tensor]) -> None:
-        """One draw."""
-        for name, value in x.items():
-            self.draws[name][:, self.filled] = value
-        for name, value in statistics.items():
-            if name not in self.statistics:
-                self.statistics[name] = room(self.statistics["lp"].shape, value.dtype)
-            self.statistics[name][:, self.filled] = value
-        self.filled += 1
-
-    def kept(self) -> tuple[Sites, dict[str, Tensor]]:
-        """What has been filled."""
-        draws = {name: value[:, : self.filled] for name, value in self.draws.items()}
-        statistics = {name: value[:, : self.filled] for name, value in self.statistics.items()}
-        return draws, statistics
-
-
-def room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor on the CPU, for writing a little here and there."""
-    # Not torch.empty: numpy asks the system for large pages, and where every chain has a page of
-    # its own, small ones make the writing of a draw six times as slow.
-    kind = torch.empty((), dtype=dtype).numpy().dtype
-    return torch.from_numpy(np.empty(tuple(shape), kind))
+from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 
 
 def run(
