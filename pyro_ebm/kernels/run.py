@@ -138,21 +138,21 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
     begin, interrupted, problem, done = time.perf_counter(), False, None, 0
     with tqdm(total=warmup + draws * thinning, disable=None, leave=False, unit="step") as bar:
         try:
-            for step in range(1, warmup + draws * thinning + 1):
-                before = state.x
-                state, info = kernel.step(energy, state)
-                done = step
-                bar.update()
-                in_warmup = step <= warmup
-                record = records[0] if in_warmup else records[1]
-                if record.filled < record.room and not (step - (not in_warmup) * warmup) % thinning:
-                    lp = -energy_at(energy, state)
-                    if problem := not_finite(lp, state.x):
-                        break
-                    flips = count_flips(energy, before, state.x)
-                    record.add(state.x, {"lp": lp, **flips, **info._asdict()})
+            for steps, record in zip((warmup, draws * thinning), records, strict=True):
+                for step in range(1, steps + 1):
+                    before = state.x
+                    state, info = kernel.step(energy, state)
+                    done += 1
+                    bar.update()
+                    if step % thinning == 0 and record.filled < record.room:
+                        lp = -energy_at(energy, state)
+                        require_finite(lp, state.x)
+                        flips = count_flips(energy, before, state.x)
+                        record.add(state.x, {"lp": lp, **flips, **info._asdict()})
         except KeyboardInterrupt:
             interrupted = True
+        except FloatingPointError as error:
+            problem = error
     (warmup_draws, warmup_statistics), (draws_, statistics) = (r.kept() for r in records)
     chains = replace(
         start,
@@ -174,7 +174,7 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
             f"{problem} after {records[1].filled} draws. The draws so far are in the exception's "
             f"`chains`; check the parameters and the sites' values there.",
             chains,
-        )
+        ) from problem
     return chains
 
 
@@ -199,14 +199,18 @@ def count_flips(energy: Energy, before: Sites, after: Sites) -> dict[str, Tensor
     return {"n_flips": functools.reduce(torch.add, counts).to(torch.int32)} if counts else {}
 
 
-def not_finite(lp: Tensor, x: Sites) -> str | None:
-    """What is not finite and where, or None."""
+def require_finite(lp: Tensor, x: Sites) -> None:
+    """Refuses a draw whose energy is not finite.
+
+    Raises:
+        FloatingPointError: If there is one; the message names what is not finite, and where.
+    """
     if bool(lp.isfinite().all()):
-        return None
+        return
     where = (~lp.isfinite()).nonzero()[:, 0].tolist()
     sites = [name for name, value in x.items() if not bool(value.isfinite().all())]
     what = f"The values of the sites {sites}" if sites else "The energy"
-    return f"{what} became NaN or infinite in the chains {where[:10]}"
+    raise FloatingPointError(f"{what} became NaN or infinite in the chains {where[:10]}")
 
 
 def random_start(energy: Energy, chains: int) -> Sites:
