@@ -18,7 +18,7 @@ def _seeded() -> Iterator[None]:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (what libraries draw from)
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the tests are small: beside a busy neighbour a second costs tenfold
+    torch.set_num_threads(1)  # tests are small: beside a busy neighbour a second thread costs time
     pyro.clear_param_store()
     yield
     torch.set_default_dtype(torch.float32)

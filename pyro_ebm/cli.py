@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.epochs < 1:
         parser.error(f"--epochs is {options.epochs}; wanted a positive whole number")
     threads = torch.get_num_threads()
-    # At these sizes a second thread gains nothing, and beside a busy neighbour it costs tenfold.
+    # At these sizes a second thread gains nothing, and beside a busy neighbour it costs much.
     torch.set_num_threads(1)
     try:
         demo(options.out, options.seed, options.epochs)

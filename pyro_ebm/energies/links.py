@@ -204,7 +204,7 @@ class GraphLink(Link):
         if batch != other or batch.numel() == 0:
             return (self.pairs(x) * self.weight).sum(-1)
         first, second = (x[end].reshape(-1, x[end].shape[-1]).mT.contiguous() for end in self.ends)
-        # Whole rows of a (unit, batch) layout: ten times as fast as picking columns.
+        # Whole rows of a (unit, batch) layout: twice as fast as picking columns.
         total = self.weight.new_zeros(first.shape[1])
         chunk = max(1, CACHED // first.shape[1])
         for edges, weight in zip(

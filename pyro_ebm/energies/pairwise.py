@@ -36,7 +36,7 @@ Update = Callable[[Unit, Tensor], Tensor]  # a draw, or the mean, of units in a 
 
 def unit_energy(unit: Unit, x: Tensor, field: Tensor) -> Tensor:  # (*batch,)
     """Σ_i u(x_i) − field_i x_i."""
-    # One product each where it can be: `(field * x).sum(-1)` takes three times as long.
+    # Where the field is one for all rows a product does it, in a third of the time.
     energy = -(x @ field) if field.dim() == 1 else -torch.linalg.vecdot(field, x)
     return energy + unit.potential(x).sum(-1) if unit.has_potential else energy
 

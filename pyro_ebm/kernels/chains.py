@@ -1,10 +1,9 @@
 """What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,10 +119,12 @@ class Record:
     def __init__(self, energy: Energy, chains: int, draws: int) -> None:
         self.filled, self.room = 0, draws
         self.draws = {
-            name: room((chains, draws, *site.shape), storage_dtype(site.support) or energy.dtype)
+            name: torch.empty(
+                (chains, draws, *site.shape), dtype=storage_dtype(site.support) or energy.dtype
+            )
             for name, site in energy.sites.items()
         }
-        self.statistics = {"lp": room((chains, draws), energy.dtype)}
+        self.statistics = {"lp": torch.empty((chains, draws), dtype=energy.dtype)}
 
     def add(self, x: Sites, statistics: Mapping[str, Tensor]) -> None:
         """One draw."""
@@ -131,7 +132,8 @@ class Record:
             self.draws[name][:, self.filled] = value
         for name, value in statistics.items():
             if name not in self.statistics:
-                self.statistics[name] = room(self.statistics["lp"].shape, value.dtype)
+                like = self.statistics["lp"]
+                self.statistics[name] = torch.empty_like(like, dtype=value.dtype)
             self.statistics[name][:, self.filled] = value
         self.filled += 1
 
@@ -140,11 +142,3 @@ class Record:
         draws = {name: value[:, : self.filled] for name, value in self.draws.items()}
         statistics = {name: value[:, : self.filled] for name, value in self.statistics.items()}
         return draws, statistics
-
-
-def room(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor on the CPU, for writing a little here and there."""
-    # Not torch.empty: numpy asks the system for large pages, and where every chain has a page of
-    # its own, small ones make the writing of a draw six times as slow.
-    kind = torch.empty((), dtype=dtype).numpy().dtype
-    return torch.from_numpy(np.empty(tuple(shape), kind))
