@@ -10,7 +10,9 @@ from .diagnostics import to_arviz
 from .energies import (
     BlockEnergy,
     BoltzmannMachine,
+    CallableEnergy,
     Energy,
+    GradientEnergy,
     Graph,
     Layer,
     PairwiseEnergy,
@@ -65,10 +67,12 @@ __all__ = [
     # energies
     "Energy",
     "BlockEnergy",
+    "GradientEnergy",
     "PairwiseEnergy",
     "BoltzmannMachine",
     "Layer",
     "Graph",
+    "CallableEnergy",
     # sampling
     "Kernel",
     "Gibbs",

@@ -5,13 +5,13 @@ any batch dimensions lead (chains are one), the site's own follow. Inside, discr
 computed with in the dtype of the energy's parameters; `Chains` keeps them as small integers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 Sites = dict[str, Tensor]  # name -> (*batch, *site.shape)
@@ -51,11 +51,45 @@ def storage_dtype(support: Constraint) -> torch.dtype | None:
     """The smallest integer dtype that holds a discrete support; None for a continuous one."""
     if not support.is_discrete:
         return None
-    largest = getattr(support, "upper_bound", 1)
+    least, largest = (
+        int(torch.as_tensor(getattr(support, bound, default)).max())
+        for bound, default in (("lower_bound", 0), ("upper_bound", 1))
+    )
+    if not (hasattr(support, "upper_bound") or support in (boolean, spin)):
+        return torch.int64
     for dtype in (torch.int8, torch.int16, torch.int32):
-        if largest <= torch.iinfo(dtype).max:
+        if torch.iinfo(dtype).min <= least and largest <= torch.iinfo(dtype).max:
             return dtype
     return torch.int64
+
+
+def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
+    """Values (*batch, *site.shape) to start from, scattered over the support.
+
+    Finite supports uniformly; continuous ones from uniform numbers between -2 and 2 that are mapped
+    to the support, as Pyro and Stan start.
+
+    Raises:
+        ValueError: If the support is neither.
+    """
+    support, shape = site.support, (*batch, *site.shape)
+    if support in (boolean, spin):
+        bits = torch.rand(shape, dtype=like.dtype, device=like.device).round_()
+        return 2 * bits - 1 if support is spin else bits
+    if isinstance(support, constraints.integer_interval):
+        low, high = (
+            torch.as_tensor(bound, dtype=like.dtype, device=like.device)
+            for bound in (support.lower_bound, support.upper_bound)
+        )
+        uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
+        # Rounding may bring a number just below 1 to the next integer.
+        return torch.minimum((low + uniform * (high - low + 1)).floor(), high)
+    if support.is_discrete:
+        raise ValueError(f"No random start is known for the support {describe(support)}.")
+    to_support = biject_to(support)
+    free = to_support.inverse_shape(torch.Size(shape))
+    start = torch.empty(free, dtype=like.dtype, device=like.device).uniform_(-2, 2)
+    return to_support(start)
 
 
 def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:

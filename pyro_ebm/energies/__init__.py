@@ -1,7 +1,8 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .base import BlockEnergy, Energy
+from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
 from .boltzmann import BoltzmannMachine
+from .callable import CallableEnergy
 from .couplings import Graph
 from .layers import Layer
 from .pairwise import (
@@ -14,11 +15,14 @@ from .pairwise import (
 __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
+    "CallableEnergy",
     "Energy",
+    "GradientEnergy",
     "Graph",
     "Layer",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "energy_and_gradient",
     "mean_energy_difference",
     "require_pairwise",
 ]

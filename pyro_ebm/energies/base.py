@@ -7,7 +7,7 @@ what the door let in.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -111,6 +111,40 @@ class Energy(AbstractModule):
             accepted[name] = check_support(check_shape(tensor, name, site), name, site)
         batch_shape(accepted, self.sites)  # refuses batch shapes that do not broadcast
         return accepted
+
+
+class GradientEnergy(Energy):
+    """An energy that knows its gradient in closed form."""
+
+    @abstractmethod
+    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        """E(x) (*batch,) and ∂E/∂x of some sites, of values that have passed the door.
+
+        Neither keeps a history.
+        """
+
+
+def energy_and_gradient(energy: Energy, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+    r"""E(x) and :math:`\partial E / \partial x`: in closed form where known, else by autograd.
+
+    Args:
+        energy: The energy.
+        x: Values of all its sites, which have passed the door.
+        sites: The sites with respect to whose values it is differentiated.
+
+    Returns:
+        E(x) (*batch,), and by site the gradient (*batch, *site.shape); neither keeps a history.
+    """
+    if isinstance(energy, GradientEnergy):
+        return energy.energy_and_gradient(x, sites)
+    with torch.enable_grad():
+        moved = {site: x[site].detach().requires_grad_() for site in sites}
+        value = energy.evaluate({**x, **moved})
+        # A site that the energy does not depend on has the gradient zero.
+        gradients = torch.autograd.grad(
+            value.sum(), list(moved.values()), allow_unused=True, materialize_grads=True
+        )
+    return value.detach(), dict(zip(moved, gradients, strict=True))
 
 
 class BlockEnergy(Energy):

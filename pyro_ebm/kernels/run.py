@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
-from pyro_ebm.sites import Sites, boolean, check_names, spin
+from pyro_ebm.sites import Sites, boolean, check_names, describe, random_values, spin
 
 from .base import Kernel, same_batch
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
@@ -36,8 +36,8 @@ def run(
         energy: The energy.
         schedule: How long; 500 steps of warm-up and 1,000 draws if left out.
         chains: The number of chains; that of `initial` where it is given.
-        initial: Where the chains start (chain, *site.shape), by site; if left out each unit of a
-            two-valued site starts at random.
+        initial: Where the chains start (chain, *site.shape), by site; if left out they
+            start at random, scattered over each site's support.
         seed: Of this run; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
@@ -214,22 +214,23 @@ def require_finite(lp: Tensor, x: Sites) -> None:
 
 
 def random_start(energy: Energy, chains: int) -> Sites:
-    """Every unit of every site at random, for two-valued sites.
+    """Every site at random, scattered over its support.
 
     Raises:
         ValueError: If the count is not positive, or a site needs a start of its own.
     """
     if not isinstance(chains, int) or chains < 1:
         raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
+    like = torch.empty((), dtype=energy.dtype, device=energy.device)
     x = {}
     for name, site in energy.sites.items():
-        if site.support not in (boolean, spin):
+        try:
+            x[name] = random_values(site, (chains,), like)
+        except (NotImplementedError, ValueError):
             raise ValueError(
-                f"No random start is known for {name!r}, which is {site.support}; give "
+                f"No random start is known for {name!r}, which is {describe(site.support)}; give "
                 f"initial={{{name!r}: tensor}} with a leading chain dimension."
-            )
-        bits = torch.rand((chains, *site.shape), dtype=energy.dtype, device=energy.device).round_()
-        x[name] = 2 * bits - 1 if site.support is spin else bits
+            ) from None
     return x
 
 
