@@ -3,5 +3,6 @@
 from . import exact
 from .enumeration import TooManyStatesError
 from .exact import Moments
+from .result import LogPartition, exactly
 
-__all__ = ["Moments", "TooManyStatesError", "exact"]
+__all__ = ["LogPartition", "Moments", "TooManyStatesError", "exact", "exactly"]
