@@ -137,12 +137,15 @@ class AbstractEnergyDistribution(TorchDistribution):
             log_prob = -summation.free_energy(self.machine, self.site, cut)
         name = site_name(self.context, self.token)
         found = intractable.dependences(log_prob, self.context, self.machine, cut)
+        found = found or intractable.dependences_seen_by_comparison(
+            self.context, self.token, lambda law: energies_of(law, accepted)
+        )
         if self.log_partition is not None:
             self.check_estimate(name, found)
             log_prob = log_prob - self.log_partition.value
         elif found:
             raise intractable.unnormalized(name, found, summation.MAX_STATES)
-        self.context.trace = None  # the trace holds this distribution: no cycle is left behind
+        self.context.forget()
         return self.shaped(with_history(log_prob), value)
 
     def exact_log_prob(self, value: Tensor) -> Tensor:
@@ -155,7 +158,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         if log_z is None:
             name = site_name(self.context, self.token)
             raise intractable.missing(name, self.machine, summation.MAX_STATES)
-        self.context.trace = None
+        self.context.forget()
         return summation.log_prob(self.machine, self.site, value, log_z)
 
     def check_estimate(self, name: str | None, found: set[intractable.Dependence]) -> None:
@@ -348,6 +351,14 @@ class EnergyDistribution(AbstractEnergyDistribution):
         new = cls(energy, site, sampler=sampler, validate_args=validate_args)
         new.normalizer = "up to a constant"
         return new
+
+
+def energies_of(law: TorchDistribution, value: Tensor) -> Tensor:
+    """The energies of a value under a distribution of this kind, however it is wrapped."""
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    assert isinstance(law, AbstractEnergyDistribution)
+    return summation.free_energy(law.machine, law.site, value.detach())
 
 
 def chosen_site(energy: Energy, site: str | None) -> str:

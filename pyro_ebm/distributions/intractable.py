@@ -2,9 +2,12 @@
 
 p(x | θ) = exp(−E(x; θ)) / Z(θ). Where θ is fixed, Z is a constant, which no inference needs. Where
 θ is a latent variable or is being learned, −log Z(θ) is part of its log-probability, and leaving it
-out gives a wrong posterior without any sign of it. What the energy depends on is read off the graph
-that autograd has recorded: closures, wrappers, conditional networks and matrices assembled in place
-all end in it. It is read at every evaluation, so nothing is remembered that could grow old.
+out gives a wrong posterior without any sign of it.
+
+What the energy depends on is read off the graph that autograd has recorded: closures, wrappers,
+conditional networks and matrices assembled in place all end in it. It is read at every evaluation,
+so nothing is remembered that could grow old. What leaves no trace there is found by comparing two
+runs of the model, once: comparison.py.
 """
 
 from collections.abc import Iterator
@@ -22,6 +25,9 @@ from torch.autograd.graph import get_gradient_edge
 
 from pyro_ebm.energies import Energy
 
+from . import comparison
+from .comparison import Run
+
 Edge = tuple[Any, int]  # a node of autograd's graph, and which of its outputs
 
 
@@ -38,21 +44,29 @@ class Context:
     Args:
         trace: The sites of the run; None outside of one, and once it has been looked at.
         is_replayed: Whether it is a model whose latent values come from a guide.
+        run: How the model was called, where that can be seen.
         name: The distribution's site, once it is known.
     """
 
     trace: Trace | None
     is_replayed: bool
+    run: Run | None = None
     name: str | None = None
+
+    def forget(self) -> None:
+        """Lets go of the run: its trace holds the distribution, which would be a cycle."""
+        self.trace = self.run = None
 
 
 def current_context() -> Context:
     """The run that is going on."""
     tracing = [m for m in _PYRO_STACK if isinstance(m, TraceMessenger) and not m.param_only]
-    return Context(
-        tracing[-1].trace if tracing else None,
-        any(isinstance(m, ReplayMessenger) for m in _PYRO_STACK),
-    )
+    is_replayed = any(isinstance(m, ReplayMessenger) for m in _PYRO_STACK)
+    if not tracing:
+        return Context(None, is_replayed)
+    trace = tracing[-1].trace
+    run = comparison.running(tracing[-1]) if comparison.movable(trace.nodes) else None
+    return Context(trace, is_replayed, run)
 
 
 def site_name(context: Context, token: object) -> str | None:
@@ -108,7 +122,7 @@ def dependences(
     }
     own = {id(value) for value in (*energy.parameters(), *energy.buffers())}
     found = set()
-    for edge in edges(output, cut):
+    for edge in edges(output, cut, set(sites)):
         variable = getattr(edge[0], "variable", None)
         if edge in sites:
             found.add(sites[edge])
@@ -122,35 +136,60 @@ def dependences(
     return found
 
 
+def dependences_seen_by_comparison(
+    context: Context, token: object, evaluate: comparison.Evaluate
+) -> set[Dependence]:
+    """The latent variables with which the energy of a fixed value changes, traced or not.
+
+    Args:
+        context: The run in which it belongs.
+        token: The distribution's.
+        evaluate: The energies of the value, from the distribution in another run.
+    """
+    name = site_name(context, token)
+    if context.trace is None or context.run is None or name is None:
+        return set()
+    names = comparison.movable(context.trace.nodes) - {name}
+    changing = comparison.changing(context.run, name, names, evaluate)
+    return {dependence_on(n, context.trace.nodes[n]) for n in changing}
+
+
+def dependence_on(name: str, node: Any) -> Dependence:  # noqa: ANN401 (Pyro's message)
+    """A dependence on a site of a run."""
+    if node["type"] == "param":
+        return Dependence(f"the parameter {name!r}", False)
+    return Dependence(f"the latent site {name!r}", True)
+
+
 def sites_of(context: Context) -> dict[Edge, Dependence]:
     """Where the values of a run's sites stand in autograd's graph."""
     found = {}
     for name, node in context.trace.nodes.items() if context.trace is not None else ():
         value = node.get("value")
-        if not isinstance(value, Tensor) or not value.requires_grad:
+        if node["type"] not in ("sample", "param") or not isinstance(value, Tensor):
             continue
-        edge = get_gradient_edge(value)
-        if node["type"] == "param":
-            what = Dependence(f"the parameter {name!r}", False)
-        elif node["type"] == "sample":
-            what = Dependence(f"the latent site {name!r}", True)
-        else:
-            continue
-        found[edge.node, edge.output_nr] = what
+        if value.requires_grad:
+            edge = get_gradient_edge(value)
+            found[edge.node, edge.output_nr] = dependence_on(name, node)
     return found
 
 
-def edges(output: Tensor, cut: Tensor | None) -> Iterator[Edge]:
-    """What an output was computed from, step by step, but not beyond a value that is cut off."""
+def edges(output: Tensor, cut: Tensor | None, ends: set[Edge]) -> Iterator[Edge]:
+    """What an output was computed from, step by step, but not beyond some ends.
+
+    A value that is cut off is left out, the other ends are told.
+    """
     first = get_gradient_edge(output)
     left: list[Edge] = [(first.node, first.output_nr)]
     seen = set(left)
-    end = None if cut is None else cut.grad_fn
+    own = None if cut is None else cut.grad_fn
     while left:
         edge = left.pop()
-        if edge[0] is end:
+        if edge[0] is own:
             continue
         yield edge
+        if edge in ends:
+            continue
         new = {e for e in edge[0].next_functions if e[0] is not None} - seen
         seen |= new
         left.extend(new)

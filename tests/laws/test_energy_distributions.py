@@ -1,0 +1,346 @@
+"""An energy distribution against sums over all states: log-probabilities, gradients, draws.
+
+Without randomness unless said: float64, limits of 1e-10; the smallest planted fault, a log Z that
+is left out, shifts a log-probability by more than 0.1.
+"""
+
+import math
+from unittest import mock
+
+import networkx as nx
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions.testing.gof import multinomial_goodness_of_fit
+from scipy import stats
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_ebm.distributions import (
+    Boltzmann,
+    EnergyDistribution,
+    Ising,
+    RestrictedBoltzmann,
+    Sampler,
+    sampling,
+    summation,
+)
+from pyro_ebm.distributions.energy_distribution import AbstractEnergyDistribution
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer
+from pyro_ebm.kernels import Gibbs
+from pyro_ebm.partition import exactly
+from pyro_ebm.sites import Site, Sites, spin
+from tests.goodness import ALPHA, chi_square
+from tests.machines import BIT, LEVELS, SMALL, Small, states_of, stacked, varied
+
+DOUBLE = torch.float64
+CASES = [(name, site) for name, small in SMALL.items() for site in small.units]
+
+
+def of(name: str, site: str) -> EnergyDistribution:
+    return EnergyDistribution(SMALL[name].machine(), site)
+
+
+def law(small: Small, site: str) -> np.ndarray:
+    """p of every state of a site, by sums over all joint states."""
+    return np.exp(-small.free_energies((site,)) - small.log_partition)
+
+
+def normal(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("name", "site"), CASES)
+def test_probabilities_are_those_of_brute_force(name: str, site: str) -> None:
+    small, found = SMALL[name], of(name, site)
+    log_prob = found.log_prob(found.states)
+    assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-12)
+    assert np.allclose(log_prob, np.log(law(small, site)), atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "site"), CASES)
+def test_energies_need_no_normaliser(name: str, site: str) -> None:
+    small = SMALL[name]
+    found = EnergyDistribution.up_to_constant(small.machine(), site)
+    assert np.allclose(found.energy(found.states), small.free_energies((site,)), atol=1e-10)
+    assert torch.equal(found.unnormalized_log_prob(found.states), -found.energy(found.states))
+    assert torch.equal(found.log_prob(found.states), -found.energy(found.states))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_states_come_in_the_order_of_a_table(name: str) -> None:
+    small = SMALL[name]
+    for site in small.units:
+        wanted = states_of(small.units, {site: small.sizes[site]})[site]
+        assert np.array_equal(of(name, site).states, wanted)
+
+
+def expected_gradient(machine: BoltzmannMachine, site: str, value: Tensor) -> list[Tensor]:
+    """∂ ln p(value) = −E[∂E | value] + E[∂E], the expectations by sums over all joint states."""
+    parameters = list(machine.parameters())
+    states = summation.joint_states(machine, list(machine.sites))
+    weights = (-machine(states)).softmax(0).detach()
+    match = (states[site] == value).all(-1).double() * weights
+    total = (weights - match / match.sum()) @ machine(states)
+    return list(torch.autograd.grad(total, parameters))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_reach_every_parameter(name: str) -> None:
+    machine = SMALL[name].machine(wrap=nn.Parameter)
+    for site in machine.sites:
+        found = EnergyDistribution(machine, site)
+        value = found.states[len(found.states) // 3]
+        gradients = torch.autograd.grad(found.log_prob(value), list(machine.parameters()))
+        wanted = expected_gradient(machine, site, value)
+        assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(gradients, wanted, strict=True))
+
+
+# --- straight from tensors -----------------------------------------------------------------------
+
+RING = [(0, 1), (1, 2), (2, 3), (3, 0), (0, 2)]
+
+
+def tensor_cases() -> dict[str, tuple]:
+    """A distribution, and ln p up to a constant as the formula of its documentation says it."""
+    W, b, c, V = normal(5, 5), normal(5, seed=4), normal(3, seed=5), normal(5, 3, seed=6)
+    J, h = normal(5, seed=7), normal(4, seed=8)
+    first, second = torch.tensor(RING).T
+    shared, field = torch.tensor(0.4, dtype=DOUBLE), torch.tensor(-0.3, dtype=DOUBLE)
+    return {
+        "Boltzmann": (Boltzmann(W, b), lambda x: ((x @ W) * x).sum(-1) / 2 + x @ b),
+        "Boltzmann without bias": (Boltzmann(W), lambda x: ((x @ W) * x).sum(-1) / 2),
+        "RestrictedBoltzmann": (
+            RestrictedBoltzmann(V, b, c),
+            lambda v: v @ b + nn.functional.softplus(c + v @ V, threshold=50).sum(-1),
+        ),
+        "Ising": (
+            Ising(RING, J, h),
+            lambda s: (J * s[..., first] * s[..., second]).sum(-1) + s @ h,
+        ),
+        "Ising of one coupling": (
+            Ising(nx.Graph(RING), shared, field),
+            lambda s: shared * (s[..., first] * s[..., second]).sum(-1) + field * s.sum(-1),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", tensor_cases())
+def test_distributions_from_tensors_are_their_formulas(name: str) -> None:
+    found, formula = tensor_cases()[name]
+    wanted = formula(found.states).log_softmax(0)
+    assert torch.allclose(found.log_prob(found.states), wanted, atol=1e-10)
+    assert found.arg_constraints.keys() <= vars(found).keys()
+
+
+def test_gradients_reach_the_tensors() -> None:
+    def log_prob(coupling: Tensor, field: Tensor) -> Tensor:
+        law = Ising(RING, coupling, field)
+        return law.log_prob(law.states[3])
+
+    def of_bits(W: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return RestrictedBoltzmann(W, b, c).log_prob(torch.tensor([1.0, 0, 1], dtype=DOUBLE))
+
+    J, h = normal(5).requires_grad_(), normal(4).requires_grad_()
+    assert torch.autograd.gradcheck(log_prob, (J, h))
+    W, b, c = (t.requires_grad_() for t in (normal(3, 2), normal(3), normal(2)))
+    assert torch.autograd.gradcheck(of_bits, (W, b, c))
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fully visible bits", "restricted", "general", "deep"])
+def test_each_machine_of_a_batch_has_its_own_law(name: str) -> None:
+    rng = np.random.default_rng(2)
+    machines = [SMALL[name], *(varied(SMALL[name], rng) for _ in range(2))]
+    machines = [Small(m.units, m.bias, m.couplings) for m in machines]
+    together = EnergyDistribution(stacked(machines).machine(), "visible")
+    assert together.batch_shape == (3,)
+    table = together.log_prob(together.enumerate_support())
+    for k, machine in enumerate(machines):
+        assert np.allclose(table[:, k].exp(), law(machine, "visible"), atol=1e-10)
+
+
+def test_batches_of_parameters_broadcast() -> None:
+    found = Boltzmann(normal(3, 1, 4, 4), normal(2, 4, seed=4))
+    assert found.batch_shape == (3, 2)
+    for i in range(3):
+        for j in range(2):
+            one = Boltzmann(found.couplings[i, 0], found.bias[j])
+            table = found.log_prob(found.enumerate_support())[:, i, j]
+            assert torch.allclose(table, one.log_prob(one.states), atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (4, 3), (4, 1)])
+@pytest.mark.parametrize("sample", [(), (2,), (2, 5)])
+def test_shapes_of_draws_and_probabilities(batch: tuple, sample: tuple) -> None:
+    base = Boltzmann(normal(3, 4, 4)) if 3 in batch else Boltzmann(normal(4, 4))
+    found = base.expand(batch)
+    draws = found.sample(sample)
+    assert draws.shape == (*sample, *batch, 4)
+    assert found.log_prob(draws).shape == (*sample, *batch)
+    assert found.enumerate_support().shape == (16, *batch, 4)
+    assert found.enumerate_support(expand=False).shape == (16, *[1] * len(batch), 4)
+    assert found.log_prob(found.enumerate_support(expand=False)).shape == (16, *batch)
+
+
+def test_expanding_is_lazy() -> None:
+    found = Boltzmann(normal(6, 6)).expand([1000])
+    value = found.sample()
+    with mock.patch.object(
+        summation, "log_partition", wraps=summation.log_partition
+    ) as log_partition:
+        log_prob = found.log_prob(value)
+    assert log_prob.shape == (1000,)
+    assert log_partition.call_count == 1
+    assert found.machines == ()
+    assert found.machine.read().batch == ()
+    with pytest.raises(ValueError, match="cannot be expanded"):
+        found.expand([7])
+
+
+# --- draws: α = 1e-6 a case; 20,000 draws find a total-variation distance of 0.03 ----------------
+
+DRAWS = 20_000
+
+
+def of_draws(found: AbstractEnergyDistribution, draws: Tensor) -> float:
+    """The p-value of draws (draws, n) of a distribution without a batch."""
+    log_prob = found.log_prob(found.states)
+    low = found.states.min()
+    bits = (draws > low).double() @ 2.0 ** torch.arange(draws.shape[-1] - 1, -1, -1).double()
+    counts = np.bincount(bits.long().numpy(), minlength=len(found.states))
+    return chi_square(counts, log_prob.exp().numpy() / float(log_prob.exp().sum()))
+
+
+SAMPLED = ["restricted", "general bits and spins", "torus", "fully visible bits"]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_draws_follow_the_law(name: str) -> None:
+    found = of(name, "visible")
+    assert of_draws(found, found.sample((DRAWS,))) > ALPHA
+
+
+def test_draws_pass_pyros_goodness_of_fit() -> None:
+    found = Boltzmann(normal(3, 3))
+    draws = found.sample((DRAWS,))
+    index = (draws @ torch.tensor([4.0, 2, 1], dtype=DOUBLE)).long()
+    counts = torch.bincount(index, minlength=8)
+    gof = multinomial_goodness_of_fit(found.log_prob(found.states).exp(), counts)
+    assert gof > ALPHA
+
+
+def test_draws_of_a_batch_go_to_their_own_machines() -> None:
+    W = normal(2, 1, 3, 3)
+    found = Boltzmann(W).expand([2, 4])
+    draws = found.sample((DRAWS // 4,))
+    for k in range(2):
+        one = Boltzmann(W[k, 0])
+        assert of_draws(one, draws[:, k].reshape(-1, 3)) > ALPHA
+        assert of_draws(one, draws[:, 1 - k].reshape(-1, 3)) < ALPHA  # the other's are refused
+
+
+@pytest.mark.parametrize("kernel", [None, Gibbs()])
+def test_chains_are_used_where_there_is_no_table(kernel: Gibbs | None) -> None:
+    machine = SMALL["fully visible bits"].machine()
+    found = EnergyDistribution(machine, sampler=Sampler(kernel, steps=30))
+    with mock.patch.object(sampling, "from_table", side_effect=sampling.TooManyStatesError):
+        exactly_drawn = found.sample((DRAWS,))
+        with mock.patch.object(
+            sampling.exact, "sample", side_effect=sampling.TooManyStatesError
+        ):
+            by_chains = found.sample((DRAWS,))
+    for draws in (exactly_drawn, by_chains):
+        assert of_draws(found, draws) > ALPHA
+
+
+def test_noise_in_place_of_draws_is_found() -> None:
+    found = of("fully visible bits", "visible")
+    noise = torch.rand(DRAWS, 6, dtype=DOUBLE).round()
+    assert of_draws(found, noise) < ALPHA
+
+
+def test_independent_units_are_drawn_at_once() -> None:
+    field = normal(2, 20)
+    machine = EnergyDistribution(BoltzmannMachine({"x": layer(field)})).expand([3, 2])
+    with mock.patch.object(sampling.Gibbs, "step", autospec=True, side_effect=Gibbs.step) as step:
+        draws = machine.sample((DRAWS // 3,))
+    assert step.call_count == 1
+    counts = draws.sum((0, 1))
+    total = draws.shape[0] * draws.shape[1]
+    p = [
+        stats.binomtest(int(k), total, float(q)).pvalue
+        for k, q in zip(counts.flatten(), field.sigmoid().flatten(), strict=True)
+    ]
+    assert min(p) > ALPHA / 40
+
+
+def layer(field: Tensor) -> Layer:
+    return Layer(BIT, field.shape[-1], bias=field)
+
+
+# --- any finite energy ---------------------------------------------------------------------------
+
+
+def tables() -> Energy:
+    """Two sites that are no units in fields: labels, and spins in a square."""
+
+    def energy(label: Tensor, spins: Tensor) -> Tensor:
+        return torch.cos(label.sum(-1)) + spins.prod(-1).sum(-1) * label[:, 0]
+
+    sites = {
+        "label": Site(constraints.integer_interval(1, 3), torch.Size([2])),
+        "spins": Site(spin, torch.Size([2, 2])),
+    }
+    return CallableEnergy(energy, sites, dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("site", ["label", "spins"])
+def test_any_energy_of_few_states_is_exact(site: str) -> None:
+    energy = tables()
+    found = EnergyDistribution(energy, site)
+    count = {"label": 9, "spins": 16}[site]
+    assert found.states.shape == (count, *energy.sites[site].shape)
+    x: Sites = summation.joint_states(energy, ["label", "spins"])
+    p = (-energy(x)).softmax(0).reshape(9, 16).sum({"label": 1, "spins": 0}[site])
+    assert torch.allclose(found.log_prob(found.states).exp(), p, atol=1e-12)
+    assert found.support.check(found.sample((7,))).all()
+    assert found.log_prob(found.sample((2, 3))).shape == (2, 3)
+
+
+def test_sizes_are_counted_without_overflow() -> None:
+    bits = Site(constraints.boolean, torch.Size([10_000]))
+    assert summation.number_of_states(bits) == math.inf
+    assert summation.number_of_states(Site(constraints.boolean, torch.Size([16]))) == 2**16
+    assert summation.number_of_states(Site(constraints.real, torch.Size([1]))) == math.inf
+
+
+def test_a_given_log_z_is_used() -> None:
+    small = SMALL["fully visible bits"]
+    log_z = exactly(torch.tensor(small.log_partition + 0.25))
+    found = EnergyDistribution(small.machine(), log_partition=log_z)
+    assert float(found.log_prob(found.states).exp().sum()) == pytest.approx(math.exp(-0.25))
+
+
+def test_a_forgotten_log_z_is_found() -> None:
+    machine = SMALL["fully visible bits"].machine(wrap=nn.Parameter)
+    zero = torch.zeros((), dtype=DOUBLE)
+    with mock.patch.object(summation, "log_partition", lambda _: zero):
+        found = EnergyDistribution(machine)
+        assert abs(float(found.log_prob(found.states).detach().exp().sum()) - 1) > 0.1
+        value = found.states[5]
+        gradients = torch.autograd.grad(
+            found.log_prob(value), list(machine.parameters()), materialize_grads=True
+        )
+    wanted = expected_gradient(machine, "visible", value)
+    assert any((a - b).abs().max() > 0.01 for a, b in zip(gradients, wanted, strict=True))
+
+
+def test_levels_follow_the_units() -> None:
+    for unit, levels in LEVELS.items():
+        assert summation.levels(unit.support) == levels
+    assert summation.levels(constraints.real) is None
+    assert isinstance(of("restricted", "visible").as_categorical(), dist.Categorical)
