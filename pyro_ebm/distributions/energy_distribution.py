@@ -66,6 +66,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         self.log_partition = check_estimate(log_partition, self.machines)
         self.sampler = Sampler() if sampler is None else sampler
         self.context: Context = current_context()
+        self.count = summation.number_of_states(self.machine.sites[self.site])
         self.token = object()  # carried by copies, so that a trace's site can be recognised
         self.read_at = intractable.versions(self.machine) if log_partition is not None else ()
 
@@ -80,7 +81,7 @@ class AbstractEnergyDistribution(TorchDistribution):
     @property
     def has_enumerate_support(self) -> bool:
         """Whether the site has at most 2**16 states: 16 bits."""
-        return summation.number_of_states(self.machine.sites[self.site]) <= summation.MAX_STATES
+        return self.count <= summation.MAX_STATES
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "AbstractEnergyDistribution | None" = None
@@ -234,7 +235,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         exact summation can draw; else each draw is the end of a Markov chain: see `Sampler`.
 
         Raises:
-            TypeError: If a kernel is needed and not given.
+            TypeError: If a kernel is needed and there is none for all sites.
         """
         batch = (*sample_shape, *self.batch_shape)
         count = sampling.repeats(self.machines, batch)
@@ -250,11 +251,10 @@ class AbstractEnergyDistribution(TorchDistribution):
         """
         if not self.has_enumerate_support:
             raise ValueError(
-                f"{self.site!r} has {summation.number_of_states(self.machine.sites[self.site])} "
-                f"states; at most {summation.MAX_STATES} are enumerated."
+                f"{self.site!r} has {self.count} states; at most {summation.MAX_STATES} are "
+                f"enumerated."
             )
-        like = torch.empty((), dtype=self.machine.dtype, device=self.machine.device)
-        return summation.states(self.machine.sites[self.site], like)
+        return summation.states(self.machine, self.site)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002 (Pyro's)
         """All states in a new leading dimension: (states, *batch, *site.shape).

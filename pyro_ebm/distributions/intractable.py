@@ -16,6 +16,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.escape_messenger import EscapeMessenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
@@ -61,7 +62,9 @@ class Context:
 def current_context() -> Context:
     """The run that is going on."""
     tracing = [m for m in _PYRO_STACK if isinstance(m, TraceMessenger) and not m.param_only]
-    is_replayed = any(isinstance(m, ReplayMessenger) for m in _PYRO_STACK)
+    kinds = {type(messenger) for messenger in _PYRO_STACK}
+    # A guide that enumerates in sequence is replayed as well, and escapes from its sites.
+    is_replayed = ReplayMessenger in kinds and EscapeMessenger not in kinds
     if not tracing:
         return Context(None, is_replayed)
     trace = tracing[-1].trace

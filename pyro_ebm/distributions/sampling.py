@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
-from pyro_ebm.kernels import Gibbs, Kernel, advance
+from pyro_ebm.kernels import HMC, Gibbs, Kernel, advance
 from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.sites import random_values
+from pyro_ebm.sites import Sites, random_values
 
 from . import summation
 
@@ -23,7 +23,9 @@ class Sampler:
     other, and each follows p(x) as closely as `steps` transitions bring it there.
 
     Args:
-        kernel: The transition; Gibbs over all sites if left out.
+        kernel: The transition. If left out: Gibbs over all sites where the energy knows its
+            conditional laws; else, where all sites are continuous, HMC of ten leapfrog steps, whose
+            step size is chosen at the start and again half-way.
         steps: Its length.
 
     Raises:
@@ -40,27 +42,46 @@ class Sampler:
         if self.kernel is not None and not isinstance(self.kernel, Kernel):
             raise TypeError(f"kernel is {self.kernel!r}; wanted a kernel, for example Gibbs().")
 
-    def kernel_for(self, energy: Energy) -> Kernel:
-        """The kernel to use.
-
-        Raises:
-            TypeError: If none is given, and the energy knows no conditional laws.
-        """
-        if self.kernel is not None:
-            return self.kernel
-        if isinstance(energy, BlockEnergy):
-            return Gibbs()
-        raise TypeError(
-            f"sample() needs a kernel to draw from {type(energy).__name__}, which does not know "
-            f"its conditional laws: give EnergyDistribution(..., sampler=Sampler(kernel, steps))."
-        )
-
     def draw(self, energy: Energy, site: str, batch: Sequence[int]) -> Tensor:
         """The ends of chains (*batch, *site.shape)."""
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
         x = {name: random_values(s, batch, like) for name, s in energy.sites.items()}
-        kernel = self.kernel_for(energy)
-        return advance(kernel, energy, kernel.init(energy, x), self.steps).x[site]
+        for steps in (self.steps // 2, self.steps - self.steps // 2):
+            kernel = self.kernel or default_kernel(energy, x)
+            x = advance(kernel, energy, kernel.init(energy, x), steps).x
+        return x[site]
+
+
+def default_kernel(energy: Energy, x: Sites) -> Kernel:
+    """A kernel for an energy, by what it knows of itself.
+
+    Raises:
+        TypeError: If there is none for all its sites.
+    """
+    if isinstance(energy, BlockEnergy):
+        return Gibbs()
+    if discrete := [name for name, site in energy.sites.items() if site.support.is_discrete]:
+        raise TypeError(
+            f"sample() needs a kernel to draw from {type(energy).__name__}, which does not know "
+            f"the conditional laws of {discrete}: give a distribution sampler=Sampler(kernel)."
+        )
+    return rough_hmc(energy, x)
+
+
+LEAPFROGS = 10
+ACCEPTED = 0.8  # about the best acceptance rate of HMC (Beskos et al., 2013: 0.65 at least)
+
+
+def rough_hmc(energy: Energy, x: Sites) -> HMC:
+    """HMC with the largest step size, by halving, of which most chains' proposals are accepted."""
+    step_size = 1.0
+    for _ in range(20):
+        kernel = HMC(step_size=step_size, trajectory_length=LEAPFROGS * step_size)
+        _, info = kernel.step(energy, kernel.init(energy, x))
+        if float(info.acceptance_rate.mean()) > ACCEPTED:
+            break
+        step_size /= 2
+    return kernel
 
 
 @torch.no_grad()
@@ -73,7 +94,7 @@ def draw(
             return from_table(energy, site, count, machines)
         except TooManyStatesError:
             pass
-    if isinstance(energy, PairwiseEnergy) and not machines:
+    if not machines:
         try:
             return exact.sample(energy, count)[site]
         except (TooManyStatesError, TypeError):
@@ -83,22 +104,9 @@ def draw(
     return sampler.draw(energy, site, (count, *machines))
 
 
-def log_table(energy: Energy, site: str, machines: torch.Size) -> tuple[Tensor, Tensor]:
-    """Every state of a site (states, *shape), and its log-probability up to log Z.
-
-    Returns:
-        The states, and the table (states, *machines) in float64.
-    """
-    like = torch.empty((), dtype=energy.dtype, device=energy.device)
-    states = summation.states(energy.sites[site], like)
-    value = states.reshape(len(states), *[1] * len(machines), *energy.sites[site].shape)
-    table = -summation.free_energy(energy, site, value).double()
-    return states, table.expand(len(states), *machines)
-
-
 def from_table(energy: Energy, site: str, count: int, machines: torch.Size) -> Tensor:
     """Exact draws from the table of all states of the site."""
-    states, table = log_table(energy, site, machines)
+    states, table = summation.log_table(energy, site, machines)
     p = table.reshape(len(states), -1).softmax(0).mT  # (machines, states)
     chosen = torch.multinomial(p, count, replacement=True).mT
     return states[chosen].reshape(count, *machines, *energy.sites[site].shape)

@@ -1,66 +1,30 @@
-"""The sums that a distribution over one site needs, by whatever way the energy's structure offers.
-
-The site is kept; the others are summed out, in closed form or by enumeration.
-"""
+"""The sums that a distribution over one site needs; the other sites are summed out."""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.sites import Site, Sites, boolean, spin
+from pyro_ebm.partition.finite import levels_of
+from pyro_ebm.sites import Site
 
 MAX_STATES = 2**16  # of a site that is enumerated: 16 bits
 
 
-def levels(support: Constraint) -> tuple[float, ...] | None:
-    """All values of one element, where they are finitely many."""
-    if support is boolean:
-        return (0.0, 1.0)
-    if support is spin:
-        return (-1.0, 1.0)
-    if isinstance(support, constraints.integer_interval):
-        bounds = support.lower_bound, support.upper_bound
-        if all(not isinstance(bound, Tensor) or bound.numel() == 1 for bound in bounds):
-            low, high = (int(bound) for bound in bounds)
-            return tuple(float(level) for level in range(low, high + 1))
-    return None
+def number_of_states(site: Site) -> float:
+    """How many states a site has; infinity where not finitely many, or astronomically many."""
+    levels = levels_of(site)
+    if levels is None:
+        return math.inf
+    digits = sum(math.log2(len(values)) for values in levels)
+    return math.prod(len(values) for values in levels) if digits < 50 else math.inf
 
 
-def number_of_states(*sites: Site) -> float:
-    """How many joint states some sites have; infinity where not finitely many."""
-    count = 1.0
-    for site in sites:
-        values = levels(site.support)
-        if values is None:
-            return math.inf
-        exponent = math.prod(site.shape) * math.log2(len(values))
-        count *= 2.0**exponent if exponent < 500 else math.inf
-    return round(count) if count < 2**50 else count
-
-
-def states(site: Site, like: Tensor) -> Tensor:  # (states, *site.shape)
+def states(energy: Energy, site: str) -> Tensor:  # (states, *site.shape)
     """Every state of a site with few of them, the last element fastest."""
-    values, size = levels(site.support), math.prod(site.shape)
-    assert values is not None
-    table = torch.tensor(values, dtype=like.dtype, device=like.device)
-    index = torch.arange(len(values) ** size, device=like.device)
-    powers = len(values) ** torch.arange(size - 1, -1, -1, device=like.device)
-    return table[index[:, None] // powers % len(values)].reshape(-1, *site.shape)
-
-
-def joint_states(energy: Energy, names: list[str]) -> Sites:  # (states, *site.shape) each
-    """Every joint state of some sites with few of them."""
-    like = torch.empty((), dtype=energy.dtype, device=energy.device)
-    tables = {name: states(energy.sites[name], like) for name in names}
-    counts = [len(table) for table in tables.values()]
-    grid = torch.cartesian_prod(*(torch.arange(n, device=energy.device) for n in counts))
-    grid = grid.reshape(-1, len(counts))
-    return {name: table[grid[:, k]] for k, (name, table) in enumerate(tables.items())}
+    return exact.states(energy, (site,))[site]
 
 
 def hidden_sites(energy: Energy, site: str) -> list[str]:
@@ -75,13 +39,13 @@ def require_summable(energy: Energy, site: str) -> None:
         ValueError: If they cannot.
     """
     hidden = hidden_sites(energy, site)
-    if not hidden or isinstance(energy, PairwiseEnergy):
+    if isinstance(energy, PairwiseEnergy):
         return
-    if number_of_states(*(energy.sites[name] for name in hidden)) > MAX_STATES:
+    if infinite := [name for name in hidden if levels_of(energy.sites[name]) is None]:
         raise ValueError(
-            f"A distribution over {site!r} needs the sites {hidden} summed out, for which "
-            f"{type(energy).__name__} has no closed form, and they have more than {MAX_STATES} "
-            f"states. Give every site a statement of its own, and join them by "
+            f"A distribution over {site!r} needs the other sites summed out, but of this "
+            f"{type(energy).__name__} {infinite} have infinitely many values and no closed form. "
+            f"Give every site a statement of its own, and join them by "
             f"pyro_ebm.energy_factor(name, energy, ...)."
         )
 
@@ -92,38 +56,32 @@ def free_energy(energy: Energy, site: str, value: Tensor) -> Tensor:  # (*batch,
     Raises:
         TooManyStatesError: If the other sites are coupled among themselves, and too many.
     """
-    x = {site: value}
-    hidden = hidden_sites(energy, site)
-    if not hidden:
-        return energy.evaluate(x)
-    if isinstance(energy, PairwiseEnergy):
-        if energy.read().coupled(hidden) is None:
-            return energy.free_energy(x)
-        zero = torch.zeros((), dtype=torch.float64, device=energy.device)
-        return -exact.log_prob(energy, x, log_z=zero).to(energy.dtype)
-    rest = joint_states(energy, hidden)
-    own = value.dim() - len(energy.sites[site].shape)
-    rest = {
-        name: table.reshape(len(table), *[1] * own, *energy.sites[name].shape)
-        for name, table in rest.items()
-    }
-    return -(-energy.evaluate({site: value[None], **rest})).logsumexp(0)
+    if not hidden_sites(energy, site):
+        return energy.evaluate({site: value})
+    # Not energy.free_energy, whose door refuses the infinite values that a sampler may try.
+    return -exact.summation(energy).clamped({site: value.double()}).log_partition()
 
 
 def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters,)
-    """log Z, exact and differentiable, where the structure allows; else None."""
-    if isinstance(energy, PairwiseEnergy):
-        try:
-            return exact.log_partition(energy)
-        except (TooManyStatesError, TypeError):
-            return None
-    if number_of_states(*energy.sites.values()) > MAX_STATES:
+    """log Z, exact and differentiable, in float64; None where there is no affordable sum."""
+    try:
+        return exact.log_partition(energy)
+    except (TooManyStatesError, TypeError):
         return None
-    return (-energy.evaluate(joint_states(energy, list(energy.sites)))).double().logsumexp(0)
 
 
 def log_prob(energy: Energy, site: str, value: Tensor, log_z: Tensor) -> Tensor:  # (*batch,)
-    """ln p(value) from an exact log Z, in float64 where the energy has terms."""
-    if isinstance(energy, PairwiseEnergy):
-        return exact.log_prob(energy, {site: value}, log_z=log_z)
-    return -free_energy(energy, site, value) - log_z
+    """ln p(value) from an exact log Z, in float64."""
+    return exact.summation(energy).clamped({site: value.double()}).log_partition() - log_z
+
+
+def log_table(energy: Energy, site: str, machines: torch.Size) -> tuple[Tensor, Tensor]:
+    """Every state of a site, and the log-probabilities up to log Z.
+
+    Returns:
+        The states (states, *site.shape), and the table (states, *machines) in float64.
+    """
+    found = states(energy, site)
+    value = found.reshape(len(found), *[1] * len(machines), *energy.sites[site].shape)
+    table = -free_energy(energy, site, value).double()
+    return found, table.expand(len(found), *machines)

@@ -72,7 +72,7 @@ class MeanFieldGuide:
             )
         with torch.no_grad():
             terms = require_pairwise(energy, "Mean field").read()
-            means = {**observed, **found.means}
+            means = {**terms.features(observed), **found.means}
             fields = {site: terms.field(site, means) for site in found.means}
         return draw_hidden(terms, fields, self.names)
 
@@ -82,8 +82,8 @@ class AmortizedMeanFieldGuide:
     """The hidden units of a machine by a network that is learned, in a guide.
 
     Args:
-        network: From the observed units (*batch, n), all sites of them side by side, to the fields
-            on the hidden units (*batch, m), likewise: the log-odds of a bit.
+        network: From the observed units' features (*batch, n), all sites of them side by side, to
+            the fields on the hidden units (*batch, m), likewise: the log-odds of a bit.
         name: Under which its parameters are registered with Pyro.
         names: As for `MeanFieldGuide`.
     """
@@ -105,7 +105,8 @@ class AmortizedMeanFieldGuide:
         hidden = [site for site in energy.sites if site not in observed]
         sizes = [terms.biases[site].shape[-1] for site in hidden]
         network = pyro.module(self.name, self.network)
-        answer = network(torch.cat([observed[s] for s in energy.sites if s in observed], -1))
+        features = terms.features(observed)
+        answer = network(torch.cat([features[s] for s in energy.sites if s in features], -1))
         if not hidden or answer.shape[-1:] != (sum(sizes),):
             raise ValueError(
                 f"The network's answer has shape {tuple(answer.shape)}; wanted the fields on the "

@@ -2,7 +2,7 @@
 
 from . import exact
 from .enumeration import TooManyStatesError
-from .exact import Moments
 from .result import LogPartition, exactly
+from .summation import Moments
 
 __all__ = ["LogPartition", "Moments", "TooManyStatesError", "exact", "exactly"]

@@ -9,7 +9,6 @@ from unittest import mock
 
 import networkx as nx
 import numpy as np
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions.testing.gof import multinomial_goodness_of_fit
@@ -29,10 +28,10 @@ from pyro_ebm.distributions import (
 from pyro_ebm.distributions.energy_distribution import AbstractEnergyDistribution
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer
 from pyro_ebm.kernels import Gibbs
-from pyro_ebm.partition import exactly
+from pyro_ebm.partition import exact, exactly
 from pyro_ebm.sites import Site, Sites, spin
 from tests.goodness import ALPHA, chi_square
-from tests.machines import BIT, LEVELS, SMALL, Small, states_of, stacked, varied
+from tests.machines import BIT, SMALL, Small, states_of, stacked, varied
 
 DOUBLE = torch.float64
 CASES = [(name, site) for name, small in SMALL.items() for site in small.units]
@@ -79,7 +78,7 @@ def test_states_come_in_the_order_of_a_table(name: str) -> None:
 def expected_gradient(machine: BoltzmannMachine, site: str, value: Tensor) -> list[Tensor]:
     """∂ ln p(value) = −E[∂E | value] + E[∂E], the expectations by sums over all joint states."""
     parameters = list(machine.parameters())
-    states = summation.joint_states(machine, list(machine.sites))
+    states = exact.states(machine)
     weights = (-machine(states)).softmax(0).detach()
     match = (states[site] == value).all(-1).double() * weights
     total = (weights - match / match.sum()) @ machine(states)
@@ -249,9 +248,7 @@ def test_chains_are_used_where_there_is_no_table(kernel: Gibbs | None) -> None:
     found = EnergyDistribution(machine, sampler=Sampler(kernel, steps=30))
     with mock.patch.object(sampling, "from_table", side_effect=sampling.TooManyStatesError):
         exactly_drawn = found.sample((DRAWS,))
-        with mock.patch.object(
-            sampling.exact, "sample", side_effect=sampling.TooManyStatesError
-        ):
+        with mock.patch.object(sampling.exact, "sample", side_effect=sampling.TooManyStatesError):
             by_chains = found.sample((DRAWS,))
     for draws in (exactly_drawn, by_chains):
         assert of_draws(found, draws) > ALPHA
@@ -304,7 +301,7 @@ def test_any_energy_of_few_states_is_exact(site: str) -> None:
     found = EnergyDistribution(energy, site)
     count = {"label": 9, "spins": 16}[site]
     assert found.states.shape == (count, *energy.sites[site].shape)
-    x: Sites = summation.joint_states(energy, ["label", "spins"])
+    x: Sites = exact.states(energy)
     p = (-energy(x)).softmax(0).reshape(9, 16).sum({"label": 1, "spins": 0}[site])
     assert torch.allclose(found.log_prob(found.states).exp(), p, atol=1e-12)
     assert found.support.check(found.sample((7,))).all()
@@ -337,10 +334,3 @@ def test_a_forgotten_log_z_is_found() -> None:
         )
     wanted = expected_gradient(machine, "visible", value)
     assert any((a - b).abs().max() > 0.01 for a, b in zip(gradients, wanted, strict=True))
-
-
-def test_levels_follow_the_units() -> None:
-    for unit, levels in LEVELS.items():
-        assert summation.levels(unit.support) == levels
-    assert summation.levels(constraints.real) is None
-    assert isinstance(of("restricted", "visible").as_categorical(), dist.Categorical)
