@@ -232,7 +232,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         """Independent draws (*sample, *batch, *site.shape).
 
         Exact where the site has at most 2**16 states and the others can be summed out, or where
-        exact summation can draw; else each draw is the end of a Markov chain: see `Sampler`.
+        exact summation takes no more than about two seconds; else each draw is the end of a Markov
+        chain: see `Sampler`.
 
         Raises:
             TypeError: If a kernel is needed and there is none for all sites.

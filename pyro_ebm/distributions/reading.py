@@ -7,10 +7,11 @@ the distribution is made, inside Pyro's context, into a copy whose parameters ar
 """
 
 import functools
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 from pyro.nn import PyroModule, PyroParam, PyroSample
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_ebm.energies import Energy
 
@@ -57,6 +58,22 @@ def copied(module: nn.Module) -> nn.Module:
             own[name] = own["_modules"][name] = given_tensors(child)
         else:
             own["_modules"][name] = given_tensors(child)
+    new.__dict__.update(own)
+    return new
+
+
+def substituted(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a tree of modules with other tensors in place of some, by their dotted names.
+
+    Nothing is checked and nothing but the modules on the way is copied.
+    """
+    new = type(module).__new__(type(module))
+    own = dict(module.__dict__)
+    own["_buffers"], own["_modules"] = dict(own["_buffers"]), dict(own["_modules"])
+    for child in {name.partition(".")[0] for name in values if "." in name}:
+        below = {n.partition(".")[2]: v for n, v in values.items() if n.startswith(child + ".")}
+        own["_modules"][child] = substituted(own["_modules"][child], below)
+    own["_buffers"].update({name: v for name, v in values.items() if "." not in name})
     new.__dict__.update(own)
     return new
 

@@ -14,6 +14,8 @@ from pyro_ebm.sites import Sites, random_values
 
 from . import summation
 
+PATIENCE = 2.0  # estimated seconds of an exact summation, beyond which chains are run instead
+
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
@@ -94,11 +96,8 @@ def draw(
             return from_table(energy, site, count, machines)
         except TooManyStatesError:
             pass
-    if not machines:
-        try:
-            return exact.sample(energy, count)[site]
-        except (TooManyStatesError, TypeError):
-            pass
+    if not machines and exact.seconds(energy) < PATIENCE:
+        return exact.sample(energy, count)[site]
     if isinstance(energy, PairwiseEnergy) and energy.read().coupled(list(energy.sites)) is None:
         sampler = Sampler(Gibbs(), steps=1)  # of independent units it is an exact draw
     return sampler.draw(energy, site, (count, *machines))

@@ -5,6 +5,7 @@ every parameter and broadcast: another machine for each element of a plate. A pa
 history, so gradients reach latent variables, log Z included.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from pyro_ebm.energies import BoltzmannMachine
 from pyro_ebm.partition import LogPartition
 
 from .energy_distribution import AbstractEnergyDistribution, Normalizer
+from .reading import substituted
 from .sampling import Sampler
 
 REAL_MATRIX: Constraint = constraints.independent(constraints.real, 2)
@@ -160,14 +162,21 @@ class Ising(AbstractEnergyDistribution):
         sampler: Sampler | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(edges, nx.Graph | Tensor):
-            edges = torch.tensor(list(edges))
         self.edges = edges
         self.coupling = as_vector("coupling", coupling)
         shared = self.coupling.new_zeros(1) if field is None else as_vector("field", field)
-        n = number_of_spins(edges, shared)
+        pairs, n = pairs_of(edges)
+        n = max(n, 1 if shared.shape[-1] == 1 else shared.shape[-1])
         self.field = shared.expand(*shared.shape[:-1], n) if shared.shape[-1] == 1 else shared
-        machine = BoltzmannMachine.on_graph(edges, n, weight=self.coupling, bias=self.field)
+        check_size("coupling", self.coupling, (1, len(pairs)))
+        check_size("field", self.field, (n,))
+        empty = uncoupled(pairs, n, self.coupling.shape[-1], self.coupling.dtype, coupling.device)
+        values = {
+            "couplings.visible_visible.weight": self.coupling,
+            "layers.visible.bias": self.field,
+        }
+        machine = substituted(empty, values)
+        assert isinstance(machine, BoltzmannMachine)
         self.describe(machine, None, state_of(log_partition), log_partition, sampler)
         super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
 
@@ -199,16 +208,38 @@ def as_vector(name: str, value: Tensor) -> Tensor:  # () or (*batch, k) -> (*bat
     return value[None] if value.dim() == 0 else value
 
 
-def number_of_spins(edges: Tensor | nx.Graph, field: Tensor) -> int:
-    """From the graph, the fields, or the largest index of an edge.
+def check_size(name: str, value: Tensor, sizes: tuple[int, ...]) -> None:
+    """Refuses a parameter whose last size is none of some.
 
     Raises:
-        ValueError: If nothing tells it.
+        ValueError: If it is not.
     """
+    if value.shape[-1] not in sizes:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; wanted a scalar, or {' or '.join(map(str, sizes))} "
+            f"numbers in the last dimension, where batch dimensions may lead."
+        )
+
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+def pairs_of(edges: Tensor | nx.Graph | Iterable[tuple[int, int]]) -> tuple[Pairs, int]:
+    """Edges as pairs, and the number of spins that they tell of."""
     if isinstance(edges, nx.Graph):
-        return len(edges)
-    if field.shape[-1] > 1:
-        return int(field.shape[-1])
-    if not edges.numel():
-        raise ValueError("There are no edges to tell the number of spins; give a field for each.")
-    return int(edges.max()) + 1
+        number = {node: k for k, node in enumerate(edges.nodes)}
+        return tuple((number[a], number[b]) for a, b in edges.edges()), len(number)
+    listed = edges.tolist() if isinstance(edges, Tensor) else edges
+    pairs = tuple((int(a), int(b)) for a, b in listed)
+    return pairs, 1 + max((max(pair) for pair in pairs), default=-1)
+
+
+@functools.lru_cache(maxsize=64)
+def uncoupled(
+    pairs: Pairs, n: int, couplings: int, dtype: torch.dtype, device: torch.device
+) -> BoltzmannMachine:
+    """The machine of a graph without its parameters: it is checked and coloured once."""
+    weight = torch.zeros(couplings, dtype=dtype, device=device)
+    bias = torch.zeros(n, dtype=dtype, device=device)
+    edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    return BoltzmannMachine.on_graph(edges, n, weight=weight, bias=bias)
