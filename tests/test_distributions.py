@@ -218,7 +218,7 @@ def test_nuts_finds_the_posterior_of_parameters() -> None:
 @pytest.mark.slow
 def test_a_forgotten_log_z_gives_another_posterior() -> None:
     zero = torch.zeros(())
-    with mock.patch.object(summation, "log_partition", lambda _: zero):
+    with mock.patch.object(summation, "log_partition", return_value=zero):
         mcmc = MCMC(NUTS(ising_model), 30, 60, disable_progbar=True)
         mcmc.run(SPINS)
     mean, deviation = grid_posterior(EDGES, SPINS)
@@ -228,7 +228,9 @@ def test_a_forgotten_log_z_gives_another_posterior() -> None:
 def test_priors_on_a_modules_parameters_have_the_right_density() -> None:
     machine = BoltzmannMachine.on_graph(EDGES, weight="shared").double()
     to_pyro_module_(machine)
-    machine.couplings["visible_visible"].weight = PyroSample(dist.Normal(torch.zeros(1), 1.0).to_event(1))
+    machine.couplings["visible_visible"].weight = PyroSample(
+        dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    )
     machine.layers["visible"].bias = PyroSample(dist.Normal(torch.zeros(4), 1.0).to_event(1))
 
     def model(data: Tensor) -> None:
@@ -250,7 +252,9 @@ def test_priors_on_a_modules_parameters_have_the_right_density() -> None:
 
 # --- a fixed energy as a prior, up to a constant -------------------------------------------------
 
-WELL = CallableEnergy(lambda x: (x.square() - 1).square().sum(-1) + 0.5 * x.sum(-1), 2, dtype=DOUBLE)
+WELL = CallableEnergy(
+    lambda x: (x.square() - 1).square().sum(-1) + 0.5 * x.sum(-1), 2, dtype=DOUBLE
+)
 
 
 def well_model(data: Tensor) -> None:
@@ -359,6 +363,24 @@ def test_enumeration_under_nested_plates_with_a_machine_for_each_element() -> No
     assert -TraceEnum_ELBO(max_plate_nesting=2).loss(model, lambda: None) == pytest.approx(
         total, abs=1e-9
     )
+
+
+def test_an_expansion_that_is_not_its_own_is_found() -> None:
+    # Torch's generic one expands nothing that enumeration needs.
+    generic = pyro.distributions.TorchDistribution.expand
+    with (
+        mock.patch.object(energy_distribution.AbstractEnergyDistribution, "expand", generic),
+        pytest.raises((pytest.fail.Exception, AssertionError, ValueError, RuntimeError)),
+    ):
+        test_enumeration_under_nested_plates_with_a_machine_for_each_element()
+
+
+def test_a_log_probability_without_its_batch_is_found() -> None:
+    kind = energy_distribution.AbstractEnergyDistribution
+    with mock.patch.object(kind, "shaped", lambda _, log_prob, value: log_prob):
+        law = EnergyDistribution(MACHINE).expand([4])
+        assert law.log_prob(law.states[0]).shape != (4,)
+    assert law.log_prob(law.states[0]).shape == (4,)
 
 
 def test_two_enumerated_sites_of_which_one_is_the_others_parameter() -> None:
@@ -596,7 +618,7 @@ def test_a_value_of_another_kind_is_converted() -> None:
 
 
 def test_an_energy_that_answers_with_one_number_for_all_is_refused() -> None:
-    with mock.patch.object(CallableEnergy, "evaluate", lambda *_: torch.zeros(3)):
+    with mock.patch.object(CallableEnergy, "evaluate", return_value=torch.zeros(3)):
         law = EnergyDistribution.up_to_constant(WELL)
         with pytest.raises(ValueError, match="wanted one number for each"):
             law.log_prob(torch.zeros(5, 2))

@@ -388,7 +388,7 @@ def test_a_machine_that_changes_under_its_distribution_is_seen() -> None:
         pyro.sample("x", law, obs=DATA[0])
 
     for infer in (nuts, svi):
-        with pytest.raises(IntractableNormalizerError, match="gradient|'w'"):
+        with pytest.raises(IntractableNormalizerError, match=r"gradient|'w'"):
             infer(model)
 
 
@@ -531,5 +531,3 @@ def test_a_trained_machine_must_not_be_taken_for_a_dependence() -> None:
         pytest.raises(IntractableNormalizerError),
     ):
         nuts(trained_machine)
-
-

@@ -42,7 +42,7 @@ class Run:
     kwargs: Mapping[str, Any]
 
 
-class Reached(Exception):  # noqa: N818 (it is no error)
+class Reached(Exception):
     """The site in question has been reached; carries the energies there."""
 
     def __init__(self, energies: Tensor) -> None:
@@ -165,7 +165,7 @@ _MEMORY: weakref.WeakKeyDictionary[Any, set[Hashable]] = weakref.WeakKeyDictiona
 
 def memory_of(function: Callable[..., Any]) -> set[Hashable] | None:
     """What has been looked at in a model, as long as the model lives; None where it cannot be."""
-    model = unwrap(function)
+    model: Any = unwrap(function)
     if isinstance(model, MethodType):
         model = model.__self__
     try:

@@ -29,7 +29,7 @@ Normalizer = Literal["exact", "estimated", "up to a constant"]
 
 
 class AbstractEnergyDistribution(TorchDistribution):
-    """What every distribution that is made from an energy does; its kinds differ in how they are made.
+    """What every distribution made from an energy does; the kinds differ in how they are made.
 
     `energy`, `unnormalized_log_prob` and `sample` need no normaliser; `log_prob` does.
     """
@@ -58,15 +58,14 @@ class AbstractEnergyDistribution(TorchDistribution):
         summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
         self.machines = (
-            self.machine.read().batch
-            if isinstance(self.machine, PairwiseEnergy)
-            else torch.Size()
+            self.machine.read().batch if isinstance(self.machine, PairwiseEnergy) else torch.Size()
         )
         self.normalizer = normalizer
         self.log_partition = check_estimate(log_partition, self.machines)
         self.sampler = Sampler() if sampler is None else sampler
         self.context: Context = current_context()
         self.count = summation.number_of_states(self.machine.sites[self.site])
+        self.has_enumerate_support = self.count <= summation.MAX_STATES  # 16 bits
         self.token = object()  # carried by copies, so that a trace's site can be recognised
         self.read_at = intractable.versions(self.machine) if log_partition is not None else ()
 
@@ -77,11 +76,6 @@ class AbstractEnergyDistribution(TorchDistribution):
         """Where values live."""
         site = self.machine.sites[self.site]
         return constraints.independent(site.support, len(site.shape))
-
-    @property
-    def has_enumerate_support(self) -> bool:
-        """Whether the site has at most 2**16 states: 16 bits."""
-        return self.count <= summation.MAX_STATES
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "AbstractEnergyDistribution | None" = None
@@ -174,9 +168,7 @@ class AbstractEnergyDistribution(TorchDistribution):
             raise intractable.stale(name)
         if not found:
             return
-        of_estimate = intractable.dependences(
-            self.log_partition.value, self.context, self.machine
-        )
+        of_estimate = intractable.dependences(self.log_partition.value, self.context, self.machine)
         if left := found - of_estimate:
             why = f"it carries no gradient with respect to {intractable.listed(left)}."
             raise intractable.unusable_estimate(name, why, found)

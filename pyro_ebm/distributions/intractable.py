@@ -38,6 +38,19 @@ class IntractableNormalizerError(RuntimeError):
     # Not a ValueError: Pyro turns those into others while it computes log-probabilities.
 
 
+@dataclass(frozen=True)
+class Dependence:
+    """Something that a log-probability depends on.
+
+    Args:
+        description: What it is, in words.
+        is_latent: Whether it is a latent variable; else it is being learned.
+    """
+
+    description: str
+    is_latent: bool
+
+
 @dataclass
 class Context:
     """The run of a model or guide in which a distribution was made.
@@ -47,12 +60,14 @@ class Context:
         is_replayed: Whether it is a model whose latent values come from a guide.
         run: How the model was called, where that can be seen.
         name: The distribution's site, once it is known.
+        sites: Where the values of the run's sites stand in autograd's graph, once it is known.
     """
 
     trace: Trace | None
     is_replayed: bool
     run: Run | None = None
     name: str | None = None
+    sites: dict[Edge, Dependence] | None = None
 
     def forget(self) -> None:
         """Lets go of the run: its trace holds the distribution, which would be a cycle."""
@@ -89,19 +104,6 @@ def is_own(node: Any, token: object) -> bool:  # noqa: ANN401 (Pyro's message)
     return getattr(law, "token", None) is token
 
 
-@dataclass(frozen=True)
-class Dependence:
-    """Something that a log-probability depends on.
-
-    Args:
-        description: What it is, in words.
-        is_latent: Whether it is a latent variable; else it is being learned.
-    """
-
-    description: str
-    is_latent: bool
-
-
 def dependences(
     output: Tensor, context: Context, energy: Energy, cut: Tensor | None = None
 ) -> set[Dependence]:
@@ -116,26 +118,24 @@ def dependences(
         energy: The energy that it came from.
         cut: The value that it is the log-probability of; what that depends on does not count.
     """
+    sites = sites_of(context)
     if not output.requires_grad:
         return set()
-    sites = sites_of(context)
     store = {
         id(value): Dependence(f"the parameter {name!r} of Pyro's param store", False)
         for name, value in pyro.get_param_store().named_parameters()
     }
     own = {id(value) for value in (*energy.parameters(), *energy.buffers())}
     found = set()
-    for edge in edges(output, cut, set(sites)):
-        variable = getattr(edge[0], "variable", None)
-        if edge in sites:
+    for edge in edges(output, cut, set(sites or ())):
+        variable: Any = getattr(edge[0], "variable", None)
+        if sites and edge in sites:
             found.add(sites[edge])
         elif id(variable) in store:
             found.add(store[id(variable)])
-        elif variable is not None and context.name is None and not context.trace:
-            # Made outside of a run: what is no parameter was put there by one.
-            if not isinstance(variable, nn.Parameter) and id(variable) not in own:
-                shape = tuple(variable.shape)
-                found.add(Dependence(f"a tensor {shape} for which a gradient is taken", True))
+        elif sites is None and is_of_a_run(variable, own):
+            what = f"a tensor {tuple(variable.shape)} for which a gradient is taken"
+            found.add(Dependence(what, True))
     return found
 
 
@@ -164,17 +164,30 @@ def dependence_on(name: str, node: Any) -> Dependence:  # noqa: ANN401 (Pyro's m
     return Dependence(f"the latent site {name!r}", True)
 
 
-def sites_of(context: Context) -> dict[Edge, Dependence]:
-    """Where the values of a run's sites stand in autograd's graph."""
-    found = {}
-    for name, node in context.trace.nodes.items() if context.trace is not None else ():
+def is_of_a_run(variable: Tensor | None, own: set[int]) -> bool:
+    """Whether a leaf must have come from a run, to an energy that was made outside of one.
+
+    Args:
+        variable: The leaf; None for what is none.
+        own: The identities of the energy's own tensors.
+    """
+    is_leaf = variable is not None and not isinstance(variable, nn.Parameter)
+    return is_leaf and id(variable) not in own
+
+
+def sites_of(context: Context) -> dict[Edge, Dependence] | None:
+    """Where the values of a run's sites stand in autograd's graph; None outside of a run."""
+    if context.trace is None:
+        return context.sites
+    context.sites = {}
+    for name, node in context.trace.nodes.items():
         value = node.get("value")
         if node["type"] not in ("sample", "param") or not isinstance(value, Tensor):
             continue
         if value.requires_grad:
             edge = get_gradient_edge(value)
-            found[edge.node, edge.output_nr] = dependence_on(name, node)
-    return found
+            context.sites[edge.node, edge.output_nr] = dependence_on(name, node)
+    return context.sites
 
 
 def edges(output: Tensor, cut: Tensor | None, ends: set[Edge]) -> Iterator[Edge]:
@@ -234,9 +247,7 @@ def missing(name: str | None, energy: Energy, most: int) -> IntractableNormalize
     )
 
 
-def unnormalized(
-    name: str | None, found: set[Dependence], most: int
-) -> IntractableNormalizerError:
+def unnormalized(name: str | None, found: set[Dependence], most: int) -> IntractableNormalizerError:
     """A distribution up to a constant, whose constant is none."""
     return IntractableNormalizerError(
         f"{where(name)} has an energy that depends on {listed(found)}. So its log Z is no "

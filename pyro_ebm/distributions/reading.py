@@ -38,7 +38,7 @@ def given_tensors(module: nn.Module) -> nn.Module:
 def copied(module: nn.Module) -> nn.Module:
     """The copy of one module, within its context."""
     kind = type(module)
-    new = kind.__new__(kind)
+    new = nn.Module.__new__(kind)
     own = dict(module.__dict__)
     for store in ("_parameters", "_buffers", "_modules"):
         own[store] = dict(own[store])
@@ -67,7 +67,7 @@ def substituted(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
 
     Nothing is checked and nothing but the modules on the way is copied.
     """
-    new = type(module).__new__(type(module))
+    new = nn.Module.__new__(type(module))
     own = dict(module.__dict__)
     own["_buffers"], own["_modules"] = dict(own["_buffers"]), dict(own["_modules"])
     for child in {name.partition(".")[0] for name in values if "." in name}:

@@ -112,7 +112,7 @@ def from_table(energy: Energy, site: str, count: int, machines: torch.Size) -> T
 
 
 def spread(draws: Tensor, machines: torch.Size, batch: Sequence[int]) -> Tensor:
-    """Draws (count, *machines, *event) as (*batch, *event), where batch is an expansion of machines.
+    """Draws (count, *machines, *event) as (*batch, *event), batch being an expansion of machines.
 
     Args:
         draws: As many for each machine as there are elements of the batch that use it.

@@ -216,8 +216,9 @@ def check_size(name: str, value: Tensor, sizes: tuple[int, ...]) -> None:
     """
     if value.shape[-1] not in sizes:
         raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; wanted a scalar, or {' or '.join(map(str, sizes))} "
-            f"numbers in the last dimension, where batch dimensions may lead."
+            f"{name} has shape {tuple(value.shape)}; wanted a scalar, or "
+            f"{' or '.join(map(str, sizes))} numbers in the last dimension, where batch dimensions "
+            f"may lead."
         )
 
 

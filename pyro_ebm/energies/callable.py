@@ -73,7 +73,9 @@ class CallableEnergy(Energy):
     def evaluate(self, x: Sites) -> Tensor:
         batch = batch_shape(x, self.sites)
         rows = {
-            name: value.expand(*batch, *self.sites[name].shape).reshape(-1, *self.sites[name].shape)
+            name: value.expand((*batch, *self.sites[name].shape)).reshape(
+                -1, *self.sites[name].shape
+            )
             for name, value in x.items()
         }
         energy = self.call(rows)

@@ -60,9 +60,7 @@ class MeanFieldGuide:
         """
         energy = read_once(energy)
         observed = energy.accept(x)
-        found = mean_field(
-            energy, observed, tolerance=self.tolerance, max_sweeps=self.max_sweeps
-        )
+        found = mean_field(energy, observed, tolerance=self.tolerance, max_sweeps=self.max_sweeps)
         if found.change > self.tolerance:
             warnings.warn(
                 f"The mean field has not converged: after {found.sweeps} sweeps a mean still "
