@@ -34,9 +34,14 @@ def model() -> None:
 
 
 guide = AutoMultivariateNormal(model, init_scale=0.3)
-steps = 1500
-optimizer = pyro.optim.ClippedAdam({"lr": 0.03, "lrd": 0.01 ** (1 / steps)})
-svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=8, vectorize_particles=False))
+steps = 800
+optimizer = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.01 ** (1 / steps)})
+svi = SVI(
+    model,
+    guide,
+    optimizer,
+    Trace_ELBO(num_particles=50, vectorize_particles=True, max_plate_nesting=0),
+)
 for _ in range(steps):
     svi.step()
 posterior = guide.get_posterior()

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
@@ -120,6 +120,20 @@ def test_plates_and_subsamples() -> None:
     index = trace.nodes["rows"]["value"]
     wanted = -2 * 2 * MACHINE({"visible": visible[index], "hidden": hidden[index]}).sum()
     assert torch.allclose(trace.log_prob_sum(), wanted)
+
+
+def test_particles_and_predictive_draws_are_no_plates_of_the_model() -> None:
+    def model() -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        energy_factor("pull", PULL, a=a, b=torch.tensor(0.0))
+        energy_factor("constant", PULL, a=torch.tensor(1.0), b=torch.tensor(0.0))
+
+    guide = AutoNormal(model)
+    elbo = Trace_ELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=0)
+    loss = SVI(model, guide, pyro.optim.Adam({"lr": 0.0}), elbo).step()
+    assert 0 < loss < 10
+    draws = Predictive(model, num_samples=7, parallel=True)()
+    assert draws["a"].shape == (7,)
 
 
 BAD = {

@@ -1,13 +1,24 @@
 """An energy as a factor of a model's joint density."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from pyro_ebm.distributions import read_once
 from pyro_ebm.energies import Energy
+
+# Pyro's own plates, in which a whole model is run several times.
+COPIES = {
+    "num_particles_vectorized",
+    "num_sleep_particles_vectorized",
+    "_num_predictive_samples",
+}
 
 
 def energy_factor(name: str, energy: Energy, /, **sites: Tensor) -> None:
@@ -45,18 +56,28 @@ def check_plates(name: str, value: Tensor) -> None:
     Raises:
         ValueError: If it is not; the message names the plate.
     """
-    for plate in _PYRO_STACK:
-        if not isinstance(plate, IndepMessenger) or plate.dim is None:
-            continue
+    for plate, dim in plates_around(name):
         size = getattr(plate, "subsample_size", plate.size)
-        found = value.shape[plate.dim] if value.dim() >= -plate.dim else 1
+        found = value.shape[dim] if value.dim() >= -dim else 1
         if found != size:
             raise ValueError(
                 f"The energy of {name!r} has shape {tuple(value.shape)} inside the plate "
-                f"{plate.name!r} of size {size} at dimension {plate.dim}; wanted {size} numbers "
+                f"{plate.name!r} of size {size} at dimension {dim}; wanted {size} numbers "
                 f"there. One number would count {size} times: if it belongs to all of the plate, "
                 f"move the statement out of it."
             )
+
+
+def plates_around(name: str) -> Iterator[tuple[IndepMessenger, int]]:
+    """The plates that a statement stands in, with their dimensions; not those of COPIES."""
+    message: Any = {"type": "sample", "name": name, "is_observed": True, "infer": {}}
+    for messenger in reversed(_PYRO_STACK):
+        if isinstance(messenger, BlockMessenger) and messenger.hide_fn(message):
+            return
+        if not isinstance(messenger, IndepMessenger) or messenger.name in COPIES:
+            continue
+        if messenger.dim is not None:  # a plate that is a loop has none
+            yield messenger, messenger.dim
 
 
 def is_factor(node: dict[str, object]) -> bool:
