@@ -16,6 +16,8 @@ from .energies import (
     Graph,
     Layer,
     PairwiseEnergy,
+    clamp,
+    interpolate,
 )
 from .kernels import (
     Chains,
@@ -75,6 +77,8 @@ __all__ = [
     "Layer",
     "Graph",
     "CallableEnergy",
+    "interpolate",
+    "clamp",
     # sampling
     "Kernel",
     "Gibbs",
