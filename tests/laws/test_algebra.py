@@ -113,7 +113,9 @@ CASES: dict[str, Made] = {
         lambda a, b: interpolate(a, b, 0.3), (0.7, RING), (0.3, SAME_RING)
     ),
     "interpolated on two graphs": made(
-        lambda a, b: interpolate(a, b, torch.tensor(0.3).double()), (0.7, RING), (0.3, CHORDS)
+        lambda a, b: interpolate(a, b, torch.tensor(0.3, dtype=torch.float64)),
+        (0.7, RING),
+        (0.3, CHORDS),
     ),
     "a graph and a dense layer": made(lambda a, b: a + b * 2, (1, RING), (2, DENSE_SPINS)),
     "sums of sums": made(
