@@ -160,6 +160,12 @@ def log_shape(x: Tensor, location: Tensor, scale: Tensor, origin: Tensor) -> Ten
     return -(x - origin) * (x + origin - 2 * location) / (2 * scale.square())
 
 
+def upper_tail(z: Tensor) -> Tensor:
+    """The probability of a standard normal number above z."""
+    # Not torch.special.ndtr, whose error in the tail is 4 % at -8 in float64.
+    return torch.special.erfc(z / math.sqrt(2)) / 2
+
+
 def mills(near: Tensor) -> Tensor:
     """∫ exp(−near t − t²/2) dt over t > 0: the upper tail over the density."""
     return math.sqrt(math.pi / 2) * torch.special.erfcx(near / math.sqrt(2))
@@ -253,7 +259,7 @@ class LogMass(torch.autograd.Function):
         *law, _ = inputs
         s = standardised(*law)
         tail = (mills(s.near) - fall(s) * mills(s.far)).log()
-        outside = torch.special.ndtr(s.near) + torch.special.ndtr(-s.far)
+        outside = upper_tail(-s.near) + upper_tail(s.far)
         found = torch.where(s.near > 0, tail, LOG_ROOT_TWO_PI + torch.log1p(-outside))
         if bool((narrow := s.narrow).any()):
             # With the peak inside, the reference is the peak and not the near end.
@@ -309,8 +315,8 @@ class Mean(torch.autograd.Function):
         ahead = moment / (mills(s.near) - ratio * mills(s.far))
         # From the location, where it is inside.
         density = torch.exp(-s.near.square() / 2 - LOG_ROOT_TWO_PI)
-        inside = -torch.special.ndtr(s.near) - torch.special.ndtr(-s.far)
-        skew = -density * torch.expm1(-(s.width / 2) * finite(s.near + s.far)) / (1 + inside)
+        inside = 1 - upper_tail(-s.near) - upper_tail(s.far)
+        skew = -density * torch.expm1(-(s.width / 2) * finite(s.near + s.far)) / inside
         skew = torch.where(s.near == -math.inf, 0.0, skew)
         from_end = s.near > 0
         if bool((narrow := s.narrow).any()):
@@ -388,7 +394,7 @@ class Quantile(torch.autograd.Function):
         s = standardised(*law)
         # The probability between the near end and x.
         share = torch.where(s.turned, 1 - p, p)
-        upper = torch.special.ndtr(-s.near) * (1 - share) + torch.special.ndtr(-s.far) * share
+        upper = upper_tail(s.near) * (1 - share) + upper_tail(s.far) * share
         z = torch.where(s.turned, 1.0, -1.0) * torch.special.ndtri(upper)
         x = location + scale * z
         flat = s.width <= FLAT
