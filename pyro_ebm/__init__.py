@@ -11,13 +11,18 @@ from .energies import (
     BlockEnergy,
     BoltzmannMachine,
     CallableEnergy,
+    DistributionEnergy,
     Energy,
     GradientEnergy,
     Graph,
     Layer,
     PairwiseEnergy,
+    SpectralConvolution,
+    SpectralLinear,
     clamp,
+    convolutional_energy,
     interpolate,
+    mlp_energy,
 )
 from .kernels import (
     HMC,
@@ -66,7 +71,15 @@ from .statistics import (
     frozen_units,
     independent_log_likelihood,
 )
-from .units import Bernoulli, Categorical, Gaussian, Spin, SpinDistribution, Unit
+from .units import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Spin,
+    SpinDistribution,
+    TruncatedNormal,
+    Unit,
+)
 
 __all__ = [
     # named tensors
@@ -79,6 +92,7 @@ __all__ = [
     "SpinDistribution",
     "Categorical",
     "Gaussian",
+    "TruncatedNormal",
     # energies
     "Energy",
     "BlockEnergy",
@@ -88,6 +102,11 @@ __all__ = [
     "Layer",
     "Graph",
     "CallableEnergy",
+    "mlp_energy",
+    "convolutional_energy",
+    "SpectralLinear",
+    "SpectralConvolution",
+    "DistributionEnergy",
     "interpolate",
     "clamp",
     # sampling

@@ -4,7 +4,13 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from pyro.distributions import ImproperUniform, MaskedDistribution, Unit
+from pyro.distributions import (
+    ImproperUniform,
+    MaskedDistribution,
+    SineBivariateVonMises,
+    Unit,
+    VonMises,
+)
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
@@ -20,10 +26,12 @@ class DistributionEnergy(Energy):
 
     .. math:: E(x) = -\ln q(x), \qquad \ln Z = 0
 
-    Outside the support E is +inf. The distribution's parameters stay the caller's: they are no
-    parameters of the energy, and `.to(...)` or `.double()` do not reach them; make a new energy
-    from a distribution of the wanted kind. Where they require gradients or carry a history, so does
-    E; what the distribution computed from them when it was made lives as long as one backward pass.
+    `is_normalised` tells the exceptions. Outside the support E is +inf.
+
+    The distribution's parameters stay the caller's: they are no parameters of the energy, and
+    `.to(...)` or `.double()` do not reach them; make a new energy from a distribution of the wanted
+    kind. Where they require gradients or carry a history, so does E; what the distribution computed
+    from them when it was made lives as long as one backward pass.
 
     Args:
         distribution: q. Its batch dimensions are those of batched parameters and broadcast against
@@ -44,13 +52,13 @@ class DistributionEnergy(Energy):
         self.distribution = distribution
         self.law = unvalidated(distribution)
         support = support_of(distribution)
-        # A part of q may compute in another dtype; that of its first numbers is the whole's.
         self.like = next(floats_of(distribution), torch.empty(0)).detach().new_empty(0)
         self.sites = {site: Site(support, distribution.event_shape)}
         self.inside = self.some_value()
         try:
             with torch.no_grad():
-                self.evaluate({site: self.inside})
+                # The dtype in which all parts of q together compute.
+                self.like = self.evaluate({site: self.inside}).new_empty(0)
         except NotImplementedError:
             raise TypeError(
                 f"{type(distribution).__name__} does not know its log-probability, of which the "
@@ -67,8 +75,12 @@ class DistributionEnergy(Energy):
 
     @property
     def is_normalised(self) -> bool:
-        """Whether ln Z = 0: not where a mask or an improper part leaves out some of q."""
-        unnormalised = (MaskedDistribution, ImproperUniform, Unit)
+        """Whether ln Z = 0, as far as the kinds of distributions tell.
+
+        It is not where a mask leaves out some of q, where a part is improper, nor for angles, whose
+        support is all real numbers while q is normalised over one turn.
+        """
+        unnormalised = (MaskedDistribution, ImproperUniform, Unit, VonMises, SineBivariateVonMises)
         return not any(isinstance(part, unnormalised) for part in parts_of(self.distribution))
 
     def evaluate(self, x: Sites) -> Tensor:
@@ -87,7 +99,7 @@ class DistributionEnergy(Energy):
         allowed = site.support.check(value)
         elements = len(site.shape) - site.support.event_dim
         # Outside, log_prob may be NaN, finite or an error, and NaN would reach the gradient.
-        apart = allowed.reshape(*allowed.shape, *[1] * site.support.event_dim)
+        apart = allowed[(..., *[None] * site.support.event_dim)]
         energy = -self.law.log_prob(torch.where(apart, value, self.inside))
         if elements:
             allowed = allowed.flatten(-elements).all(-1)
@@ -119,10 +131,11 @@ def support_of(distribution: Distribution) -> Constraint:
             f"{type(distribution).__name__} does not know its support; give it the property "
             f"`support`, for example constraints.real."
         )
-    # Of an Independent real vector the elements are real.
     while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
+        support = support.base_constraint  # of a real vector the elements are real
+    # So is a mixture of real laws; of others each component may have bounds of its own.
+    inner = getattr(support, "base_constraint", None)
+    return constraints.real if inner is constraints.real else support
 
 
 def unvalidated(distribution: Distribution) -> Distribution:

@@ -6,6 +6,7 @@ A network tilts the normal law of standard deviation s. With s infinite it stand
 unbounded site nothing then makes exp(−E) integrable.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def mlp_energy(
     site = only(named_sites(sites))
     sizes = (site.shape.numel(), *positive_sizes("widths", widths))
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [linear(before, after), activation()]
     layers.append(linear(sizes[-1], 1))
     return CallableEnergy(TiltedNormal(nn.Sequential(*layers), spread), sites)
@@ -143,7 +144,8 @@ class TiltedNormal(nn.Module):
         super().__init__()
         if not spread > 0:
             raise ValueError(
-                f"spread is {spread!r}; wanted a positive number, or math.inf for the network alone."
+                f"spread is {spread!r}; wanted a positive number, or math.inf for the network "
+                f"alone."
             )
         self.network, self.spread = network, float(spread)
 

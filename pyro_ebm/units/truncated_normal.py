@@ -45,7 +45,7 @@ def log_normalizer(location: Tensor, scale: Tensor, low: Tensor, high: Tensor) -
     r"""ln Δ, the log-probability of the interval under the normal law."""
     wide = broadcast_all(*(x.double() for x in (location, scale, low, high)))
     origin = reference(*wide)
-    found = log_mass(*wide, origin) - ((origin - wide[0]) / wide[1]).square() / 2
+    found = log_mass(wide, origin) - ((origin - wide[0]) / wide[1]).square() / 2
     return (found - LOG_ROOT_TWO_PI).to(dtype_of(location, scale, low, high))
 
 
@@ -57,9 +57,8 @@ def log_integral(field: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Ten
     f, s, a, b = broadcast_all(*(x.double() for x in (field, scale, low, high)))
     location = f * s.square()
     origin = reference(location, s, a, b)
-    # At the location itself f x − x²/2σ² is μ²/2σ², whose derivative goes through μ = f σ².
     start = origin * (f - origin / (2 * s.square()))
-    return (log_mass(location, s, a, b, origin) + s.log() + start).to(
+    return (log_mass((location, s, a, b), origin) + s.log() + start).to(
         dtype_of(field, scale, low, high)
     )
 
@@ -70,7 +69,7 @@ def log_density(
     """ln p(x); −inf outside the interval."""
     x, mu, s, a, b = broadcast_all(*(v.double() for v in (value, location, scale, low, high)))
     origin = reference(mu, s, a, b)
-    found = log_shape(x, mu, s, origin) - s.log() - log_mass(mu, s, a, b, origin)
+    found = log_shape(x, mu, s, origin) - s.log() - log_mass((mu, s, a, b), origin)
     found = torch.where((a <= x) & (x <= b), found, -math.inf)
     return found.to(dtype_of(value, location, scale, low, high))
 
@@ -120,9 +119,7 @@ def dtype_of(*tensors: Tensor) -> torch.dtype:
 
 
 class Standard(NamedTuple):
-    """An interval in units of σ, so turned that its far end is at least as far above 0 as its
-    near end is below; all float64, without history.
-    """
+    """An interval in units of σ, turned so that −near ≤ far; float64, without history."""
 
     near: Tensor
     far: Tensor
@@ -171,14 +168,19 @@ def mills(near: Tensor) -> Tensor:
     return math.sqrt(math.pi / 2) * torch.special.erfcx(near / math.sqrt(2))
 
 
-def mills_moment(near: Tensor) -> Tensor:
-    """∫ t exp(−near t − t²/2) dt over t > 0, which is 1 − near · mills(near) without cancelling."""
+def mills_moment(near: Tensor, ratio: Tensor) -> Tensor:
+    """∫ t exp(−near t − t²/2) dt over t > 0, which is 1 − near · mills(near) without cancelling.
+
+    Args:
+        near: Where the tail begins.
+        ratio: mills(near).
+    """
     square = near.clamp_min(FAR).square().reciprocal()
     series, term = torch.zeros_like(near), square
     for j in range(13):
         series = series + term
         term = -term * square * (2 * j + 3)
-    return torch.where(near > FAR, series, 1 - near * mills(near))
+    return torch.where(near > FAR, series, 1 - near * ratio)
 
 
 def fall(s: Standard) -> Tensor:
@@ -240,14 +242,14 @@ def central_moments(s: Standard) -> tuple[Tensor, Tensor, Tensor]:  # (*batch,) 
 # --- differentiable pieces -----------------------------------------------------------------------
 
 
-def log_mass(
-    location: Tensor, scale: Tensor, low: Tensor, high: Tensor, origin: Tensor
-) -> Tensor:
+def log_mass(law: Sequence[Tensor], origin: Tensor) -> Tensor:
     r"""ln of the integral over the interval of the density relative to that at the origin, over σ.
 
-    The origin must be the `reference`, and counts as a constant.
+    Args:
+        law: Location, scale, low and high, in float64.
+        origin: The `reference`; it counts as a constant.
     """
-    return LogMass.apply(location, scale, low, high, origin)
+    return LogMass.apply(*law, origin)
 
 
 class LogMass(torch.autograd.Function):
@@ -276,7 +278,7 @@ class LogMass(torch.autograd.Function):
         mean, variance = Mean.apply(*law), Variance.apply(*law)
         ahead = mean - origin
         square = variance + ahead * (mean + origin - 2 * location)
-        at_low, at_high = edges(*law, origin)
+        at_low, at_high = edges(law, origin)
         return (
             gradient * ahead / scale.square(),
             gradient * (square / scale.square() - 1) / scale,
@@ -286,11 +288,10 @@ class LogMass(torch.autograd.Function):
         )
 
 
-def edges(
-    location: Tensor, scale: Tensor, low: Tensor, high: Tensor, origin: Tensor
-) -> tuple[Tensor, Tensor]:
+def edges(law: Sequence[Tensor], origin: Tensor) -> tuple[Tensor, Tensor]:
     """The density at the two bounds, 0 at infinity."""
-    mass = log_mass(location, scale, low, high, origin)
+    location, scale, low, high = law
+    mass = log_mass(law, origin)
 
     def at(bound: Tensor) -> Tensor:
         density = (log_shape(finite(bound), location, scale, origin) - mass).exp() / scale
@@ -308,11 +309,9 @@ class Mean(torch.autograd.Function):
         location, scale, low, high = law
         s = standardised(*law)
         # From the near end, where the peak is outside.
-        ratio = fall(s)
-        moment = mills_moment(s.near) - ratio * (
-            mills_moment(s.far) + finite(s.width) * mills(s.far)
-        )
-        ahead = moment / (mills(s.near) - ratio * mills(s.far))
+        near, far, left = mills(s.near), mills(s.far), fall(s)
+        beyond = mills_moment(s.far, far) + finite(s.width) * far
+        ahead = (mills_moment(s.near, near) - left * beyond) / (near - left * far)
         # From the location, where it is inside.
         density = torch.exp(-s.near.square() / 2 - LOG_ROOT_TWO_PI)
         inside = 1 - upper_tail(-s.near) - upper_tail(s.far)
@@ -339,7 +338,7 @@ class Mean(torch.autograd.Function):
         second, third, _ = central_moments(standardised(*law))
         mean = Mean.apply(*law)
         skew = third + 2 * second * (mean - location) / scale
-        at_low, at_high = edges(*law, reference(*law))
+        at_low, at_high = edges(law, reference(*law))
         return (
             gradient * second,
             gradient * skew,
@@ -367,7 +366,7 @@ class Variance(torch.autograd.Function):
         mean = Mean.apply(*law)
         variance = second * scale.square()
         by_scale = fourth - second.square() + 2 * third * (mean - location) / scale
-        at_low, at_high = edges(*law, reference(*law))
+        at_low, at_high = edges(law, reference(*law))
         return (
             gradient * third * scale,
             gradient * by_scale * scale,
@@ -428,7 +427,7 @@ class Quantile(torch.autograd.Function):
         z, *z_ends = ((v - location) / scale for v in (x, *ends))
         by_scale = z - below * z_ends[0] - above * z_ends[1]
         origin = reference(*law)
-        density = (log_shape(x, location, scale, origin) - log_mass(*law, origin)).exp() / scale
+        density = (log_shape(x, location, scale, origin) - log_mass(law, origin)).exp() / scale
         return (
             gradient / density,
             gradient * by_location,
@@ -441,9 +440,12 @@ class Quantile(torch.autograd.Function):
 def ahead_in_flat(near: Tensor, far: Tensor, width: Tensor, share: Tensor) -> Tensor:
     """t from the near end, of an exponential law with the mean slope of the log-density."""
     fallen = (near + far) / 2 * width  # at the far end
-    return torch.where(
-        fallen.abs() < 1e-12, share, -torch.log1p(share * torch.expm1(-fallen)) / fallen
-    ) * width
+    return (
+        torch.where(
+            fallen.abs() < 1e-12, share, -torch.log1p(share * torch.expm1(-fallen)) / fallen
+        )
+        * width
+    )
 
 
 def ahead_in_tail(near: Tensor, far: Tensor, width: Tensor, share: Tensor) -> Tensor:
@@ -498,7 +500,9 @@ class TruncatedNormal(TorchDistribution):
     .. math:: p(x) \propto \exp\Big(-\frac{(x - \mu)^2}{2 \sigma^2}\Big), \quad l \le x \le h
 
     With low 0 and high infinite it is the law of a rectified unit. Computed in float64 whatever the
-    parameters' dtype; draws are made by inversion, so they are reparametrised.
+    parameters' dtype; draws are made by inversion, so they are reparametrised. Kernels that move by
+    gradients map the support to all real numbers, for which a bound has to be finite, or infinite,
+    throughout the batch.
 
     Args:
         loc: The location μ (*batch), the mean before truncation.
@@ -609,9 +613,10 @@ class TruncatedNormal(TorchDistribution):
 
     def entropy(self) -> Tensor:
         """In nats."""
-        loc, scale, low, high = law = tuple(x.double() for x in self.law)
+        law = [x.double() for x in self.law]
+        loc, scale = law[:2]
         origin = reference(*law)
         mean, variance = mean_of(*law), variance_of(*law)
         square = variance + (mean - origin) * (mean + origin - 2 * loc)
-        found = log_mass(*law, origin) + scale.log() + square / (2 * scale.square())
+        found = log_mass(law, origin) + scale.log() + square / (2 * scale.square())
         return found.to(self.loc.dtype)
