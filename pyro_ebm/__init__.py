@@ -77,6 +77,7 @@ from .units import (
     Gaussian,
     Spin,
     SpinDistribution,
+    TruncatedGaussian,
     TruncatedNormal,
     Unit,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "SpinDistribution",
     "Categorical",
     "Gaussian",
+    "TruncatedGaussian",
     "TruncatedNormal",
     # energies
     "Energy",
