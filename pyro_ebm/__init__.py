@@ -19,11 +19,18 @@ from .energies import (
     BlockEnergy,
     BoltzmannMachine,
     CallableEnergy,
+    DistributionEnergy,
     Energy,
     GradientEnergy,
     Graph,
     Layer,
     PairwiseEnergy,
+    SpectralConvolution,
+    SpectralLinear,
+    clamp,
+    convolutional_energy,
+    interpolate,
+    mlp_energy,
 )
 from .infer import AmortizedMeanFieldGuide, MeanFieldGuide, energy_factor
 from .kernels import (
@@ -73,7 +80,16 @@ from .statistics import (
     frozen_units,
     independent_log_likelihood,
 )
-from .units import Bernoulli, Categorical, Gaussian, Spin, SpinDistribution, Unit
+from .units import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Spin,
+    SpinDistribution,
+    TruncatedGaussian,
+    TruncatedNormal,
+    Unit,
+)
 
 __all__ = [
     # named tensors
@@ -86,6 +102,8 @@ __all__ = [
     "SpinDistribution",
     "Categorical",
     "Gaussian",
+    "TruncatedGaussian",
+    "TruncatedNormal",
     # energies
     "Energy",
     "BlockEnergy",
@@ -95,6 +113,13 @@ __all__ = [
     "Layer",
     "Graph",
     "CallableEnergy",
+    "mlp_energy",
+    "convolutional_energy",
+    "SpectralLinear",
+    "SpectralConvolution",
+    "DistributionEnergy",
+    "interpolate",
+    "clamp",
     # sampling
     "Kernel",
     "Gibbs",
