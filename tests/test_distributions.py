@@ -3,8 +3,10 @@
 Where numbers are compared it is with sums over all states; α of a statistical test is 1e-6.
 """
 
+import copy
 import itertools
 import math
+import pickle
 from collections.abc import Callable
 from unittest import mock
 
@@ -647,3 +649,9 @@ def test_an_exact_result_says_so() -> None:
     assert torch.equal(found.upper, found.value)
     assert found.trustworthy
     assert found.log_weights.shape == (0, 2)
+
+
+def test_a_distribution_survives_pickle_and_copy() -> None:
+    law = EnergyDistribution(MACHINE).expand([2])
+    for other in (pickle.loads(pickle.dumps(law)), copy.deepcopy(law)):
+        assert torch.equal(other.log_prob(law.states[3]), law.log_prob(law.states[3]))

@@ -16,12 +16,19 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.partition import LogPartition
 from pyro_ebm.sites import as_tensor, check_shape, only_site
 
 from . import intractable, sampling, summation
-from .intractable import Context, current_context, cut_off, site_name, with_history
+from .intractable import (
+    Context,
+    current_context,
+    cut_off,
+    site_name,
+    watched_context,
+    with_history,
+)
 from .reading import read_once
 from .sampling import Sampler
 
@@ -57,13 +64,11 @@ class AbstractEnergyDistribution(TorchDistribution):
         self.site = chosen_site(energy, site)
         summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
-        self.machines = (
-            self.machine.read().batch if isinstance(self.machine, PairwiseEnergy) else torch.Size()
-        )
+        self.machines = summation.machines(self.machine)
         self.normalizer = normalizer
         self.log_partition = check_estimate(log_partition, self.machines)
         self.sampler = Sampler() if sampler is None else sampler
-        self.context: Context = current_context()
+        self.context: Context = context_for(normalizer)
         self.count = summation.number_of_states(self.machine.sites[self.site])
         self.has_enumerate_support = self.count <= summation.MAX_STATES  # 16 bits
         self.token = object()  # carried by copies, so that a trace's site can be recognised
@@ -99,8 +104,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         new._batch_shape = batch_shape
-        if new.context.trace is None:
-            new.context = current_context()
+        if not new.context.is_of_a_run:
+            new.context = context_for(self.normalizer)
         return new
 
     # ------------------------------------------------------------------ log-probabilities
@@ -343,7 +348,13 @@ class EnergyDistribution(AbstractEnergyDistribution):
         """
         new = cls(energy, site, sampler=sampler, validate_args=validate_args)
         new.normalizer = "up to a constant"
+        new.context = context_for(new.normalizer)
         return new
+
+
+def context_for(normalizer: Normalizer) -> Context:
+    """The run that is going on; where log Z is exact, how it was called is of no interest."""
+    return current_context() if normalizer == "exact" else watched_context()
 
 
 def energies_of(law: TorchDistribution, value: Tensor) -> Tensor:

@@ -69,6 +69,11 @@ class Context:
     name: str | None = None
     sites: dict[Edge, Dependence] | None = None
 
+    @property
+    def is_of_a_run(self) -> bool:
+        """Whether there is, or was, a run."""
+        return self.trace is not None or self.sites is not None
+
     def forget(self) -> None:
         """Lets go of the run: its trace holds the distribution, which would be a cycle."""
         self.trace = self.run = None
@@ -76,15 +81,25 @@ class Context:
 
 def current_context() -> Context:
     """The run that is going on."""
-    tracing = [m for m in _PYRO_STACK if isinstance(m, TraceMessenger) and not m.param_only]
     kinds = {type(messenger) for messenger in _PYRO_STACK}
     # A guide that enumerates in sequence is replayed as well, and escapes from its sites.
     is_replayed = ReplayMessenger in kinds and EscapeMessenger not in kinds
-    if not tracing:
-        return Context(None, is_replayed)
-    trace = tracing[-1].trace
-    run = comparison.running(tracing[-1]) if comparison.movable(trace.nodes) else None
-    return Context(trace, is_replayed, run)
+    tracing = innermost()
+    return Context(None if tracing is None else tracing.trace, is_replayed)
+
+
+def watched_context() -> Context:
+    """The run that is going on, and how it was called."""
+    context, tracing = current_context(), innermost()
+    if tracing is not None and comparison.movable(tracing.trace.nodes):
+        context.run = comparison.running(tracing)
+    return context
+
+
+def innermost() -> TraceMessenger | None:
+    """The messenger that is recording the run."""
+    tracing = [m for m in _PYRO_STACK if isinstance(m, TraceMessenger) and not m.param_only]
+    return tracing[-1] if tracing else None
 
 
 def site_name(context: Context, token: object) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
+from pyro_ebm.energies import BlockEnergy, DistributionEnergy, Energy, PairwiseEnergy
 from pyro_ebm.kernels import HMC, Gibbs, Kernel, advance
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.sites import Sites, random_values
@@ -91,6 +91,8 @@ def draw(
     energy: Energy, site: str, count: int, machines: torch.Size, sampler: Sampler
 ) -> Tensor:  # (count, *machines, *site.shape)
     """Independent draws of a site from each of the machines that the parameters make."""
+    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
+        return energy.distribution.sample(torch.Size([count])).to(energy.dtype)
     if summation.number_of_states(energy.sites[site]) <= summation.MAX_STATES:
         try:
             return from_table(energy, site, count, machines)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.partition.finite import levels_of
 from pyro_ebm.sites import Site
@@ -64,6 +64,8 @@ def free_energy(energy: Energy, site: str, value: Tensor) -> Tensor:  # (*batch,
 
 def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters,)
     """log Z, exact and differentiable, in float64; None where there is no affordable sum."""
+    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
+        return torch.zeros(machines(energy), dtype=torch.float64, device=energy.device)
     try:
         return exact.log_partition(energy)
     except (TooManyStatesError, TypeError):
@@ -71,8 +73,19 @@ def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters
 
 
 def log_prob(energy: Energy, site: str, value: Tensor, log_z: Tensor) -> Tensor:  # (*batch,)
-    """ln p(value) from an exact log Z, in float64."""
+    """ln p(value) from an exact log Z; in float64 where it is a sum over other units."""
+    if not isinstance(energy, PairwiseEnergy) and not hidden_sites(energy, site):
+        return -energy.evaluate({site: value}) - log_z
     return exact.summation(energy).clamped({site: value.double()}).log_partition() - log_z
+
+
+def machines(energy: Energy) -> torch.Size:
+    """The batch shape of an energy's parameters."""
+    if isinstance(energy, PairwiseEnergy):
+        return energy.read().batch
+    if isinstance(energy, DistributionEnergy):
+        return torch.Size(energy.distribution.batch_shape)
+    return torch.Size()
 
 
 def log_table(energy: Energy, site: str, machines: torch.Size) -> tuple[Tensor, Tensor]:

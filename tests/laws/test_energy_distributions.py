@@ -9,6 +9,7 @@ from unittest import mock
 
 import networkx as nx
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions.testing.gof import multinomial_goodness_of_fit
@@ -26,10 +27,17 @@ from pyro_ebm.distributions import (
     summation,
 )
 from pyro_ebm.distributions.energy_distribution import AbstractEnergyDistribution
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer
+from pyro_ebm.energies import (
+    BoltzmannMachine,
+    CallableEnergy,
+    DistributionEnergy,
+    Energy,
+    Layer,
+)
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.partition import exact, exactly
 from pyro_ebm.sites import Site, Sites, spin
+from pyro_ebm.units import Categorical, Gaussian
 from tests.goodness import ALPHA, chi_square
 from tests.machines import BIT, SMALL, Small, stacked, states_of, varied
 
@@ -248,7 +256,7 @@ def test_chains_are_used_where_there_is_no_table(kernel: Gibbs | None) -> None:
     found = EnergyDistribution(machine, sampler=Sampler(kernel, steps=30))
     with mock.patch.object(sampling, "from_table", side_effect=sampling.TooManyStatesError):
         exactly_drawn = found.sample((DRAWS,))
-        with mock.patch.object(sampling.exact, "sample", side_effect=sampling.TooManyStatesError):
+        with mock.patch.object(sampling, "PATIENCE", 0.0):
             by_chains = found.sample((DRAWS,))
     for draws in (exactly_drawn, by_chains):
         assert of_draws(found, draws) > ALPHA
@@ -334,3 +342,76 @@ def test_a_forgotten_log_z_is_found() -> None:
         )
     wanted = expected_gradient(machine, "visible", value)
     assert any((a - b).abs().max() > 0.01 for a, b in zip(gradients, wanted, strict=True))
+
+
+# --- units of other kinds ------------------------------------------------------------------------
+
+
+def labels_and_bits() -> BoltzmannMachine:
+    layers = {
+        "visible": Layer(Categorical(3), 2, bias=normal(6)),
+        "hidden": Layer(BIT, 2, bias=normal(2, seed=4)),
+    }
+    return BoltzmannMachine(layers, {("visible", "hidden"): normal(6, 2, seed=5)})
+
+
+def test_labels_are_enumerated_and_drawn() -> None:
+    machine = labels_and_bits()
+    found = EnergyDistribution(machine)
+    joint = exact.states(machine)
+    p = (-machine(joint)).softmax(0).reshape(9, 4).sum(1)
+    assert torch.allclose(found.log_prob(found.states).exp(), p, atol=1e-12)
+    draws = found.sample((DRAWS,))
+    number = (draws @ torch.tensor([3.0, 1.0], dtype=DOUBLE)).long()
+    counts = np.bincount(number.numpy(), minlength=9)
+    assert chi_square(counts, p.numpy()) > ALPHA
+    assert chi_square(counts[::-1].copy(), p.numpy()) < ALPHA
+
+
+def real_visible_units() -> BoltzmannMachine:
+    layers = {
+        "visible": Layer(Gaussian(), 1, bias=normal(1)),
+        "hidden": Layer(BIT, 2, bias=normal(2, seed=4)),
+    }
+    return BoltzmannMachine(layers, {("visible", "hidden"): normal(1, 2, seed=5)})
+
+
+def test_real_units_have_a_density() -> None:
+    found = EnergyDistribution(real_visible_units())
+    axis = torch.linspace(-12, 12, 4001, dtype=DOUBLE)
+    density = found.log_prob(axis[:, None]).exp()
+    assert float(torch.trapezoid(density, axis)) == pytest.approx(1, abs=1e-9)
+    assert not found.has_enumerate_support
+    draws = found.sample((2000,))[:, 0]
+    cumulative = torch.cumulative_trapezoid(density, axis)
+    # α = 1e-6; 2,000 draws find a distance of 0.06 between the distribution functions.
+    law = stats.ks_1samp(draws, lambda x: np.interp(x, axis[1:], cumulative))
+    assert law.pvalue > ALPHA
+    assert stats.ks_1samp(draws + 0.3, lambda x: np.interp(x, axis[1:], cumulative)).pvalue < ALPHA
+
+
+def test_a_continuous_energy_is_drawn_from_by_hmc() -> None:
+    double_well = CallableEnergy(
+        lambda x: 2 * (x.square() - 1).square().sum(-1) + 0.5 * x.sum(-1), 1, dtype=DOUBLE
+    )
+    found = EnergyDistribution.up_to_constant(double_well, sampler=Sampler(steps=60))
+    draws = found.sample((2000,))[:, 0]
+    axis = torch.linspace(-4, 4, 4001, dtype=DOUBLE)
+    density = (-double_well(axis[:, None])).softmax(0)
+    law = stats.ks_1samp(draws, lambda x: np.interp(x, axis, density.cumsum(0)))
+    assert law.pvalue > ALPHA
+    noise = torch.rand(2000, dtype=DOUBLE) * 4 - 2  # as the chains start
+    assert stats.ks_1samp(noise, lambda x: np.interp(x, axis, density.cumsum(0))).pvalue < ALPHA
+
+
+def test_a_distribution_as_an_energy_is_normalised_and_draws_itself() -> None:
+    q = dist.Gamma(torch.tensor([2.0, 3.0], dtype=DOUBLE), torch.ones(2, dtype=DOUBLE))
+    found = EnergyDistribution(DistributionEnergy(q.expand([4, 2]).to_event(1)))
+    assert found.batch_shape == (4,)
+    value = q.sample((3, 4))
+    assert torch.allclose(found.log_prob(value), q.log_prob(value).sum(-1))
+    draws = found.sample((500,))
+    assert draws.shape == (500, 4, 2)
+    # α = 1e-6; 2,000 draws find a distance of 0.06.
+    assert stats.ks_1samp(draws[..., 0].flatten(), stats.gamma(2).cdf).pvalue > ALPHA
+    assert stats.ks_1samp(draws[..., 1].flatten(), stats.gamma(2).cdf).pvalue < ALPHA
