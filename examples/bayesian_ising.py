@@ -29,7 +29,7 @@ def model(spins: torch.Tensor) -> None:
         pyro.sample("spins", Ising(ring, coupling, field), obs=spins)
 
 
-mcmc = MCMC(NUTS(model), num_samples=500, warmup_steps=150, disable_progbar=True)
+mcmc = MCMC(NUTS(model), num_samples=350, warmup_steps=100, disable_progbar=True)
 mcmc.run(data)
 draws = mcmc.get_samples()
 

@@ -14,6 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import (
     HMC,
     MCMC,
@@ -392,6 +393,34 @@ def test_a_machine_that_changes_under_its_distribution_is_seen() -> None:
             infer(model)
 
 
+def test_a_distribution_raises_whenever_it_is_asked() -> None:
+    def model() -> EnergyDistribution:
+        w = pyro.sample("w", dist.Normal(ZERO, ONE), obs=torch.tensor(0.5, requires_grad=True))
+        return pyro.sample("x", EnergyDistribution.up_to_constant(machine_of(w)), obs=DATA[0])
+
+    law = poutine.trace(model).get_trace().nodes["x"]["fn"]
+    for _ in range(3):
+        with pytest.raises(IntractableNormalizerError, match="'w'"):
+            law.log_prob(DATA[0])
+    law.context.forget()
+    with pytest.raises(IntractableNormalizerError, match="'w'"):
+        law.log_prob(DATA[1])
+
+
+def test_the_remedy_for_a_machine_that_is_still_in_the_param_store() -> None:
+    machine = BoltzmannMachine.fully_visible(N)
+    pyro.module("machine", machine)
+
+    def model() -> None:
+        latent()
+        observe(machine)
+
+    with pytest.raises(IntractableNormalizerError, match=r"requires_grad_\(False\)"):
+        nuts(model)
+    machine.requires_grad_(False)
+    nuts(model)
+
+
 def test_evaluating_a_loss_without_gradients_raises_too() -> None:
     loss = SVI(param, lambda: None, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     with pytest.raises(IntractableNormalizerError, match="'w'"):
@@ -401,7 +430,7 @@ def test_evaluating_a_loss_without_gradients_raises_too() -> None:
 def test_nothing_keeps_a_trace_alive() -> None:
     gc.disable()
     try:
-        model = pyro.poutine.trace(fixed_tensors)
+        model = poutine.trace(fixed_tensors)
         trace = model.get_trace()
         trace.compute_log_prob()
         law = weakref.ref(trace.nodes["x"]["fn"])

@@ -208,6 +208,17 @@ def test_expanding_is_lazy() -> None:
         found.expand([7])
 
 
+def test_an_eager_expansion_is_found() -> None:
+    def eager(law: Boltzmann, batch: tuple) -> Boltzmann:
+        return Boltzmann(law.couplings.expand(*batch, 6, 6))
+
+    with (
+        mock.patch.object(AbstractEnergyDistribution, "expand", eager),
+        pytest.raises(AssertionError),
+    ):
+        test_expanding_is_lazy()
+
+
 # --- draws: α = 1e-6 a case; 20,000 draws find a total-variation distance of 0.03 ----------------
 
 DRAWS = 20_000
