@@ -142,7 +142,7 @@ BAD = {
     "an unknown site": (
         (MACHINE, {"visible": torch.zeros(3), "h": torch.zeros(2)}),
         ValueError,
-        "Unknown site 'h'",
+        r"Unknown sites? .*'h'",
     ),
     "a wrong shape": (
         (MACHINE, {"visible": torch.zeros(4), "hidden": torch.zeros(2)}),
@@ -162,6 +162,33 @@ def test_bad_input_is_refused(name: str) -> None:
     (energy, sites), error, message = BAD[name]
     with pytest.raises(error, match=message):
         energy_factor("f", energy, **sites)
+
+
+@pytest.mark.parametrize("name", sorted(set(BAD) - {"a value outside"}))
+def test_names_and_shapes_are_checked_with_validation_off_too(name: str) -> None:
+    (energy, sites), error, message = BAD[name]
+    with pyro.validation_enabled(False), pytest.raises(error, match=message):
+        energy_factor("f", energy, **sites)
+
+
+def test_a_diverging_trajectory_stops_no_sampler() -> None:
+    def model() -> None:
+        energy_factor("pull", PULL, a=torch.tensor(math.nan), b=torch.tensor(0.0))
+
+    with pyro.validation_enabled(False):
+        assert poutine.trace(model).get_trace().log_prob_sum().isnan()
+    with pytest.raises(ValueError, match="NaN"):
+        model()
+
+
+def test_an_energy_of_the_wrong_shape_is_refused_on_every_call() -> None:
+    for is_on in (True, False):
+        with (
+            pyro.validation_enabled(is_on),
+            mock.patch.object(CallableEnergy, "evaluate", return_value=torch.zeros(3)),
+            pytest.raises(ValueError, match="has shape"),
+        ):
+            energy_factor("pull", PULL, a=torch.zeros(2), b=torch.zeros(2))
 
 
 def test_a_factor_is_no_observation() -> None:

@@ -8,10 +8,12 @@ import pyro.distributions as dist
 from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_ebm.distributions import read_once
 from pyro_ebm.energies import Energy
+from pyro_ebm.sites import Sites, as_tensor, batch_shape, check_names, check_shape, covers
 
 # Pyro's own plates, in which a whole model is run several times.
 COPIES = {
@@ -44,10 +46,36 @@ def energy_factor(name: str, energy: Energy, /, **sites: Tensor) -> None:
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
-    value = read_once(energy)(dict(sites))
+    value = evaluated(read_once(energy), dict(sites))
     check_plates(name, value)
     unit = dist.Unit(-value)
     pyro.sample(name, unit, obs=unit.sample(), infer={"is_auxiliary": True})
+
+
+def evaluated(energy: Energy, x: Sites) -> Tensor:  # (*batch,)
+    """E(x): at the door, or without the check of supports where Pyro's validation is off.
+
+    Samplers switch it off, because a trajectory that diverges may reach infinite values.
+
+    Raises:
+        TypeError, ValueError: As `energy_factor`.
+    """
+    if is_validation_enabled():
+        return energy(x)
+    check_names(x, energy.sites)
+    x = {
+        name: check_shape(
+            as_tensor(value, name, energy.dtype, energy.device), name, energy.sites[name]
+        )
+        for name, value in x.items()
+    }
+    value, batch = energy.evaluate(x), batch_shape(x, energy.sites)
+    if not covers(value.shape, batch):
+        raise ValueError(
+            f"The energy has shape {tuple(value.shape)} for the batch {tuple(batch)}; wanted one "
+            f"number for each element of the batch."
+        )
+    return value
 
 
 def check_plates(name: str, value: Tensor) -> None:
