@@ -4,6 +4,7 @@ from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
+from .factor_graph import FactorGraph, FactorGroup
 from .layers import Layer
 from .pairwise import (
     PairwiseEnergy,
@@ -11,17 +12,31 @@ from .pairwise import (
     mean_energy_difference,
     require_pairwise,
 )
+from .random_field import (
+    ClampedField,
+    Factors,
+    PatternFactors,
+    RandomField,
+    TableFactors,
+)
 
 __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
+    "ClampedField",
     "Energy",
+    "FactorGraph",
+    "FactorGroup",
+    "Factors",
     "GradientEnergy",
     "Graph",
     "Layer",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "PatternFactors",
+    "RandomField",
+    "TableFactors",
     "energy_and_gradient",
     "mean_energy_difference",
     "require_pairwise",
