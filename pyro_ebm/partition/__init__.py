@@ -4,7 +4,7 @@ from . import elimination, exact
 from .belief_propagation import BeliefPropagation, belief_propagation
 from .elimination import EliminationPlan, Marginals, Mode
 from .enumeration import TooManyStatesError
-from .exact import Moments
+from .summation import Moments
 
 __all__ = [
     "BeliefPropagation",
