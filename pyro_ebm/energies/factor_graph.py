@@ -272,7 +272,7 @@ def neighbourhood(graph: Mapping[str, Tensor], nodes: Tensor, n: int) -> Neighbo
     slots: dict[tuple[str, int], tuple[Slot, ...]] = {}
     for name, members in graph.items():
         where = position[members]
-        if bool(((where >= 0).sum(-1) > 1).any()):
+        if shares_a_factor(where >= 0):
             raise ValueError(
                 "Two nodes of the block share a factor, so that their joint law does not "
                 "factorise. Ask for one of blocks(site)."
@@ -283,6 +283,11 @@ def neighbourhood(graph: Mapping[str, Tensor], nodes: Tensor, n: int) -> Neighbo
                 others = [members[:, j] for j in range(members.shape[1]) if j != k]
                 slots[name, k] = in_slots(where[factors, k], factors, others, len(nodes))
     return Neighbourhood(nodes, slots)
+
+
+def shares_a_factor(inside: Tensor) -> bool:  # (count, arity)
+    """Whether more than one node of a factor is inside a block."""
+    return bool((inside.sum(-1) > 1).any())
 
 
 def in_slots(targets: Tensor, factors: Tensor, others: list[Tensor], size: int) -> tuple[Slot, ...]:

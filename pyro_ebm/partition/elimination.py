@@ -449,14 +449,14 @@ def by_products(operands: Sequence[Operand]) -> Operand | None:
         .clamp_min_(torch.finfo(operand.table.dtype).min)
         for operand in operands
     ]
-    terms = [
-        (operand.table - shift).exp() for operand, shift in zip(operands, shifts, strict=True)
-    ]
+    terms = [(operand.table - shift).exp() for operand, shift in zip(operands, shifts, strict=True)]
     total = torch.einsum(equation, *terms)
     if bool(total.detach().amin() >= LEAST):
         found = total.log()
     else:
-        possible = torch.einsum(equation, *((term.detach() > 0).to(term.dtype) for term in terms))
+        # A zero is right where every term is forbidden, and else it is an underflow.
+        allowed = ((operand.table > -math.inf).to(total.dtype) for operand in operands)
+        possible = torch.einsum(equation, *allowed)
         if bool(((total.detach() < LEAST) & (possible > 0)).any()):
             return None
         found = total.clamp_min(LEAST).log().masked_fill(possible == 0, -math.inf)

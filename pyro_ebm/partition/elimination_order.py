@@ -87,7 +87,6 @@ class TooWideError(Exception):
         self.width, self.elements = width, elements
 
 
-@functools.lru_cache(maxsize=64)
 def schedule(states: tuple[int, ...], scopes: tuple[Scope, ...]) -> Schedule:
     """The steps in the best order found.
 
@@ -98,7 +97,21 @@ def schedule(states: tuple[int, ...], scopes: tuple[Scope, ...]) -> Schedule:
     Raises:
         TooWideError: If every order meets a table of more than `MAX_ELEMENTS` numbers.
     """
-    return schedule_in(best_order(states, scopes), states, scopes)
+    found = schedule_or_refusal(states, scopes)
+    if isinstance(found, TooWideError):
+        raise TooWideError(found.width, found.elements)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def schedule_or_refusal(
+    states: tuple[int, ...], scopes: tuple[Scope, ...]
+) -> Schedule | TooWideError:
+    """The steps, or why there are none; remembered, since a field is summed again and again."""
+    try:
+        return schedule_in(best_order(states, scopes), states, scopes)
+    except TooWideError as error:
+        return TooWideError(error.width, error.elements)
 
 
 def best_order(states: Sequence[int], scopes: Iterable[Scope]) -> Scope:
