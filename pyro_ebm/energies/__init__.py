@@ -1,11 +1,14 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
+from .algebra import clamp, combined, interpolate
 from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
+from .distribution import DistributionEnergy
 from .factor_graph import FactorGraph, FactorGroup
 from .layers import Layer
+from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
     PairwiseEnergy,
     PairwiseTerms,
@@ -25,6 +28,7 @@ __all__ = [
     "BoltzmannMachine",
     "CallableEnergy",
     "ClampedField",
+    "DistributionEnergy",
     "Energy",
     "FactorGraph",
     "FactorGroup",
@@ -36,8 +40,15 @@ __all__ = [
     "PairwiseTerms",
     "PatternFactors",
     "RandomField",
+    "SpectralConvolution",
+    "SpectralLinear",
     "TableFactors",
+    "clamp",
+    "combined",
+    "convolutional_energy",
     "energy_and_gradient",
+    "interpolate",
     "mean_energy_difference",
+    "mlp_energy",
     "require_pairwise",
 ]
