@@ -8,6 +8,7 @@ from .couplings import Graph
 from .distribution import DistributionEnergy
 from .factor_graph import FactorGraph, FactorGroup
 from .layers import Layer
+from .links import GraphLink, Link
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
     PairwiseEnergy,
@@ -35,7 +36,9 @@ __all__ = [
     "Factors",
     "GradientEnergy",
     "Graph",
+    "GraphLink",
     "Layer",
+    "Link",
     "PairwiseEnergy",
     "PairwiseTerms",
     "PatternFactors",
