@@ -228,6 +228,12 @@ class FieldSum(Summation):
             found[site] = torch.cat(rows).to(self.field.graph.constant.device)
         return found
 
+    def minimum(self) -> Sites:
+        with torch.no_grad():
+            graph = self.field.graph
+            labels = elimination.traced_back(graph, 1, elimination.maximum, lambda v: v.argmax(0))
+        return self.field.values(labels[0])
+
     def sample(self, count: int) -> Sites:
         graph = self.field.graph
         labels = elimination.traced_back(graph, count, elimination.log_sum, draw_labels)
