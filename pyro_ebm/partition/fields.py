@@ -13,11 +13,11 @@ from pyro_ebm.energies import (
     Energy,
     FactorGraph,
     FactorGroup,
+    FieldEnergy,
     GraphLink,
     Link,
     PairwiseEnergy,
     PairwiseTerms,
-    RandomField,
 )
 from pyro_ebm.energies.labels import draw_labels
 from pyro_ebm.sites import Sites
@@ -69,7 +69,7 @@ def field_of(energy: Energy) -> Field:
     Raises:
         TypeError: If it is neither a random field nor a machine of finite units.
     """
-    if isinstance(energy, RandomField):
+    if isinstance(energy, FieldEnergy):
         (site,) = energy.sites
         return Field(energy.read().to(torch.float64), {site: len(energy.states)}, {site: None})
     if isinstance(energy, PairwiseEnergy):
