@@ -33,10 +33,13 @@ from .kernels import (
     NonFiniteEnergyError,
     RandomWalk,
     Schedule,
+    TunableKernel,
+    Tuning,
     UnitMass,
     advance,
     resume,
     run,
+    warmup,
 )
 from .learning import (
     ContrastiveDivergence,
@@ -98,6 +101,9 @@ __all__ = [
     "DenseMass",
     "Cycle",
     "Mixture",
+    "TunableKernel",
+    "Tuning",
+    "warmup",
     "Schedule",
     "run",
     "resume",
