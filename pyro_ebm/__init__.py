@@ -46,10 +46,13 @@ from .kernels import (
     NonFiniteEnergyError,
     RandomWalk,
     Schedule,
+    TunableKernel,
+    Tuning,
     UnitMass,
     advance,
     resume,
     run,
+    warmup,
 )
 from .learning import (
     ContrastiveDivergence,
@@ -147,6 +150,9 @@ __all__ = [
     "DenseMass",
     "Cycle",
     "Mixture",
+    "TunableKernel",
+    "Tuning",
+    "warmup",
     "Schedule",
     "run",
     "resume",
