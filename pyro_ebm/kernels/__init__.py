@@ -2,18 +2,37 @@
 
 from .base import Kernel, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
+from .cycle import Cycle, Mixture
 from .gibbs import Gibbs
 from .gradient_gibbs import DiscreteLangevin, GibbsWithGradients
+from .hmc import HMC
+from .langevin import MALA, Langevin
+from .mass import DenseMass, DiagonalMass, Mass, UnitMass
+from .random_walk import MetropolisHastings, RandomWalk
 from .run import resume, run
+from .tempering import ParallelTempering, TemperingReport
 
 __all__ = [
+    "HMC",
+    "MALA",
     "Chains",
+    "Cycle",
+    "DenseMass",
+    "DiagonalMass",
     "DiscreteLangevin",
     "Gibbs",
     "GibbsWithGradients",
     "Kernel",
+    "Langevin",
+    "Mass",
+    "MetropolisHastings",
+    "Mixture",
     "NonFiniteEnergyError",
+    "ParallelTempering",
+    "RandomWalk",
     "Schedule",
+    "TemperingReport",
+    "UnitMass",
     "advance",
     "resume",
     "run",

@@ -27,6 +27,8 @@ from pyro_ebm.sites import Site, Sites, boolean, check_names, covers, describe, 
 
 from . import chance
 from .base import Kernel, same_batch
+from .metropolis import metropolis
+from .settings import require_positive
 
 
 class Alphabet(ABC):
@@ -230,11 +232,9 @@ def read_terms(energy: Energy) -> PairwiseTerms | None:
     return terms
 
 
-def where_accepted(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` where a chain was accepted (*batch,), else `old` (*batch, ...)."""
-    return torch.where(
-        accepted.reshape(*accepted.shape, *[1] * (new.dim() - accepted.dim())), new, old
-    )
+def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` for the chosen chains (*batch,), else `old` (*batch, ...)."""
+    return torch.where(chosen.reshape(*chosen.shape, *[1] * (new.dim() - chosen.dim())), new, old)
 
 
 class GradientState(NamedTuple):
@@ -250,10 +250,17 @@ class GradientState(NamedTuple):
         return self.landscape.energy
 
 
-class GradientInfo(NamedTuple):
-    """How the Metropolis test went."""
+class GibbsWithGradientsInfo(NamedTuple):
+    """What the Metropolis test did (*batch,): the probability of acceptance."""
 
-    acceptance_rate: Tensor  # (*batch,), the probability
+    acceptance_rate: Tensor
+
+
+class DiscreteLangevinInfo(NamedTuple):
+    """What the Metropolis test did, and the step size (*batch,)."""
+
+    acceptance_rate: Tensor
+    step_size: Tensor
 
 
 def start(energy: Energy, x: Sites, alphabets: dict[str, Alphabet]) -> GradientState:
@@ -263,20 +270,19 @@ def start(energy: Energy, x: Sites, alphabets: dict[str, Alphabet]) -> GradientS
         return GradientState(x, local_differences(energy, terms, x, alphabets), terms)
 
 
-def metropolis(
+def settle(
     state: GradientState, new: GradientState, log_ratio: Tensor
 ) -> tuple[GradientState, Tensor]:
-    """The new state with the probability min(1, exp(log_ratio)) (*batch,), chain by chain."""
-    probability = log_ratio.clamp(max=0).exp().nan_to_num(nan=0.0)
-    accepted = chance.happens(probability)
-    x = {name: where_accepted(accepted, value, state.x[name]) for name, value in new.x.items()}
+    """The state after the Metropolis test of a new one, and with what probability it is taken."""
+    verdict = metropolis(log_ratio)
     old, tried = state.landscape, new.landscape
+    x = {name: where(verdict.accepted, value, state.x[name]) for name, value in new.x.items()}
     differences = {
-        site: where_accepted(accepted, value, old.differences[site])
+        site: where(verdict.accepted, value, old.differences[site])
         for site, value in tried.differences.items()
     }
-    landscape = Landscape(torch.where(accepted, tried.energy, old.energy), differences)
-    return state._replace(x=x, landscape=landscape), probability
+    landscape = Landscape(where(verdict.accepted, tried.energy, old.energy), differences)
+    return state._replace(x=x, landscape=landscape), verdict.acceptance_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +317,9 @@ class GibbsWithGradients(Kernel):
         return start(energy, x, self.moved(energy))
 
     @torch.no_grad()
-    def step(self, energy: Energy, state: GradientState) -> tuple[GradientState, GradientInfo]:
+    def step(
+        self, energy: Energy, state: GradientState
+    ) -> tuple[GradientState, GibbsWithGradientsInfo]:
         alphabets = self.moved(energy)
         forward = single_changes(state, alphabets)
         change = chance.choose(forward)
@@ -321,8 +329,8 @@ class GibbsWithGradients(Kernel):
         log_ratio = state.energy - new.energy
         log_ratio = log_ratio + log_chosen(single_changes(new, alphabets), undoing)
         log_ratio = log_ratio - log_chosen(forward, change)
-        state, probability = metropolis(state, new, log_ratio)
-        return state, GradientInfo(probability)
+        state, rate = settle(state, new, log_ratio)
+        return state, GibbsWithGradientsInfo(rate)
 
 
 def single_changes(state: GradientState, alphabets: dict[str, Alphabet]) -> Tensor:
@@ -354,7 +362,7 @@ def change_one(
         here = (change >= first) & (change < last)
         element = change.clamp(first, last - 1) - first
         value, back = alphabet.changed(x[site], element, shape)
-        x[site] = where_accepted(here, value, x[site])
+        x[site] = where(here, value, x[site])
         undoing = torch.where(here, back + first, undoing)
         first = last
     return x, undoing
@@ -386,8 +394,7 @@ class DiscreteLangevin(Kernel):
     step_size: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.step_size > 0:
-            raise ValueError(f"step_size is {self.step_size!r}; wanted a positive number.")
+        require_positive("step_size", self.step_size)
 
     def moved(self, energy: Energy) -> dict[str, Alphabet]:
         """The sites that it moves, with their alphabets."""
@@ -400,7 +407,9 @@ class DiscreteLangevin(Kernel):
         return start(energy, x, self.moved(energy))
 
     @torch.no_grad()
-    def step(self, energy: Energy, state: GradientState) -> tuple[GradientState, GradientInfo]:
+    def step(
+        self, energy: Energy, state: GradientState
+    ) -> tuple[GradientState, DiscreteLangevinInfo]:
         alphabets = self.moved(energy)
         forward = self.log_weights(state)
         drawn = {s: alphabets[s].redrawn(state.x[s], w) for s, w in forward.items()}
@@ -412,8 +421,8 @@ class DiscreteLangevin(Kernel):
             there = alphabets[site].log_prob(state.x[site], x[site], forward[site])
             back = alphabets[site].log_prob(x[site], state.x[site], backward)
             log_ratio = log_ratio + (back - there).reshape(*log_ratio.shape, -1).sum(-1)
-        state, probability = metropolis(state, new, log_ratio)
-        return state, GradientInfo(probability)
+        state, rate = settle(state, new, log_ratio)
+        return state, DiscreteLangevinInfo(rate, torch.full_like(rate, self.step_size))
 
     def log_weights(self, state: GradientState) -> Sites:
         """The log weights of the changes of each unit (*batch, *shape), by site."""

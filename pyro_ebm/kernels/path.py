@@ -239,4 +239,3 @@ class PairwisePath(PairwiseEnergy):
 
     def free_energy(self, x: Sites | Tensor) -> Tensor:
         return self.read().free_energy(self.accept(x))
-

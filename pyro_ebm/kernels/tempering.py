@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.sites import Sites, check_names
 
 from . import chance
 from .base import Kernel, same_batch
-from .path import along, ascent, check_reference
+from .cycle import report_type
+from .path import along, check_reference
 
 
 class Ladder(NamedTuple):
@@ -34,8 +35,8 @@ class Ladder(NamedTuple):
         stage: Of the replica at each level (*batch, levels): 0 before its first visit at β = 1;
             then 1 after a visit at β = 1, and 2 if it has been at the lowest level since.
         round_trips: Completed journeys from β = 1 to the lowest level and back (*batch,).
-        rejections: The sum of the probabilities of not exchanging (levels − 1,), over chains.
-        attempts: How many exchanges were tried (levels − 1,), over chains.
+        rejections: The sum over the steps of the probabilities of no exchange (levels − 1,), the
+            mean of all chains.
         steps: The steps done, which tell whose turn it is.
     """
 
@@ -43,7 +44,6 @@ class Ladder(NamedTuple):
     stage: Tensor
     round_trips: Tensor
     rejections: Tensor
-    attempts: Tensor
     steps: int
 
 
@@ -61,20 +61,6 @@ class TemperingState(NamedTuple):
     energy: Tensor
     replicas: Any
     ladder: Ladder
-
-
-class TemperingInfo(NamedTuple):
-    """What the exchanges did, (*batch,) each.
-
-    Args:
-        swap_rate: The mean probability of the exchanges that were tried.
-        replica: Which replica is at β = 1 now.
-        acceptance_rate: Of the inner kernel at β = 1; 1 where it has no such rate.
-    """
-
-    swap_rate: Tensor
-    replica: Tensor
-    acceptance_rate: Tensor
 
 
 class TemperingReport(NamedTuple):
@@ -100,6 +86,10 @@ class TemperingReport(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class ParallelTempering(Kernel):
     """A kernel at every level of a ladder, with exchanges of neighbours in even–odd turns.
+
+    It reports `swap_rate`, the mean probability of an exchange over all pairs of neighbours,
+    `replica`, the number of the replica that is at β = 1 now, and what the inner kernel reports at
+    β = 1; `report(chains.state)` tells the rest.
 
     Args:
         kernel: What moves the replicas at each level.
@@ -140,13 +130,18 @@ class ParallelTempering(Kernel):
         x = energy.accept(x)
         check_names(x, energy.sites)
         batch, levels = same_batch(x, energy), len(self.betas)
+        if isinstance(energy, PairwiseEnergy) and (own := energy.read().batch):
+            raise ValueError(
+                f"The parameters have the batch shape {tuple(own)}; ParallelTempering wanted one "
+                f"machine: its levels take the place of the machines."
+            )
         replicas = self.kernel.init(self.path(energy), spread(energy, x, levels))
         number = torch.arange(levels, device=energy.device).expand(*batch, levels).clone()
         stage = torch.zeros_like(number)
         stage[..., -1] = 1
         zeros = torch.zeros(levels - 1, dtype=torch.float64, device=energy.device)
         trips = torch.zeros(batch, dtype=torch.int64, device=energy.device)
-        ladder = Ladder(number, stage, trips, zeros, zeros.clone(), 0)
+        ladder = Ladder(number, stage, trips, zeros, 0)
         with torch.no_grad():
             return TemperingState(x, energy.evaluate(x), replicas, ladder)
 
@@ -159,13 +154,13 @@ class ParallelTempering(Kernel):
             return state._replace(x=x, energy=energy.evaluate(x), replicas=replicas)
 
     @torch.no_grad()
-    def step(self, energy: Energy, state: TemperingState) -> tuple[TemperingState, TemperingInfo]:
+    def step(self, energy: Energy, state: TemperingState) -> tuple[TemperingState, NamedTuple]:
         path = self.path(energy)
         replicas, inner = self.kernel.step(path, state.replicas)
-        parts = [energy.evaluate(replicas.x)]
-        potential = parts[0]
+        energies = energy.evaluate(replicas.x)
+        potential = energies
         if self.reference is not None:
-            potential = potential - self.reference.evaluate(replicas.x)
+            potential = energies - self.reference.evaluate(replicas.x)
         rates = swap_rates(self.levels(energy), potential)
         swapped = chance.happens(rates) & turn(state.ladder.steps, rates)
         order = exchanged(swapped)
@@ -173,20 +168,15 @@ class ParallelTempering(Kernel):
         replicas = self.kernel.refresh(path, replicas, x)
         ladder = moved(state.ladder, order, rates)
         top = {name: value.select(rates.dim() - 1, -1) for name, value in x.items()}
-        new = TemperingState(top, parts[0].gather(-1, order)[..., -1], replicas, ladder)
-        own = getattr(inner, "acceptance_rate", None)
-        tried = turn(state.ladder.steps, rates).to(rates)
-        info = TemperingInfo(
-            (rates * tried).sum(-1) / tried.sum().clamp(min=1),
-            ladder.replica[..., -1],
-            torch.ones_like(new.energy) if own is None else own[..., -1],
-        )
-        return new, info
+        new = TemperingState(top, energies.gather(-1, order)[..., -1], replicas, ladder)
+        top_info = {name: value[..., -1] for name, value in inner._asdict().items()}
+        told = {"swap_rate": rates.mean(-1), "replica": ladder.replica[..., -1], **top_info}
+        return new, report_type(tuple(told))(*told.values())
 
     def report(self, state: TemperingState) -> TemperingReport:
         """How well the ladder has carried the replicas so far: of `chains.state`, after a run."""
         ladder = state.ladder
-        rates = ladder.rejections / ladder.attempts.clamp(min=1)
+        rates = ladder.rejections / max(1, ladder.steps)
         barrier = float(rates.sum())
         trips = float(ladder.round_trips.double().mean())
         return TemperingReport(
@@ -273,15 +263,12 @@ def moved(ladder: Ladder, order: Tensor, rates: Tensor) -> Ladder:
     stage[..., -1] = 1
     lowest = stage[..., 0]
     stage[..., 0] = torch.where(lowest == 1, 2, lowest)
-    tried = turn(ladder.steps, rates).to(ladder.attempts)
-    chains = rates[..., 0].numel()
-    lost = (1 - rates.double()).reshape(chains, -1).sum(0)
+    lost = 1 - rates.double().reshape(-1, rates.shape[-1]).mean(0)
     return Ladder(
         replica,
         stage,
         ladder.round_trips + completed,
-        ladder.rejections + lost * tried,
-        ladder.attempts + chains * tried,
+        ladder.rejections + lost,
         ladder.steps + 1,
     )
 

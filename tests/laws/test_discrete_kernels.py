@@ -316,8 +316,8 @@ def inverted_ratio() -> Any:
 def patched_metropolis(change: Callable[[Tensor], Tensor]) -> Any:
     right = gradient_gibbs.metropolis
 
-    def faulty(state: Any, new: Any, log_ratio: Tensor) -> Any:
-        return right(state, new, change(log_ratio))
+    def faulty(log_ratio: Tensor) -> Any:
+        return right(change(log_ratio))
 
     return mock.patch.object(gradient_gibbs, "metropolis", faulty)
 
