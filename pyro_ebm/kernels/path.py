@@ -230,10 +230,7 @@ class PairwisePath(PairwiseEnergy):
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
         terms = self.read()
-        if block is None:
-            field = terms.outer_field(site, x)
-        else:
-            field = terms.block_field(site, x, block)
+        field = terms.outer_field(site, x) if block is None else terms.block_field(site, x, block)
         batch = torch.broadcast_shapes(field.shape[:-1], batch_shape(x, self.sites))
         return terms.units[site].conditional(field.expand(*batch, field.shape[-1]))
 

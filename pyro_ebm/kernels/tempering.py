@@ -11,6 +11,7 @@ carries replicas up and down the ladder in long runs. The levels are a batch dim
 the values, the last one: (chains, levels, *shape).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -200,7 +201,7 @@ def checked_ladder(betas: Sequence[float]) -> tuple[float, ...]:
         ValueError: If it is not at least two rising numbers from 0 or above to 1.
     """
     found = tuple(float(beta) for beta in betas)
-    rising = all(low < high for low, high in zip(found, found[1:], strict=False))
+    rising = all(low < high for low, high in itertools.pairwise(found))
     if len(found) < 2 or not rising or found[0] < 0 or found[-1] != 1:
         raise ValueError(
             f"betas is {found}; wanted two rising inverse temperatures or more, from 0 or above "
