@@ -20,21 +20,31 @@ from .energies import (
 from .kernels import (
     HMC,
     MALA,
+    Annealed,
     Chains,
     Cycle,
     DenseMass,
     DiagonalMass,
+    DiscreteLangevin,
     Gibbs,
+    GibbsWithGradients,
     Kernel,
     Langevin,
     Mass,
     MetropolisHastings,
     Mixture,
     NonFiniteEnergyError,
+    ParallelTempering,
     RandomWalk,
     Schedule,
+    SwendsenWang,
+    TemperedTransitions,
+    TemperingReport,
     UnitMass,
+    Wolff,
     advance,
+    anneal,
+    descend,
     resume,
     run,
 )
@@ -55,7 +65,7 @@ from .learning import (
     mean_field,
     start_at_means,
 )
-from .partition import Moments, TooManyStatesError, exact
+from .partition import Mode, Moments, TooManyStatesError, exact, mode
 from .sites import Site, Sites
 from .statistics import (
     FrozenUnits,
@@ -87,6 +97,10 @@ __all__ = [
     # sampling
     "Kernel",
     "Gibbs",
+    "GibbsWithGradients",
+    "DiscreteLangevin",
+    "SwendsenWang",
+    "Wolff",
     "RandomWalk",
     "MetropolisHastings",
     "Langevin",
@@ -98,6 +112,9 @@ __all__ = [
     "DenseMass",
     "Cycle",
     "Mixture",
+    "ParallelTempering",
+    "TemperingReport",
+    "TemperedTransitions",
     "Schedule",
     "run",
     "resume",
@@ -114,6 +131,12 @@ __all__ = [
     "exact",
     "Moments",
     "TooManyStatesError",
+    # minima
+    "mode",
+    "Mode",
+    "anneal",
+    "Annealed",
+    "descend",
     # learning
     "fit",
     "History",

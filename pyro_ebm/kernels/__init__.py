@@ -1,7 +1,9 @@
 """Transitions that leave exp(-E) unchanged, and running them."""
 
+from .annealing import Annealed, TemperedTransitions, anneal, descend
 from .base import Kernel, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
+from .cluster import SwendsenWang, Wolff
 from .cycle import Cycle, Mixture
 from .gibbs import Gibbs
 from .gradient_gibbs import DiscreteLangevin, GibbsWithGradients
@@ -15,6 +17,7 @@ from .tempering import ParallelTempering, TemperingReport
 __all__ = [
     "HMC",
     "MALA",
+    "Annealed",
     "Chains",
     "Cycle",
     "DenseMass",
@@ -31,9 +34,14 @@ __all__ = [
     "ParallelTempering",
     "RandomWalk",
     "Schedule",
+    "SwendsenWang",
+    "TemperedTransitions",
     "TemperingReport",
     "UnitMass",
+    "Wolff",
     "advance",
+    "anneal",
+    "descend",
     "resume",
     "run",
 ]
