@@ -16,6 +16,8 @@ from .energies import (
     Graph,
     Layer,
     PairwiseEnergy,
+    clamp,
+    interpolate,
 )
 from .kernels import (
     HMC,
@@ -74,7 +76,7 @@ from .statistics import (
     frozen_units,
     independent_log_likelihood,
 )
-from .units import Bernoulli, Spin, SpinDistribution, Unit
+from .units import Bernoulli, Categorical, Gaussian, Spin, SpinDistribution, Unit
 
 __all__ = [
     # named tensors
@@ -85,6 +87,8 @@ __all__ = [
     "Bernoulli",
     "Spin",
     "SpinDistribution",
+    "Categorical",
+    "Gaussian",
     # energies
     "Energy",
     "BlockEnergy",
@@ -94,6 +98,8 @@ __all__ = [
     "Layer",
     "Graph",
     "CallableEnergy",
+    "interpolate",
+    "clamp",
     # sampling
     "Kernel",
     "Gibbs",

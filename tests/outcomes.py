@@ -62,16 +62,19 @@ class Draws:
 
     def sample(self, unit: Unit, field: Tensor) -> Tensor:
         """In place of `Unit.sample`, for fields with the chains first or last."""
-        last = field.shape[0] != self.rows
-        if last:
-            assert field.shape[-1] == self.rows, field.shape
-        rows = (field.reshape(-1, self.rows).mT if last else field.reshape(self.rows, -1)).double()
-        outcome = self.next(rows.shape[1], 2).bool()
-        self.happened((rows * (2 if isinstance(unit, Spin) else 1)).sigmoid(), outcome)
+        if field.shape[0] == self.rows:
+            rows = field.reshape(self.rows, -1)
+        else:  # (units, rows) or (rows,), levels of each row following one another
+            rows = field.reshape(-1, self.rows, field.shape[-1] // self.rows).transpose(0, 1)
+        flat = rows.reshape(self.rows, -1).double()
+        outcome = self.next(flat.shape[1], 2).bool()
+        self.happened((flat * (2 if isinstance(unit, Spin) else 1)).sigmoid(), outcome)
         low, high = unit.levels
-        value = torch.where(outcome, high, low).to(field.dtype)
+        value = torch.where(outcome, high, low).to(field.dtype).reshape(rows.shape)
         field.fill_(math.nan)  # which it may overwrite
-        return (value.mT if last else value).reshape(field.shape)
+        if field.shape[0] != self.rows:
+            value = value.transpose(0, 1)
+        return value.reshape(field.shape)
 
 
 class Script(Draws):

@@ -1,5 +1,6 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
+from .algebra import clamp, combined, interpolate
 from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
@@ -22,7 +23,10 @@ __all__ = [
     "Layer",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "clamp",
+    "combined",
     "energy_and_gradient",
+    "interpolate",
     "mean_energy_difference",
     "require_pairwise",
 ]

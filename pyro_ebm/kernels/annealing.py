@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
+from pyro_ebm.energies import BlockEnergy, Energy
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, check_names
 from pyro_ebm.units import Unit
@@ -24,9 +24,9 @@ from pyro_ebm.units import Unit
 from .base import Kernel, same_batch
 from .cycle import Cycle
 from .gibbs import Gibbs
-from .gradient_gibbs import GibbsWithGradients, change_one, movable, where
+from .gradient_gibbs import GibbsWithGradients, change_one, movable, read_terms, where
 from .metropolis import metropolis
-from .path import along, ascent, check_reference, is_two_valued
+from .path import along, ascent, check_reference
 from .run import given_start, random_start
 from .tempering import ParallelTempering, checked_ladder
 
@@ -157,25 +157,25 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
         return Annealed(x, energy.evaluate(x))
 
 
-def lowest_value(unit: Unit, field: Tensor) -> Tensor:
-    """The likelier value of a two-valued unit in its field; the low one where both are equal."""
+def likeliest_features(unit: Unit, field: Tensor) -> Tensor:
+    """The features of the likeliest value of a discrete unit; the lower of two likely ones."""
+    if unit.width > 1:
+        return unit.features(field.unflatten(-1, (-1, unit.width)).argmax(-1).to(field.dtype))
     low, high = unit.levels or ()
     return torch.where(field > 0, high, low).to(field.dtype)
 
 
 def by_blocks(energy: BlockEnergy, x: Sites) -> Sites:
     """Descent over the blocks of an energy, each to its likeliest values given the rest."""
-    terms = None
-    if isinstance(energy, PairwiseEnergy) and is_two_valued(energy):
-        terms = energy.read()
-        terms.require_finite()
+    terms = read_terms(energy)
     for _ in range(MOST_SWEEPS):
         before, x = x, dict(x)
         for site in energy.sites:
-            if terms is not None:
-                x[site] = terms.sweep(site, x, lowest_value)
-            else:
+            if terms is None:
                 x[site] = likeliest(energy, site, x)
+                continue
+            swept = terms.sweep(site, terms.features(x), likeliest_features)
+            x[site] = terms.units[site].values(swept)
         # Ties go to one side, so that a plateau has an end.
         if all(torch.equal(before[site], x[site]) for site in x):
             break
@@ -203,7 +203,8 @@ def by_single_changes(energy: Energy, x: Sites) -> Sites:
             f"energy by its gradient."
         )
     (chains,) = same_batch(x, energy)
-    changes = torch.arange(sum(site.shape.numel() for site in energy.sites.values()))
+    count = sum(a.count(energy.sites[name].shape) for name, a in alphabets.items())
+    changes = torch.arange(count)
     changes = changes.to(energy.device)
     height = energy.evaluate(x)
     while True:

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
 from pyro_ebm.energies.links import GraphLink
-from pyro_ebm.sites import Sites, boolean
+from pyro_ebm.sites import Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Spin
 
 from . import chance
 from .base import Kernel
 from .gradient_gibbs import accept_at_door
-from .path import is_two_valued
 
 
 class Bonds(NamedTuple):
@@ -119,7 +118,8 @@ def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
     Raises:
         TypeError, ValueError: If the energy has no clusters, or x is not what is wanted.
     """
-    if not isinstance(energy, PairwiseEnergy) or not is_two_valued(energy):
+    two_valued = all(site.support in (boolean, spin) for site in energy.sites.values())
+    if not isinstance(energy, PairwiseEnergy) or not two_valued:
         raise TypeError(
             f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
             f"Use GibbsWithGradients() or DiscreteLangevin() for other discrete energies."
@@ -157,7 +157,7 @@ def read_bonds(terms: PairwiseTerms) -> Bonds:
     edges, weights = [], []
     for link in terms.links:
         if isinstance(link, GraphLink):
-            pairs, weight = link.edges, link.edge_weights()
+            pairs, weight = link.edges, link.times(link.edge_weights(), 1)
         else:
             matrix = link.matrix()
             rows, columns = matrix.shape[-2:]

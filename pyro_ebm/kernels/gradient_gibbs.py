@@ -8,9 +8,9 @@ which is exact where the energy is linear in every unit (all pairwise machines: 
 minus the field), and one gradient tells it for all the units at once. A Metropolis test with the
 exact probability of the reverse proposal makes the law exact whatever the energy is.
 
-Sites are two-valued ({0, 1} or {-1, 1}, of any shape) or one-hot (*units, values). A single change
-is numbered by an element of the site's tensor: the bit that is turned, or the place to which the
-one of its unit moves.
+Sites are two-valued ({0, 1} or {-1, 1}, of any shape), one-hot (*units, values), or, in machines,
+labels (units,). A single change is numbered by an element: the bit that is turned, or the place to
+which the one of a one-hot unit moves.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms, energy_and_gradient
-from pyro_ebm.sites import Site, Sites, boolean, check_names, covers, describe, spin
+from pyro_ebm.sites import Sites, boolean, check_names, covers, describe, spin
 
 from . import chance
 from .base import Kernel, same_batch
@@ -35,12 +35,21 @@ class Alphabet(ABC):
     """How a unit of one kind of discrete site may change."""
 
     @abstractmethod
+    def count(self, shape: torch.Size) -> int:
+        """The number of elements: all single changes of a site of that shape."""
+
+    @abstractmethod
     def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """ΔE of every single change (*batch, *shape), to first order; 0 where it is none."""
+        """ΔE of every single change (*batch, *elements), to first order; 0 where it is none.
+
+        Args:
+            x: The values (*batch, *shape).
+            gradient: ∂E/∂x, or by feature where x are labels.
+        """
 
     @abstractmethod
     def unchanged(self, x: Tensor) -> Tensor | None:
-        """Which elements are no change (*batch, *shape); None if there are none."""
+        """Which elements are no change (*batch, *elements); None if there are none."""
 
     @abstractmethod
     def changed(self, x: Tensor, element: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -65,6 +74,9 @@ class TwoValued(Alphabet):
 
     total: float
 
+    def count(self, shape: torch.Size) -> int:
+        return shape.numel()
+
     def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
         return gradient * (self.total - 2 * x)
 
@@ -87,6 +99,9 @@ class TwoValued(Alphabet):
 
 class OneHot(Alphabet):
     """Units with one 1 among several 0s, in the last dimension."""
+
+    def count(self, shape: torch.Size) -> int:
+        return shape.numel()
 
     def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
         return gradient - (gradient * x).sum(-1, keepdim=True)
@@ -115,20 +130,61 @@ class OneHot(Alphabet):
         return chosen - log_weights.logsumexp(-1)
 
 
-def alphabet_of(site: Site) -> Alphabet | None:
-    """The alphabet of a site; None if its units are neither two-valued nor one-hot."""
-    if site.support is boolean:
+@dataclass(frozen=True)
+class Labels(Alphabet):
+    """Units of a machine with labels 0, …, states − 1: one-hot units, written shorter.
+
+    Args:
+        states: How many labels there are.
+    """
+
+    states: int
+
+    def one_hot(self, x: Tensor) -> Tensor:  # (*batch, *shape) -> (*batch, *shape, states)
+        """The one-hot units."""
+        return torch.nn.functional.one_hot(x.long(), self.states).to(x.dtype)
+
+    def count(self, shape: torch.Size) -> int:
+        return shape.numel() * self.states
+
+    def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
+        units = gradient.unflatten(-1, (-1, self.states))
+        return OneHot().differences(self.one_hot(x), units)
+
+    def unchanged(self, x: Tensor) -> Tensor:
+        return self.one_hot(x) > 0
+
+    def changed(self, x: Tensor, element: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        units = torch.Size([*shape, self.states])
+        new, undoing = OneHot().changed(self.one_hot(x), element, units)
+        return new.argmax(-1).to(x.dtype), undoing
+
+    def redrawn(self, x: Tensor, log_weights: Tensor) -> Tensor:
+        return OneHot().redrawn(self.one_hot(x), log_weights).argmax(-1).to(x.dtype)
+
+    def log_prob(self, x: Tensor, y: Tensor, log_weights: Tensor) -> Tensor:
+        return OneHot().log_prob(self.one_hot(x), self.one_hot(y), log_weights)
+
+
+def alphabet_of(energy: Energy, name: str) -> Alphabet | None:
+    """The alphabet of a site; None if its units cannot be moved by a gradient."""
+    support = energy.sites[name].support
+    if support is boolean:
         return TwoValued(1.0)
-    if site.support is spin:
+    if support is spin:
         return TwoValued(0.0)
-    return OneHot() if site.support is constraints.one_hot else None
+    if support is constraints.one_hot:
+        return OneHot()
+    if isinstance(energy, PairwiseEnergy) and isinstance(support, constraints.integer_interval):
+        return Labels(int(support.upper_bound) + 1)
+    return None
 
 
 def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[str, Alphabet]:
     """The sites that a kernel moves, with their alphabets; all the discrete ones for None.
 
     Raises:
-        ValueError: If one is unknown, or neither two-valued nor one-hot, or if there is none.
+        ValueError: If one is unknown, or of another kind, or if there is none.
     """
     if isinstance(sites, str) or (sites is not None and not sites):
         raise ValueError(f"sites is {sites!r}; wanted a tuple of names, for example ('visible',).")
@@ -144,7 +200,7 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
     found = {}
     for name in sites:
         support = energy.sites[name].support
-        alphabet = alphabet_of(energy.sites[name])
+        alphabet = alphabet_of(energy, name)
         if alphabet is None:
             cure = (
                 "Write it as one-hot, Site(constraints.one_hot, (units, values)), of which the "
@@ -154,8 +210,8 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
                 f"with {mover}."
             )
             raise ValueError(
-                f"{mover} moves sites in {{0, 1}}, {{-1, 1}} or one-hot, but {name!r} is "
-                f"{describe(support)}. {cure}"
+                f"{mover} moves bits, spins, one-hot units, and labels of machines, but {name!r} "
+                f"is {describe(support)}. {cure}"
             )
         found[name] = alphabet
     return found
@@ -166,7 +222,7 @@ class Landscape(NamedTuple):
 
     Args:
         energy: E(x) (*batch,).
-        differences: ΔE of every single change by site (*batch, *shape), to first order.
+        differences: ΔE of every single change by site (*batch, *elements), to first order.
     """
 
     energy: Tensor
@@ -187,21 +243,22 @@ def local_differences(
     if terms is None:
         value, gradients = energy_and_gradient(energy, x, tuple(alphabets))
     else:
-        fields = {site: terms.field(site, x) for site in alphabets}
+        features = terms.features(x)
+        fields = {site: terms.field(site, features) for site in alphabets}
         gradients = {site: -field for site, field in fields.items()}
-        value = terms.energy(x) if len(fields) < len(terms.units) else from_fields(terms, x, fields)
+        every = len(fields) == len(terms.units)
+        value = from_fields(terms, features, fields) if every else terms.energy(features)
     return Landscape(
         value,
         {site: a.differences(x[site], gradients[site]) for site, a in alphabets.items()},
     )
 
 
-def from_fields(terms: PairwiseTerms, x: Sites, fields: Sites) -> Tensor:  # (*batch,)
-    """E(x) from the fields on all sites, which hold every pair twice: no product is needed."""
-    energy = terms.constant
+def from_fields(terms: PairwiseTerms, features: Sites, fields: Sites) -> Tensor:  # (*batch,)
+    """E from the fields on all sites, in which every pair stands twice: no product is needed."""
+    energy = terms.constant + terms.potential(features)
     for site, field in fields.items():
-        energy = energy - ((field + terms.biases[site]) * x[site]).sum(-1) / 2
-        energy = energy + terms.units[site].potential(x[site]).sum(-1)
+        energy = energy - ((field + terms.biases[site]) * features[site]).sum(-1) / 2
     return energy
 
 
@@ -294,7 +351,7 @@ class GibbsWithGradients(Kernel):
     over all changes of a single unit, and a Metropolis test with the reverse proposal at x'.
 
     Args:
-        sites: The two-valued and one-hot sites to move; all discrete ones if left out.
+        sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
 
     References:
         | Oops I took a gradient: scalable sampling for discrete distributions
@@ -358,7 +415,7 @@ def change_one(
     x, undoing, first = dict(x), change, 0
     for site, alphabet in alphabets.items():
         shape = energy.sites[site].shape
-        last = first + shape.numel()
+        last = first + alphabet.count(shape)
         here = (change >= first) & (change < last)
         element = change.clamp(first, last - 1) - first
         value, back = alphabet.changed(x[site], element, shape)
@@ -379,7 +436,7 @@ class DiscreteLangevin(Kernel):
     and one-hot units count a change as 1 too, so that the coding of the units does not matter.
 
     Args:
-        sites: The two-valued and one-hot sites to move; all discrete ones if left out.
+        sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
         step_size: α, positive; the larger, the more units are proposed to change.
 
     Raises:
@@ -425,6 +482,6 @@ class DiscreteLangevin(Kernel):
         return state, DiscreteLangevinInfo(rate, torch.full_like(rate, self.step_size))
 
     def log_weights(self, state: GradientState) -> Sites:
-        """The log weights of the changes of each unit (*batch, *shape), by site."""
+        """The log weights of the changes of each unit (*batch, *elements), by site."""
         cost = 1 / (2 * self.step_size)
         return {s: d / -2 - cost for s, d in state.landscape.differences.items()}

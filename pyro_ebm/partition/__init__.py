@@ -2,7 +2,7 @@
 
 from . import exact
 from .enumeration import TooManyStatesError
-from .exact import Moments
 from .mode import Mode, mode
+from .summation import Moments
 
 __all__ = ["Mode", "Moments", "TooManyStatesError", "exact", "mode"]
