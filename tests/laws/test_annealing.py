@@ -30,7 +30,7 @@ from pyro_ebm.kernels import (
 )
 from pyro_ebm.partition.mode import mode
 from pyro_ebm.sites import Site, Sites, boolean
-from pyro_ebm.units import Bernoulli, Spin
+from pyro_ebm.units import Bernoulli, Categorical, Spin
 from tests.checks import random_states
 from tests.goodness import ALPHA, from_exact_start
 from tests.machines import SMALL, draw, ring_edges, varied
@@ -215,13 +215,25 @@ def grid(labels: Tensor) -> Tensor:
     return (3 * scores.sum(-1)).sin() + scores[..., 0] * scores[..., 2] + scores.cos().sum(-1)
 
 
-MINIMA = [*SMALL, "one-hot"]
+def potts() -> BoltzmannMachine:
+    """Four units with three labels, all coupled."""
+    weight = torch.arange(144, dtype=torch.float64).sin().reshape(12, 12)
+    weight = (weight + weight.mT) * (1 - torch.block_diag(*[torch.ones(3, 3)] * 4))
+    layer = Layer(Categorical(3), 4, bias=(2 * torch.arange(12, dtype=torch.float64)).cos())
+    return BoltzmannMachine({V: layer}, {(V, V): weight})
+
+
+MINIMA = [*SMALL, "one-hot", "labels"]
 
 
 def target(name: str) -> tuple[Energy, float]:
     """An energy and its enumerated minimum."""
     if name in SMALL:
         return SMALL[name].machine(), float(SMALL[name].energies.min())
+    if name == "labels":
+        machine = potts()
+        every = torch.cartesian_prod(*[torch.arange(3)] * 4).double()
+        return machine, float(machine(every).min())
     site = Site(constraints.one_hot, torch.Size([4, 3]))
     energy = CallableEnergy(grid, {V: site}, dtype=torch.float64)
     choice = torch.cartesian_prod(*[torch.arange(3)] * 4)
@@ -229,7 +241,7 @@ def target(name: str) -> tuple[Energy, float]:
     return energy, float(energy(every).min())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "labels"])
 def test_the_mode_of_a_small_machine_is_its_minimum(name: str) -> None:
     energy, wanted = target(name)
     found = mode(energy, sweeps=60, chains=16, seed=1)
@@ -244,6 +256,8 @@ def test_no_single_change_lowers_what_descent_leaves(name: str) -> None:
     energy, _ = target(name)
     if name in SMALL:
         x = random_states(energy, (20,))
+    elif name == "labels":
+        x = {V: torch.randint(3, (20, 4)).double()}
     else:
         site = energy.sites[V].shape
         choice = torch.randint(site[-1], (20, *site[:-1]))
@@ -253,7 +267,8 @@ def test_no_single_change_lowers_what_descent_leaves(name: str) -> None:
     torch.testing.assert_close(found.energy, energy(found.x))
     kernel = GibbsWithGradients()
     alphabets = kernel.moved(energy)
-    for change in range(sum(site.shape.numel() for site in energy.sites.values())):
+    count = sum(a.count(energy.sites[site].shape) for site, a in alphabets.items())
+    for change in range(count):
         changes = torch.full((20,), change)
         tried, _ = annealing.change_one(found.x, changes, alphabets, energy)
         assert bool((energy(tried) >= found.energy - 1e-9).all())
