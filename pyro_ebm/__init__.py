@@ -11,13 +11,25 @@ from .energies import (
     BlockEnergy,
     BoltzmannMachine,
     CallableEnergy,
+    ClampedField,
+    DistributionEnergy,
     Energy,
+    FactorGraph,
+    FactorGroup,
+    Factors,
     GradientEnergy,
     Graph,
     Layer,
     PairwiseEnergy,
+    PatternFactors,
+    RandomField,
+    SpectralConvolution,
+    SpectralLinear,
+    TableFactors,
     clamp,
+    convolutional_energy,
     interpolate,
+    mlp_energy,
 )
 from .kernels import (
     HMC,
@@ -67,7 +79,18 @@ from .learning import (
     mean_field,
     start_at_means,
 )
-from .partition import Mode, Moments, TooManyStatesError, exact, mode
+from .partition import (
+    BeliefPropagation,
+    EliminationPlan,
+    Marginals,
+    Mode,
+    Moments,
+    TooManyStatesError,
+    belief_propagation,
+    elimination,
+    exact,
+    mode,
+)
 from .sites import Site, Sites
 from .statistics import (
     FrozenUnits,
@@ -76,7 +99,16 @@ from .statistics import (
     frozen_units,
     independent_log_likelihood,
 )
-from .units import Bernoulli, Categorical, Gaussian, Spin, SpinDistribution, Unit
+from .units import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Spin,
+    SpinDistribution,
+    TruncatedGaussian,
+    TruncatedNormal,
+    Unit,
+)
 
 __all__ = [
     # named tensors
@@ -89,6 +121,8 @@ __all__ = [
     "SpinDistribution",
     "Categorical",
     "Gaussian",
+    "TruncatedGaussian",
+    "TruncatedNormal",
     # energies
     "Energy",
     "BlockEnergy",
@@ -98,6 +132,18 @@ __all__ = [
     "Layer",
     "Graph",
     "CallableEnergy",
+    "RandomField",
+    "Factors",
+    "TableFactors",
+    "PatternFactors",
+    "ClampedField",
+    "FactorGraph",
+    "FactorGroup",
+    "mlp_energy",
+    "convolutional_energy",
+    "SpectralLinear",
+    "SpectralConvolution",
+    "DistributionEnergy",
     "interpolate",
     "clamp",
     # sampling
@@ -137,6 +183,11 @@ __all__ = [
     "exact",
     "Moments",
     "TooManyStatesError",
+    "elimination",
+    "EliminationPlan",
+    "Marginals",
+    "belief_propagation",
+    "BeliefPropagation",
     # minima
     "mode",
     "Mode",

@@ -8,9 +8,9 @@ which is exact where the energy is linear in every unit (all pairwise machines: 
 minus the field), and one gradient tells it for all the units at once. A Metropolis test with the
 exact probability of the reverse proposal makes the law exact whatever the energy is.
 
-Sites are two-valued ({0, 1} or {-1, 1}, of any shape), one-hot (*units, values), or, in machines,
-labels (units,). A single change is numbered by an element: the bit that is turned, or the place to
-which the one of a one-hot unit moves.
+Sites are two-valued ({0, 1} or {-1, 1}, of any shape), one-hot (*units, values), or labels (units,)
+of a machine or a random field. A single change is numbered by an element: the bit that is turned,
+or the place to which the one of a one-hot unit moves.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,13 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms, energy_and_gradient
+from pyro_ebm.energies import (
+    Energy,
+    PairwiseEnergy,
+    PairwiseTerms,
+    RandomField,
+    energy_and_gradient,
+)
 from pyro_ebm.sites import Sites, boolean, check_names, covers, describe, spin
 
 from . import chance
@@ -175,8 +181,9 @@ def alphabet_of(energy: Energy, name: str) -> Alphabet | None:
         return TwoValued(0.0)
     if support is constraints.one_hot:
         return OneHot()
-    if isinstance(energy, PairwiseEnergy) and isinstance(support, constraints.integer_interval):
-        return Labels(int(support.upper_bound) + 1)
+    has_tables = isinstance(energy, PairwiseEnergy | RandomField)
+    if has_tables and isinstance(support, constraints.integer_interval):
+        return Labels(int(torch.as_tensor(support.upper_bound).max()) + 1)
     return None
 
 
@@ -210,8 +217,8 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
                 f"with {mover}."
             )
             raise ValueError(
-                f"{mover} moves bits, spins, one-hot units, and labels of machines, but {name!r} "
-                f"is {describe(support)}. {cure}"
+                f"{mover} moves bits, spins, one-hot units, and labels of machines and fields, but "
+                f"{name!r} is {describe(support)}. {cure}"
             )
         found[name] = alphabet
     return found
@@ -240,7 +247,9 @@ def local_differences(
         x: Values of all its sites.
         alphabets: Of the sites that are to be changed.
     """
-    if terms is None:
+    if isinstance(energy, RandomField):
+        value, gradients = energy.evaluate(x), {site: of_labels(energy, x) for site in alphabets}
+    elif terms is None:
         value, gradients = energy_and_gradient(energy, x, tuple(alphabets))
     else:
         features = terms.features(x)
@@ -252,6 +261,15 @@ def local_differences(
         value,
         {site: a.differences(x[site], gradients[site]) for site, a in alphabets.items()},
     )
+
+
+def of_labels(field: RandomField, x: Sites) -> Tensor:  # (*batch, n q)
+    """The energy of every label of every node given the others, up to a number for each node."""
+    (value,) = x.values()
+    graph, labels = field.read(), value.to(torch.int64)
+    parts = [graph.logits(labels, colour).neg().movedim(0, -1) for colour in field.colours]
+    order = torch.cat([colour.nodes for colour in field.colours]).argsort()
+    return torch.cat(parts, -2).index_select(-2, order).flatten(-2).to(value.dtype)
 
 
 def from_fields(terms: PairwiseTerms, features: Sites, fields: Sites) -> Tensor:  # (*batch,)

@@ -1,8 +1,21 @@
 """log Z, probabilities, moments and modes."""
 
-from . import exact
+from . import elimination, exact
+from .belief_propagation import BeliefPropagation, belief_propagation
+from .elimination import EliminationPlan, Marginals
 from .enumeration import TooManyStatesError
 from .mode import Mode, mode
 from .summation import Moments
 
-__all__ = ["Mode", "Moments", "TooManyStatesError", "exact", "mode"]
+__all__ = [
+    "BeliefPropagation",
+    "EliminationPlan",
+    "Marginals",
+    "Mode",
+    "Moments",
+    "TooManyStatesError",
+    "belief_propagation",
+    "elimination",
+    "exact",
+    "mode",
+]

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer
+from pyro_ebm.energies import (
+    BoltzmannMachine,
+    CallableEnergy,
+    Energy,
+    Layer,
+    RandomField,
+    TableFactors,
+)
 from pyro_ebm.kernels import (
     DiscreteLangevin,
     GibbsWithGradients,
@@ -29,7 +36,7 @@ from pyro_ebm.sites import Site, Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Categorical
 from tests.checks import random_states
 from tests.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
-from tests.machines import SMALL, stacked, varied
+from tests.machines import SMALL, ring_edges, stacked, varied
 from tests.outcomes import matrix_of, violation_of
 
 KERNELS = {
@@ -93,6 +100,22 @@ def labelled() -> BoltzmannMachine:
     )
 
 
+def field() -> RandomField:
+    """Three nodes with three labels each on a ring, and a factor of all of them."""
+    number = torch.arange(27, dtype=torch.float64)
+    pairs = (3 * number).sin().reshape(3, 3, 3)
+    return RandomField(
+        [3, 3, 3],
+        {
+            "pairs": TableFactors(torch.tensor(ring_edges(3)), pairs),
+            "all": TableFactors([[0, 1, 2]], (5 * number).cos().reshape(1, 3, 3, 3)),
+        },
+    )
+
+
+BUILT: dict[str, Callable[[], Energy]] = {"labels": labelled, "field": field}
+
+
 def callable_energy(name: str) -> CallableEnergy:
     function, sites = ENERGIES[name]
     return CallableEnergy(function, sites, dtype=torch.float64)
@@ -135,8 +158,8 @@ def stepped(kernel: Kernel, energy: Energy) -> Callable[[Sites], Sites]:
 
 def target(name: str) -> tuple[Energy, Sites]:
     """An energy of either table in float64, with its states."""
-    if name == "labels":
-        energy: Energy = labelled()
+    if name in BUILT:
+        energy = BUILT[name]()
     else:
         energy = SMALL[name].machine() if name in SMALL else callable_energy(name)
     return energy, states_of(energy)
@@ -149,7 +172,7 @@ def violations(kernel: Kernel, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KERNELS)
-@pytest.mark.parametrize("name", [*SMALL, *ENERGIES, "labels"])
+@pytest.mark.parametrize("name", [*SMALL, *ENERGIES, *BUILT])
 def test_the_law_is_left_unchanged(name: str, kind: str) -> None:
     if name in SMALL and len(SMALL[name].energies) > 128:
         kind = "gibbs with gradients"  # the others have 4^n outcomes
@@ -221,9 +244,9 @@ def test_chains_share_no_random_numbers(kind: str) -> None:
 # --- the differences themselves ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SMALL, "labels", "potts without the product"])
+@pytest.mark.parametrize("name", [*SMALL, *BUILT, "potts without the product"])
 def test_differences_are_exact_where_the_energy_is_linear_in_every_unit(name: str) -> None:
-    if name in SMALL or name == "labels":
+    if name != "potts without the product":
         energy = target(name)[0]
     else:
         energy = CallableEnergy(pairs_of_labels, ENERGIES["potts"][1], dtype=torch.float64)
