@@ -1,0 +1,98 @@
+"""R-hat, effective sample size and agreement of every quantity, some units at a time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.statistics import agreement, nested_r_hat, stretch_means
+from pyro_ebm.statistics.autocovariance import Autocovariances, autocovariances, chunks, split
+from pyro_ebm.statistics.convergence import normal_scores, r_hats
+
+STRETCHES = (32, 16, 8, 4, 2)  # of half a chain, for the test of agreement
+LENGTH = 5  # least length of a stretch, in autocorrelation times
+
+
+class Judgement(NamedTuple):
+    """Of the n units of one site, or of the observables."""
+
+    r_hat: Tensor  # (n): NaN where constant, infinite where stuck
+    size: Tensor  # (n): effective sample size
+    disagreement: Tensor  # (n): probability of chains that differ so much by chance
+    hamming: Tensor  # (): effective sample size of configurations
+
+
+def judge(draws: Tensor) -> Judgement:  # (chain, draw, *shape)
+    """By split R-hat, and by stretches as long as each unit's memory demands."""
+    parts = [judge_chunk(x) for x in chunks(draws)]
+    r_hat, size, disagreement = (torch.cat(values) for values in zip(*(p[:3] for p in parts)))
+    totals = [part[3] for part in parts]
+    sums = (torch.stack(values).sum(0) for values in zip(*(t[:3] for t in totals)))
+    hamming = Autocovariances(*sums, chains=totals[0].chains).effective_sample_size()
+    return Judgement(r_hat, size, disagreement, hamming)
+
+
+def judge_chunk(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Autocovariances]:
+    """Of some units (n, chain, draw), and the sums of their autocovariances."""
+    halves = split(x)
+    scores = normal_scores(halves)
+    # Without ranks for the sum: a rarely changing unit is to count little in it.
+    plain = autocovariances(halves)
+    ranked = plain if scores is halves else autocovariances(scores)
+    constant = x.amin((1, 2)) == x.amax((1, 2))
+    size = ranked.effective_sample_size().masked_fill(constant, torch.nan)
+    # Halves are the groups, so that a chain that drifts disagrees with itself.
+    disagreement = agreement_of_stretches(scores, memory_of(ranked), halves.shape[1])
+    return r_hats(x), size, disagreement, plain.total()
+
+
+def agreement_of_stretches(x: Tensor, memory: Tensor, groups: int) -> Tensor:
+    """Of groups of chains (n, chain, draw) whose units remember for so many draws (n).
+
+    Where that is too long for the chains nothing can be said, and the probability is 1.
+    """
+    draws = x.permute(1, 2, 0)
+    p = torch.ones_like(memory)
+    left = torch.ones_like(memory, dtype=torch.bool)
+    for count in STRETCHES:
+        # A unit that has not moved inside any chain has a memory of NaN, and is left out.
+        fine = left & (draws.shape[1] // count >= LENGTH * memory)
+        if count <= draws.shape[1] and bool(fine.any()):
+            means = stretch_means(draws[..., fine], count)
+            p[fine] = agreement(means.flatten(0, 1).unflatten(0, (groups, -1)))
+            left &= ~fine
+    return p
+
+
+def agreement_of_sets(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (n)
+    """Of the first half of the chains with the second."""
+
+    def of_chunk(x: Tensor) -> Tensor:
+        halves = split(x)
+        scores = normal_scores(halves)
+        # The halves of a chain stand apart: back beside each other, set by set.
+        paired = scores.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return agreement_of_stretches(paired, memory_of(autocovariances(scores)), 2)
+
+    return torch.cat([of_chunk(x) for x in chunks(draws)])
+
+
+def memory_of(covariances: Autocovariances) -> Tensor:
+    """The autocorrelation time inside chains, whatever their means."""
+    draws = covariances.chains * covariances.lagged.shape[-1]
+    return draws / covariances.inside().effective_sample_size()
+
+
+def judge_superchains(draws: Tensor, superchains: int) -> Judgement:  # (chain, draw, *shape)
+    """By nested R-hat, and by the chains of a group as the stretches.
+
+    Chains count whole here: the effective sample size is what the variance of their means leaves.
+    """
+    flat = draws.flatten(2) if draws.dim() > 2 else draws[..., None]
+    means = flat.mean(1, dtype=torch.float64)
+    grouped = means.unflatten(0, (superchains, -1))
+    spread = flat.double().var((0, 1))
+    chains, count = flat.shape[:2]
+    size = (chains * spread / means.var(0)).clamp_max(chains * count)
+    hamming = (chains * spread.sum() / means.var(0).sum()).clamp_max(chains * count)
+    return Judgement(nested_r_hat(flat, superchains), size, agreement(grouped), hamming)
