@@ -45,8 +45,9 @@ class Diagnosis:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What to try next, each once."""
-        return tuple(dict.fromkeys(e.advice for e in self.against if e.advice))
+        """What to try next against the worst that was found, each once."""
+        worst = (e for e in self.against if e.verdict is self.verdict)
+        return tuple(dict.fromkeys(e.advice for e in worst if e.advice))
 
     def __str__(self) -> str:
         found = [shown(evidence.value) for evidence in self.evidence]

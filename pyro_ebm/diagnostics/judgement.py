@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.statistics import agreement, nested_r_hat, stretch_means
-from pyro_ebm.statistics.autocovariance import Autocovariances, autocovariances, chunks, split
-from pyro_ebm.statistics.convergence import normal_scores, r_hats
+from pyro_ebm.statistics.autocovariance import (
+    Autocovariances,
+    autocovariances,
+    chunks,
+    split,
+    together,
+)
+from pyro_ebm.statistics.convergence import normal_scores, r_hats, tail_sample_sizes
 
 STRETCHES = (32, 16, 8, 4, 2)  # of half a chain, for the test of agreement
 LENGTH = 5  # least length of a stretch, in autocorrelation times
@@ -17,7 +23,8 @@ class Judgement(NamedTuple):
     """Of the n units of one site, or of the observables."""
 
     r_hat: Tensor  # (n): NaN where constant, infinite where stuck
-    size: Tensor  # (n): effective sample size
+    size: Tensor  # (n): effective sample size, of the bulk or, where less, of the tails
+    memory: Tensor  # (n): autocorrelation time inside chains, in draws; NaN where none moves
     disagreement: Tensor  # (n): probability of chains that differ so much by chance
     hamming: Tensor  # (): effective sample size of configurations
 
@@ -25,14 +32,13 @@ class Judgement(NamedTuple):
 def judge(draws: Tensor) -> Judgement:  # (chain, draw, *shape)
     """By split R-hat, and by stretches as long as each unit's memory demands."""
     parts = [judge_chunk(x) for x in chunks(draws)]
-    r_hat, size, disagreement = (torch.cat(values) for values in zip(*(p[:3] for p in parts)))
-    totals = [part[3] for part in parts]
-    sums = (torch.stack(values).sum(0) for values in zip(*(t[:3] for t in totals)))
-    hamming = Autocovariances(*sums, chains=totals[0].chains).effective_sample_size()
-    return Judgement(r_hat, size, disagreement, hamming)
+    of_units, totals = zip(*parts, strict=True)
+    r_hat, size, memory, disagreement = map(torch.cat, zip(*of_units, strict=True))
+    hamming = together(totals).effective_sample_size()
+    return Judgement(r_hat, size, memory, disagreement, hamming)
 
 
-def judge_chunk(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Autocovariances]:
+def judge_chunk(x: Tensor) -> tuple[tuple[Tensor, ...], Autocovariances]:
     """Of some units (n, chain, draw), and the sums of their autocovariances."""
     halves = split(x)
     scores = normal_scores(halves)
@@ -41,9 +47,12 @@ def judge_chunk(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Autocovariances]:
     ranked = plain if scores is halves else autocovariances(scores)
     constant = x.amin((1, 2)) == x.amax((1, 2))
     size = ranked.effective_sample_size().masked_fill(constant, torch.nan)
+    if scores is not halves:
+        size = torch.fmin(size, tail_sample_sizes(x))
+    memory = memory_of(ranked)
     # Halves are the groups, so that a chain that drifts disagrees with itself.
-    disagreement = agreement_of_stretches(scores, memory_of(ranked), halves.shape[1])
-    return r_hats(x), size, disagreement, plain.total()
+    disagreement = agreement_of_stretches(scores, memory, halves.shape[1])
+    return (r_hats(x), size, memory, disagreement), plain.total()
 
 
 def agreement_of_stretches(x: Tensor, memory: Tensor, groups: int) -> Tensor:
@@ -95,4 +104,5 @@ def judge_superchains(draws: Tensor, superchains: int) -> Judgement:  # (chain, 
     chains, count = flat.shape[:2]
     size = (chains * spread / means.var(0)).clamp_max(chains * count)
     hamming = (chains * spread.sum() / means.var(0).sum()).clamp_max(chains * count)
-    return Judgement(nested_r_hat(flat, superchains), size, agreement(grouped), hamming)
+    memory = torch.full_like(spread, count)  # a chain is one draw
+    return Judgement(nested_r_hat(flat, superchains), size, memory, agreement(grouped), hamming)

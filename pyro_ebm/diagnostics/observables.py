@@ -61,8 +61,9 @@ def components(site: str, draws: Tensor, data: Tensor | None) -> dict[str, Tenso
         coded = draws.flatten(2)
         directions = principal_directions(data.flatten(1), COMPONENTS)
     # As double precision only where the draws are: the projections of bits need none.
-    along = projections(coded, directions.to(torch.float32) if not draws.is_floating_point() else
-                        directions)
+    along = projections(
+        coded, directions.to(torch.float32) if not draws.is_floating_point() else directions
+    )
     return {
         f"component {k + 1} of {site!r} ({whose})": along[..., k].double()
         for k in range(along.shape[-1])

@@ -7,9 +7,13 @@ from .frozen import FrozenUnits, describe_frozen, frozen_units
 from .hamming import hamming_autocorrelation, hamming_effective_sample_size, indicators
 from .nested import nested_r_hat
 from .principal import principal_directions, projections
+from .round_trips import RoundTrips, round_trips
+from .stein import SteinDiscrepancy, kernel_stein_discrepancy
 
 __all__ = [
     "FrozenUnits",
+    "RoundTrips",
+    "SteinDiscrepancy",
     "agreement",
     "chow_liu_log_likelihood",
     "describe_frozen",
@@ -19,10 +23,12 @@ __all__ = [
     "hamming_effective_sample_size",
     "independent_log_likelihood",
     "indicators",
+    "kernel_stein_discrepancy",
     "nested_r_hat",
     "principal_directions",
     "projections",
     "r_hat",
+    "round_trips",
     "stretch_means",
     "tail_effective_sample_size",
 ]

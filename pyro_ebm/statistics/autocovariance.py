@@ -5,7 +5,7 @@ layout (unit, chain, draw), where the draws of a unit are contiguous.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -72,6 +72,13 @@ def autocovariances(x: Tensor) -> Autocovariances:  # (n, chain, draw)
     means = mean.squeeze(-1)
     between = means.var(-1) if x.shape[1] > 1 else torch.zeros_like(means[:, 0])
     return Autocovariances(lagged[..., 0] * draws / (draws - 1), between, lagged, x.shape[1])
+
+
+def together(totals: Sequence[Autocovariances]) -> Autocovariances:
+    """The sum of sums over different units."""
+    columns = zip(*(part[:3] for part in totals), strict=True)
+    within, between, lagged = (torch.stack(values).sum(0) for values in columns)
+    return Autocovariances(within, between, lagged, totals[0].chains)
 
 
 @functools.cache

@@ -40,11 +40,11 @@ def r_hat(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
 
 
 def effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
-    r"""How many independent draws would tell the means as well (bulk ESS, of rank-normalised draws).
+    r"""How many independent draws would tell the mean as well: the bulk ESS.
 
     .. math:: S / \left(1 + 2 \sum_{t > 0} \rho_t\right)
 
-    over the S draws of all half chains. NaN for a unit that is constant everywhere.
+    over the S rank-normalised draws of all half chains. NaN for a unit that is constant everywhere.
 
     Args:
         draws: The draws of one site.
@@ -90,9 +90,7 @@ def r_hats(x: Tensor) -> Tensor:  # (n, chain, draw) -> (n)
         return plain_r_hat(x, x)
     # The mean of the two middle values, where torch's median is the lower one.
     folded = (x - quantile(x, 0.5)).abs()
-    return torch.fmax(
-        plain_r_hat(normal_scores(x), x), plain_r_hat(normal_scores(folded), folded)
-    )
+    return torch.fmax(plain_r_hat(normal_scores(x), x), plain_r_hat(normal_scores(folded), folded))
 
 
 def plain_r_hat(scores: Tensor, values: Tensor) -> Tensor:  # (n, chain, draw) -> (n)

@@ -6,13 +6,10 @@ autocovariances. Sums over units therefore make one autocorrelation, in which an
 counts little, and no unit's own estimate is divided by a small number.
 """
 
-import functools
-import operator
-
 import torch
 from torch import Tensor
 
-from .autocovariance import Autocovariances, autocovariances, check_draws, chunks, split
+from .autocovariance import Autocovariances, autocovariances, check_draws, chunks, split, together
 
 FEW = 16  # values, up to which each is a unit of its own in a Hamming distance
 
@@ -64,9 +61,7 @@ def hamming_autocorrelation(draws: Tensor, lags: int) -> Tensor:  # (lags + 1)
 
 def total(draws: Tensor) -> Autocovariances:
     """The sums over units of what they remember."""
-    parts = [autocovariances(split(x)).total() for x in chunks(indicators(draws))]
-    sums = (functools.reduce(operator.add, values) for values in zip(*(p[:3] for p in parts)))
-    return Autocovariances(*sums, chains=parts[0].chains)
+    return together([autocovariances(split(x)).total() for x in chunks(indicators(draws))])
 
 
 def indicators(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (chain, draw, *shape[, values])
