@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.sites import Sites, only_site
+from pyro_ebm.statistics import indicators, labels
 from pyro_ebm.statistics.nested import check_superchains
 
 from .checks import (
@@ -194,7 +195,10 @@ def quantities(material: Material, rows: Sites) -> dict[str, tuple[list[str], Te
     seen = observables(material, rows)
     found = {OBSERVABLES: (list(seen), torch.stack(list(seen.values()), -1))} if seen else {}
     for site, x in material.sites.items():
-        found[f"units of {site!r}"] = (unit_names(site, x.shape[2:]), x)
+        names, values = unit_names(site, x.shape[2:]), labels(x)
+        if values is not None and len(values) > 2:  # each value is a unit
+            names = [f"{name} = {value}" for name in names for value in values.tolist()]
+        found[f"units of {site!r}"] = (names, indicators(x))
     return found
 
 

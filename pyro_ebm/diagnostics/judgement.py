@@ -13,7 +13,12 @@ from pyro_ebm.statistics.autocovariance import (
     split,
     together,
 )
-from pyro_ebm.statistics.convergence import normal_scores, r_hats, tail_sample_sizes
+from pyro_ebm.statistics.convergence import (
+    normal_scores,
+    r_hats,
+    ratio,
+    tail_sample_sizes,
+)
 
 STRETCHES = (32, 16, 8, 4, 2)  # of half a chain, for the test of agreement
 LENGTH = 5  # least length of a stretch, in autocorrelation times
@@ -44,15 +49,17 @@ def judge_chunk(x: Tensor) -> tuple[tuple[Tensor, ...], Autocovariances]:
     scores = normal_scores(halves)
     # Without ranks for the sum: a rarely changing unit is to count little in it.
     plain = autocovariances(halves)
-    ranked = plain if scores is halves else autocovariances(scores)
-    constant = x.amin((1, 2)) == x.amax((1, 2))
-    size = ranked.effective_sample_size().masked_fill(constant, torch.nan)
-    if scores is not halves:
-        size = torch.fmin(size, tail_sample_sizes(x))
+    if scores is halves:  # two-valued units, whose distances from the median are the values again
+        ranked, r_hat = plain, ratio(plain.within, plain.between, halves)
+        size = ranked.effective_sample_size()
+    else:
+        ranked, r_hat = autocovariances(scores), r_hats(halves)
+        size = torch.fmin(ranked.effective_sample_size(), tail_sample_sizes(x))
+    size = size.masked_fill(r_hat.isnan(), torch.nan)  # constant, but for rounding
     memory = memory_of(ranked)
     # Halves are the groups, so that a chain that drifts disagrees with itself.
     disagreement = agreement_of_stretches(scores, memory, halves.shape[1])
-    return (r_hats(x), size, memory, disagreement), plain.total()
+    return (r_hat, size, memory, disagreement), plain.total()
 
 
 def agreement_of_stretches(x: Tensor, memory: Tensor, groups: int) -> Tensor:

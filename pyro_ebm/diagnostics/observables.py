@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.sites import Sites
-from pyro_ebm.statistics import indicators, principal_directions, projections
+from pyro_ebm.statistics import indicators, labels, principal_directions, projections
 
 from .reading import Material
 
 COMPONENTS = 5  # of each site
-LABELS = 16  # of a discrete site, up to which the share of each is an observable
 
 
 def observables(material: Material, data: Sites) -> dict[str, Tensor]:  # (chain, draw) each
@@ -35,16 +34,14 @@ def observables(material: Material, data: Sites) -> dict[str, Tensor]:  # (chain
 
 def order_parameters(site: str, draws: Tensor) -> dict[str, Tensor]:
     """The magnetisation of a two-valued site, or the share of each of a few labels."""
-    if draws.is_floating_point():
+    values = labels(draws)
+    if values is None:
         return {}
     units = draws.flatten(2) if draws.dim() > 2 else draws[..., None]
-    values = units.unique()
     if len(values) == 2:
         low, high = values.tolist()
         mean = units.mean(-1, dtype=torch.float64)
         return {f"magnetisation of {site!r}": 2 * (mean - low) / (high - low) - 1}
-    if len(values) > LABELS:
-        return {}
     return {
         f"share of {value} in {site!r}": (units == value).mean(-1, dtype=torch.float64)
         for value in values.tolist()

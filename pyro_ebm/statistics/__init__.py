@@ -4,7 +4,7 @@ from .agreement import agreement, stretch_means
 from .baselines import chow_liu_log_likelihood, independent_log_likelihood
 from .convergence import effective_sample_size, r_hat, tail_effective_sample_size
 from .frozen import FrozenUnits, describe_frozen, frozen_units
-from .hamming import hamming_autocorrelation, hamming_effective_sample_size, indicators
+from .hamming import hamming_autocorrelation, hamming_effective_sample_size, indicators, labels
 from .nested import nested_r_hat
 from .principal import principal_directions, projections
 from .round_trips import RoundTrips, round_trips
@@ -24,6 +24,7 @@ __all__ = [
     "independent_log_likelihood",
     "indicators",
     "kernel_stein_discrepancy",
+    "labels",
     "nested_r_hat",
     "principal_directions",
     "projections",

@@ -36,7 +36,7 @@ def r_hat(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
         | https://doi.org/10.1214/20-BA1221
     """
     check_draws(draws)
-    return by_chunk(r_hats, draws)
+    return by_chunk(lambda x: r_hats(split(x)), draws)
 
 
 def effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
@@ -83,21 +83,25 @@ def by_chunk(function: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
     return torch.cat([function(x) for x in chunks(draws)]).reshape(draws.shape[2:])
 
 
-def r_hats(x: Tensor) -> Tensor:  # (n, chain, draw) -> (n)
+def r_hats(x: Tensor) -> Tensor:  # (n, half chain, draw) -> (n)
     """Of both the values and their distances from the median."""
-    x = split(x)
-    if two_valued(x):  # the distances from the median are the values again, or all the same
-        return plain_r_hat(x, x)
+    scores = normal_scores(x)
+    if scores is x:  # two-valued: the distances from the median are the values again, or all alike
+        return ratio(*moments(x), x)
     # The mean of the two middle values, where torch's median is the lower one.
     folded = (x - quantile(x, 0.5)).abs()
-    return torch.fmax(plain_r_hat(normal_scores(x), x), plain_r_hat(normal_scores(folded), folded))
+    return torch.fmax(ratio(*moments(scores), x), ratio(*moments(normal_scores(folded)), folded))
 
 
-def plain_r_hat(scores: Tensor, values: Tensor) -> Tensor:  # (n, chain, draw) -> (n)
-    """R-hat of the scores; NaN and infinity are told from the values, free of rounding."""
-    draws = scores.shape[-1]
-    within = scores.var(-1).mean(-1)
-    r = ((draws - 1) / draws + scores.mean(-1).var(-1) / within).sqrt()
+def moments(scores: Tensor) -> tuple[Tensor, Tensor]:  # (n, chain, draw) -> (n), (n)
+    """The mean variance of a chain, and the variance of the chains' means."""
+    return scores.var(-1).mean(-1), scores.mean(-1).var(-1)
+
+
+def ratio(within: Tensor, between: Tensor, values: Tensor) -> Tensor:  # (n), (n), (n, chain, draw)
+    """R-hat; NaN and infinity are told from the values, free of rounding."""
+    draws = values.shape[-1]
+    r = ((draws - 1) / draws + between / within).sqrt()
     low, high = values.amin(-1), values.amax(-1)
     still = (low == high).all(-1)
     constant = low.amin(-1) == high.amax(-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .autocovariance import Autocovariances, autocovariances, check_draws, chunks, split, together
 
+SPAN = 64  # from the least to the largest value, up to which each is looked for
 FEW = 16  # values, up to which each is a unit of its own in a Hamming distance
 
 
@@ -66,7 +67,19 @@ def total(draws: Tensor) -> Autocovariances:
 
 def indicators(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (chain, draw, *shape[, values])
     """Labels of more than two and few values as one unit for each value; others as they are."""
-    if draws.is_floating_point() or draws.dtype is torch.bool:
-        return draws
-    values = draws.unique()
-    return draws if len(values) <= 2 or len(values) > FEW else (draws[..., None] == values).byte()
+    values = labels(draws)
+    return draws if values is None or len(values) <= 2 else (draws[..., None] == values).byte()
+
+
+def labels(draws: Tensor) -> Tensor | None:
+    """The values of a discrete site in order, or None where there are many, or it is continuous."""
+    if draws.is_floating_point():
+        return None
+    if draws.dtype is torch.bool:
+        draws = draws.byte()
+    low, high = (int(value) for value in draws.aminmax())
+    # One pass for each value that there may be: sorting all draws takes longer by far.
+    between = range(low + 1, high) if high - low < SPAN else draws.unique()[1:-1].tolist()
+    values = [low, *(v for v in between if bool((draws == v).any()))]
+    values += [high] * (high > low)
+    return torch.tensor(values, dtype=draws.dtype) if len(values) <= FEW else None
