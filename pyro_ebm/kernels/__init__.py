@@ -1,8 +1,7 @@
 """Transitions that leave exp(-E) unchanged, and running them."""
 
-from .base import Kernel, TunableKernel, Tuning, advance
 from .annealing import Annealed, TemperedTransitions, anneal, descend
-from .base import Kernel, advance
+from .base import Kernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
 from .cluster import SwendsenWang, Wolff
 from .cycle import Cycle, Mixture
@@ -13,8 +12,8 @@ from .langevin import MALA, Langevin
 from .mass import DenseMass, DiagonalMass, Mass, UnitMass
 from .random_walk import MetropolisHastings, RandomWalk
 from .run import resume, run
-from .warmup import warmup
 from .tempering import ParallelTempering, TemperingReport
+from .warmup import warmup
 
 __all__ = [
     "HMC",
@@ -36,11 +35,11 @@ __all__ = [
     "ParallelTempering",
     "RandomWalk",
     "Schedule",
-    "TunableKernel",
-    "Tuning",
     "SwendsenWang",
     "TemperedTransitions",
     "TemperingReport",
+    "TunableKernel",
+    "Tuning",
     "UnitMass",
     "Wolff",
     "advance",
