@@ -6,13 +6,22 @@ from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
 from .distribution import DistributionEnergy
+from .factor_graph import FactorGraph, FactorGroup
+from .field_energy import FieldEnergy
 from .layers import Layer
+from .links import GraphLink, Link
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
     PairwiseEnergy,
     PairwiseTerms,
     mean_energy_difference,
     require_pairwise,
+)
+from .random_field import (
+    Factors,
+    PatternFactors,
+    RandomField,
+    TableFactors,
 )
 
 __all__ = [
@@ -21,13 +30,22 @@ __all__ = [
     "CallableEnergy",
     "DistributionEnergy",
     "Energy",
+    "FactorGraph",
+    "FactorGroup",
+    "Factors",
+    "FieldEnergy",
     "GradientEnergy",
     "Graph",
+    "GraphLink",
     "Layer",
+    "Link",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "PatternFactors",
+    "RandomField",
     "SpectralConvolution",
     "SpectralLinear",
+    "TableFactors",
     "clamp",
     "combined",
     "convolutional_energy",
