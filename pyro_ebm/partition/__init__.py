@@ -10,6 +10,8 @@ from .summation import Moments
 __all__ = ["LogPartition", "Moments", "TooManyStatesError", "exact", "exactly"]
 from .mode import Mode, mode
 from .summation import Moments
+from .modes import mode
+from .summation import Mode, Moments
 
 __all__ = [
     "BeliefPropagation",
