@@ -6,7 +6,7 @@ of contents.
 """
 
 from . import datasets, plots
-from .diagnostics import to_arviz
+from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
 from .distributions import (
     Boltzmann,
     EnergyDistribution,
@@ -15,7 +15,6 @@ from .distributions import (
     RestrictedBoltzmann,
     Sampler,
 )
-from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
 from .energies import (
     BlockEnergy,
     BoltzmannMachine,
@@ -91,10 +90,10 @@ from .learning import (
     mean_field,
     start_at_means,
 )
-from .partition import LogPartition, Moments, TooManyStatesError, exact, exactly
 from .partition import (
     BeliefPropagation,
     EliminationPlan,
+    LogPartition,
     Marginals,
     Mode,
     Moments,
@@ -102,6 +101,7 @@ from .partition import (
     belief_propagation,
     elimination,
     exact,
+    exactly,
     mode,
 )
 from .sites import Site, Sites
@@ -226,13 +226,6 @@ __all__ = [
     "TooManyStatesError",
     "LogPartition",
     "exactly",
-    # energies as Pyro distributions
-    "EnergyDistribution",
-    "Boltzmann",
-    "RestrictedBoltzmann",
-    "Ising",
-    "Sampler",
-    "IntractableNormalizerError",
     "elimination",
     "EliminationPlan",
     "Marginals",
@@ -244,6 +237,13 @@ __all__ = [
     "anneal",
     "Annealed",
     "descend",
+    # energies as Pyro distributions
+    "EnergyDistribution",
+    "Boltzmann",
+    "RestrictedBoltzmann",
+    "Ising",
+    "Sampler",
+    "IntractableNormalizerError",
     # learning
     "fit",
     "History",

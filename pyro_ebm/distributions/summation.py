@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy
+from pyro_ebm.energies import DistributionEnergy, Energy, FieldEnergy, PairwiseEnergy
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.partition.finite import levels_of
 from pyro_ebm.sites import Site
@@ -74,14 +74,14 @@ def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters
 
 def log_prob(energy: Energy, site: str, value: Tensor, log_z: Tensor) -> Tensor:  # (*batch,)
     """ln p(value) from an exact log Z; in float64 where it is a sum over other units."""
-    if not isinstance(energy, PairwiseEnergy) and not hidden_sites(energy, site):
+    if not isinstance(energy, PairwiseEnergy | FieldEnergy) and not hidden_sites(energy, site):
         return -energy.evaluate({site: value}) - log_z
     return exact.summation(energy).clamped({site: value.double()}).log_partition() - log_z
 
 
 def machines(energy: Energy) -> torch.Size:
     """The batch shape of an energy's parameters."""
-    if isinstance(energy, PairwiseEnergy):
+    if isinstance(energy, PairwiseEnergy | FieldEnergy):
         return energy.read().batch
     if isinstance(energy, DistributionEnergy):
         return torch.Size(energy.distribution.batch_shape)

@@ -4,18 +4,14 @@ from . import elimination, exact
 from .belief_propagation import BeliefPropagation, belief_propagation
 from .elimination import EliminationPlan, Marginals
 from .enumeration import TooManyStatesError
-from .result import LogPartition, exactly
-from .summation import Moments
-
-__all__ = ["LogPartition", "Moments", "TooManyStatesError", "exact", "exactly"]
-from .mode import Mode, mode
-from .summation import Moments
 from .modes import mode
+from .result import LogPartition, exactly
 from .summation import Mode, Moments
 
 __all__ = [
     "BeliefPropagation",
     "EliminationPlan",
+    "LogPartition",
     "Marginals",
     "Mode",
     "Moments",
@@ -23,5 +19,6 @@ __all__ = [
     "belief_propagation",
     "elimination",
     "exact",
+    "exactly",
     "mode",
 ]
