@@ -12,6 +12,7 @@ from .distributions import (
     EnergyDistribution,
     IntractableNormalizerError,
     Ising,
+    Potts,
     RestrictedBoltzmann,
     Sampler,
 )
@@ -242,6 +243,7 @@ __all__ = [
     "Boltzmann",
     "RestrictedBoltzmann",
     "Ising",
+    "Potts",
     "Sampler",
     "IntractableNormalizerError",
     # learning

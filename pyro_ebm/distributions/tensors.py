@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies import BoltzmannMachine
+from pyro_ebm.energies import BoltzmannMachine, RandomField
 from pyro_ebm.partition import LogPartition
 
 from .energy_distribution import AbstractEnergyDistribution, Normalizer
@@ -177,6 +177,60 @@ class Ising(AbstractEnergyDistribution):
         }
         machine = substituted(empty, values)
         assert isinstance(machine, BoltzmannMachine)
+        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
+        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+
+
+class Potts(AbstractEnergyDistribution):
+    r"""Labels that like or dislike to agree along the edges of a graph.
+
+    .. math:: \ln p(x) = \sum_{(i,j)} J_{ij} [x_i = x_j] + \sum_i h_{i x_i} - \ln Z
+
+    with labels x from 0 to q − 1. log Z is exact where the graph has a small treewidth, as chains
+    and trees have, whatever their length.
+
+    Args:
+        edges: A networkx graph, whose nodes are numbered in its order, or pairs of nodes.
+        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        field: h (*batch, n, q), for every node and label.
+        log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
+        sampler: As for `EnergyDistribution`.
+        validate_args: As in torch.
+
+    Raises:
+        TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
+            edges are not those of a simple graph.
+
+    References:
+        | Some generalized order-disorder transformations (Potts, 1952)
+        | https://doi.org/10.1017/S0305004100027419
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {
+        "coupling": REAL_VECTOR,
+        "field": REAL_MATRIX,
+    }
+
+    def __init__(
+        self,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        coupling: Tensor,
+        field: Tensor,
+        *,
+        log_partition: LogPartition | None = None,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        n, q = last_sizes("field", field, 2)
+        self.edges, self.field = edges, field
+        self.coupling = as_vector("coupling", coupling)
+        pairs, named = pairs_of(edges)
+        if named > n:
+            raise ValueError(f"The edges name {named} nodes, but field has {n} rows.")
+        check_size("coupling", self.coupling, (1, len(pairs)))
+        # Not as a networkx graph, which would put the edges in another order.
+        listed = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        machine = RandomField.potts(listed, [q] * n, coupling=self.coupling, field=field)
         self.describe(machine, None, state_of(log_partition), log_partition, sampler)
         super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
 

@@ -21,6 +21,7 @@ from pyro_ebm.distributions import (
     Boltzmann,
     EnergyDistribution,
     Ising,
+    Potts,
     RestrictedBoltzmann,
     Sampler,
     sampling,
@@ -115,7 +116,14 @@ def tensor_cases() -> dict[str, tuple]:
     J, h = normal(5, seed=7), normal(4, seed=8)
     first, second = torch.tensor(RING).T
     shared, field = torch.tensor(0.4, dtype=DOUBLE), torch.tensor(-0.3, dtype=DOUBLE)
+    table = normal(4, 3, seed=9)
+
+    def potts(x: Tensor) -> Tensor:
+        agree = (x[..., first] == x[..., second]).double()
+        return (J * agree).sum(-1) + table[torch.arange(4), x.long()].sum(-1)
+
     return {
+        "Potts": (Potts(RING, J, table), potts),
         "Boltzmann": (Boltzmann(W, b), lambda x: ((x @ W) * x).sum(-1) / 2 + x @ b),
         "Boltzmann without bias": (Boltzmann(W), lambda x: ((x @ W) * x).sum(-1) / 2),
         "RestrictedBoltzmann": (
@@ -426,3 +434,27 @@ def test_a_distribution_as_an_energy_is_normalised_and_draws_itself() -> None:
     # α = 1e-6; 2,000 draws find a distance of 0.06.
     assert stats.ks_1samp(draws[..., 0].flatten(), stats.gamma(2).cdf).pvalue > ALPHA
     assert stats.ks_1samp(draws[..., 1].flatten(), stats.gamma(2).cdf).pvalue < ALPHA
+
+
+def test_a_long_chain_is_exact() -> None:
+    n, q = 200, 3
+    chain = [(k, k + 1) for k in range(n - 1)]
+    J, h = torch.tensor(0.7, dtype=DOUBLE, requires_grad=True), torch.zeros(n, q, dtype=DOUBLE)
+    found = Potts(chain, J, h)
+    # By hand: each step agrees with the weight e^J, or takes one of the q − 1 others.
+    log_z = math.log(q) + (n - 1) * torch.log(J.exp() + q - 1)
+    log_prob = found.log_prob(torch.zeros(n, dtype=DOUBLE))
+    assert torch.allclose(log_prob, (n - 1) * J - log_z, atol=1e-9)
+    gradients = (torch.autograd.grad(y, J)[0] for y in (log_prob, (n - 1) * J - log_z))
+    assert torch.allclose(*gradients, atol=1e-9)
+    assert found.sample((2,)).shape == (2, n)
+
+
+def test_each_random_field_of_a_batch_has_its_own_law() -> None:
+    J, h = normal(2, 1), normal(3, 1, 4, 3)
+    found = Potts(RING, J, h)
+    assert found.batch_shape == (3, 2)
+    table = found.log_prob(found.enumerate_support())
+    one = Potts(RING, J[1], h[2, 0])
+    assert torch.allclose(table[:, 2, 1], one.log_prob(one.states), atol=1e-10)
+    assert found.sample((5,)).shape == (5, 3, 2, 4)
