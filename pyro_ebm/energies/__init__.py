@@ -6,7 +6,9 @@ from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
 from .distribution import DistributionEnergy
+from .factor_graph import FactorGraph, FactorGroup
 from .layers import Layer
+from .links import GraphLink, Link
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
     PairwiseEnergy,
@@ -14,20 +16,36 @@ from .pairwise import (
     mean_energy_difference,
     require_pairwise,
 )
+from .random_field import (
+    ClampedField,
+    Factors,
+    PatternFactors,
+    RandomField,
+    TableFactors,
+)
 
 __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
+    "ClampedField",
     "DistributionEnergy",
     "Energy",
+    "FactorGraph",
+    "FactorGroup",
+    "Factors",
     "GradientEnergy",
     "Graph",
+    "GraphLink",
     "Layer",
+    "Link",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "PatternFactors",
+    "RandomField",
     "SpectralConvolution",
     "SpectralLinear",
+    "TableFactors",
     "clamp",
     "combined",
     "convolutional_energy",

@@ -76,7 +76,8 @@ def check_weight(weight: Weight) -> Tensor:
     """
     if isinstance(weight, bool) or not isinstance(weight, float | int | Tensor):
         raise TypeError(f"An energy was multiplied by {weight!r}; wanted a number or a tensor.")
-    value = torch.as_tensor(weight)
+    # A number keeps its digits, whatever torch's default dtype.
+    value = weight if isinstance(weight, Tensor) else torch.tensor(weight, dtype=torch.float64)
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"An energy was multiplied by a tensor of {value.dtype}; wanted numbers.")
     if not bool(value.isfinite().all()):
