@@ -208,7 +208,7 @@ def cure(value: Tensor, support: Constraint) -> str:
     return "Only values in the support can be given."
 
 
-def only_site(sites: Mapping[str, Site], preferred: str | None) -> str:
+def only_site(sites: Mapping[str, object], preferred: str | None) -> str:
     """The site that a bare tensor stands for.
 
     Raises:
@@ -219,7 +219,7 @@ def only_site(sites: Mapping[str, Site], preferred: str | None) -> str:
     if preferred is not None and preferred in sites:
         return preferred
     raise ValueError(
-        f"A bare tensor was given, but the energy has the sites {list(sites)}. "
+        f"A bare tensor was given, but there are the sites {list(sites)}. "
         f"Give a dict, for example {{{next(iter(sites))!r}: tensor, ...}}."
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyro_ebm.energies import Energy, FactorGraph, FactorGroup, RandomField
+from pyro_ebm.energies import Energy, FactorGraph, FactorGroup, FieldEnergy
 from pyro_ebm.energies.factor_graph import cut
 from pyro_ebm.energies.labels import draw_labels
 from pyro_ebm.seeding import chosen_seed, forked
@@ -187,7 +187,7 @@ def factor_graph(energy: Energy) -> FactorGraph:
     Raises:
         TypeError: If it has none.
     """
-    if not isinstance(energy, RandomField):
+    if not isinstance(energy, FieldEnergy):
         raise TypeError(
             f"Elimination sums tables over labels, such as those of a RandomField; "
             f"{type(energy).__name__} has none."

@@ -57,5 +57,14 @@ class Summation(ABC):
         """All means and pair moments."""
 
     @abstractmethod
+    def minimum(self) -> Sites:  # (n,) each
+        """The values of least energy; of several, one.
+
+        Raises:
+            TooManyStatesError: If there are too many values to look at, even where log Z is found
+                by a product.
+        """
+
+    @abstractmethod
     def sample(self, count: int) -> Sites:  # (count, n) each
         """Independent draws."""
