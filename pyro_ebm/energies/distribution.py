@@ -53,7 +53,7 @@ class DistributionEnergy(Energy):
         self.law = unvalidated(distribution)
         support = support_of(distribution)
         self.like = next(floats_of(distribution), torch.empty(0)).detach().new_empty(0)
-        self.sites = {site: Site(support, distribution.event_shape)}
+        self.sites = {site: Site(support, torch.Size(distribution.event_shape))}
         self.inside = self.some_value()
         try:
             with torch.no_grad():
