@@ -180,6 +180,12 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
         first = value if support is boolean else value.new_ones(())
         low, high = torch.addcmul(first, value, value, value=-1).aminmax()
         return bool(low == 0) and bool(high == 0)
+    if isinstance(support, constraints.integer_interval) and value.numel():
+        low, high = support.lower_bound, support.upper_bound
+        if isinstance(low, int) and isinstance(high, int):
+            least, largest = value.aminmax()  # half the time of a remainder and comparisons
+            whole = bool((value == value.round()).all())
+            return whole and bool(low <= least) and bool(largest <= high)
     return bool(support.check(value).all())
 
 

@@ -164,6 +164,12 @@ class RandomField(FieldEnergy):
     Raises:
         TypeError, ValueError: If an argument is not what is wanted.
 
+    Example:
+        >>> weight = torch.tensor([0.5])
+        >>> field = RandomField.potts([(0, 1), (1, 2)], 3, coupling=weight, field=torch.zeros(1, 3))
+        >>> field(torch.tensor([[0, 0, 1], [2, 2, 2]]))
+        tensor([-0.5000, -1.0000])
+
     References:
         | Spatial interaction and the statistical analysis of lattice systems (Besag, 1974)
         | https://doi.org/10.1111/j.2517-6161.1974.tb00999.x

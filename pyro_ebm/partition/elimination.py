@@ -26,6 +26,7 @@ from pyro_ebm.sites import Sites
 
 from .elimination_order import Bucket, Schedule, TooWideError, schedule
 from .enumeration import TooManyStatesError, as_float, in_digits
+from .summation import Mode
 
 MAX_BYTES = 2**33
 # Numbers in a joined table from which on it is computed again for the gradient, and not kept.
@@ -70,18 +71,6 @@ class Marginals(NamedTuple):
 
     nodes: Tensor
     factors: Mapping[str, Tensor]
-
-
-class Mode(NamedTuple):
-    """The likeliest labels.
-
-    Args:
-        x: They (*batch, n), by site.
-        energy: Their energy, the least (*batch,).
-    """
-
-    x: Sites
-    energy: Tensor
 
 
 # ---------------------------------------------------------------------- the doors
@@ -157,7 +146,7 @@ def mode(energy: Energy) -> Mode:
         graph = factor_graph(energy)
         labels = traced_back(graph, 1, maximum, lambda logits: logits.argmax(0))[0]
         (site,) = energy.sites
-        return Mode({site: labels.to(energy.dtype)}, graph.energy(labels))
+        return Mode({site: labels.to(energy.dtype)}, graph.energy(labels), True, "elimination")
 
 
 def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, *batch, n)

@@ -22,6 +22,22 @@ class Moments(NamedTuple):
     second: Tensor
 
 
+class Mode(NamedTuple):
+    """The lowest values found.
+
+    Args:
+        x: The values (*batch, *shape) by site.
+        energy: E(x) (*batch,).
+        proved: Whether no other values are lower.
+        how: How they were found, and how often.
+    """
+
+    x: Sites
+    energy: Tensor
+    proved: bool
+    how: str
+
+
 class Summation(ABC):
     """Exact sums over the states of one energy, in float64.
 
