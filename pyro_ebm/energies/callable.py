@@ -96,7 +96,7 @@ class CallableEnergy(Energy):
         batch = batch_shape(x, self.sites)
         rows = {
             name: value.expand((*batch, *self.sites[name].shape))
-            .reshape(batch.numel(), *self.sites[name].shape)
+            .reshape((batch.numel(), *self.sites[name].shape))
             .contiguous()  # a function may use `view`
             for name, value in x.items()
         }
