@@ -55,7 +55,9 @@ class Categorical(PlainUnit):
         return self.by_label(features).argmax(-1).to(features.dtype)
 
     def conditional(self, field: Tensor) -> dist.Categorical:
-        return dist.Categorical(logits=self.by_label(field))
+        # Of an empty batch torch cannot check the arguments.
+        validate = None if field.numel() else False
+        return dist.Categorical(logits=self.by_label(field), validate_args=validate)
 
     def cumulant(self, field: Tensor) -> Tensor:
         return self.by_label(field).logsumexp(-1)
