@@ -87,7 +87,7 @@ COUPLED = {
         ),
         (
             "deep labels",
-            ({V: (BIT, 4), "hidden1": (FOUR, 2), "hidden2": (THREE, 3)}, DEEP),
+            ({V: (BIT, 4), "hidden1": (FOUR, 2), "hidden2": (THREE, 2)}, DEEP),
             {"scale": 1.5},
         ),
     ]

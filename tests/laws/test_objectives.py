@@ -238,7 +238,7 @@ TINY = {
         "cl21", {V: (THREE, 2), H: (THREE, 1)}, [VH, VV], build=SEMI, any_square=True
     ),
     "hidden labels 1-2": draw(
-        "hl12", {V: (BIT, 1), H: (THREE, 2)}, [VH, HH], build=GENERAL, offsets=True
+        "hl12", {V: (BIT, 1), H: (THREE, 2)}, [VH, HH], offsets=True
     ),
 }
 
@@ -591,8 +591,7 @@ HIDDEN_COUPLED = {
     "general bits and spins": SMALL["general bits and spins"],
     "deep": SMALL["deep"],
     "deep with offsets": SMALL["deep with offsets"],
-    "general bits and labels": FINITE["general bits and labels"],
-    "deep labels": FINITE["deep labels"],
+    "labels": draw("hl", {V: (THREE, 2), H: (THREE, 2)}, [VH, HH], offsets=True),
     "graph": draw("hg", {V: (BIT, 2), H: (BIT, 4)}, [VH], edges={HH: ring_edges(4)}),
 }
 
