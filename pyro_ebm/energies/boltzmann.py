@@ -13,13 +13,11 @@ from typing import Literal, Self, cast
 
 import networkx as nx
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, Sites, batch_shape
+from pyro_ebm.sites import Site
 from pyro_ebm.units import Bernoulli, Spin, Unit
 
-from .base import Block
 from .couplings import (
     Coupling,
     Dense,
@@ -341,108 +339,6 @@ class BoltzmannMachine(PairwiseEnergy):
             if isinstance(coupling, Symmetric) and coupling.ends[0] == site:
                 bias = bias + coupling.self_bias
         return bias
-
-    def evaluate(self, x: Sites) -> Tensor:
-        terms = self.read()
-        return terms.energy(terms.features(x))
-
-    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
-        if labels := [site for site in sites if self.layers[site].unit.width > 1]:
-            raise TypeError(
-                f"The sites {labels} hold labels, in which there is no gradient; ask for `field`, "
-                f"which has the energies of all labels."
-            )
-        with torch.no_grad():
-            return self.read().energy_and_gradient(x, sites)
-
-    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n * width)
-        """The field on every unit of a site: the log-odds of a bit, half those of a spin.
-
-        For units with labels it has one number for each label, for real units it is the precision
-        times the mean.
-
-        Args:
-            site: The site.
-            x: Values of all the sites that it is coupled to, itself included.
-
-        Raises:
-            ValueError: If one of these is missing.
-        """
-        x = self.around(site, x)
-        terms = self.read()
-        return self.spread(terms.field(site, terms.features(x)), x)
-
-    def blocks(self, site: str) -> tuple[Block, ...]:
-        self.check_site(site)
-        return self.read().blocks(site)
-
-    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
-        x = self.around(site, x)
-        terms = self.read()
-        unit, features = terms.units[site], terms.features(x)
-        if block is not None:
-            field, unit = terms.block_field(site, features, block), unit.part(block)
-        elif terms.inner(site) is None:
-            field = terms.outer_field(site, features)
-        else:
-            raise ValueError(
-                f"The units of {site!r} are coupled among themselves, so their joint "
-                f"conditional does not factorise. Ask for one of blocks({site!r})."
-            )
-        return unit.conditional(self.spread(field, x))
-
-    def check_site(self, site: str) -> None:
-        """Refuses a site that the machine does not have.
-
-        Raises:
-            ValueError: If it has not.
-        """
-        if site not in self.sites:
-            raise ValueError(f"Unknown site {site!r}; the machine has {list(self.sites)}.")
-
-    def around(self, site: str, x: Sites | Tensor) -> Sites:
-        """The door of what concerns one site: values of all the sites that it is coupled to.
-
-        Raises:
-            ValueError: If one is missing: the field would lack its part in silence.
-        """
-        self.check_site(site)
-        x = self.accept(x)
-        ends = [coupling.ends for coupling in self.couplings.values() if site in coupling.ends]
-        needed = {second if first == site else first for first, second in ends}
-        if missing := [name for name in self.sites if name in needed and name not in x]:
-            raise ValueError(
-                f"The field on {site!r} depends on the sites {missing}, whose values are missing; "
-                f"given were {list(x)}."
-            )
-        return x
-
-    def spread(self, field: Tensor, x: Sites) -> Tensor:  # (*batch, n)
-        """A field with the batch dimensions of x, also where it does not depend on it."""
-        batch = torch.broadcast_shapes(field.shape[:-1], batch_shape(x, self.sites))
-        return field.expand(*batch, field.shape[-1])
-
-    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
-        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out, in nats.
-
-        Args:
-            x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
-
-        Raises:
-            ValueError: If units of the remaining sites are coupled among themselves: there is no
-                closed form then.
-        """
-        x = self.accept(x)
-        terms = self.read()
-        rest = [site for site in self.sites if site not in x]
-        if ends := terms.obstacle(rest):
-            raise ValueError(
-                f"The free energy of {list(x)} has no closed form: the units of {ends[0]!r} and "
-                f"{ends[1]!r}, which it sums over, are coupled. Use the mean-field bound, "
-                f"pyro_ebm.mean_field(machine, x).free_energy_bound, or, for a small machine, "
-                f"pyro_ebm.exact.log_prob(machine, x)."
-            )
-        return terms.free_energy(terms.features(x))
 
     # ------------------------------------------------------------------ the same, differently
 

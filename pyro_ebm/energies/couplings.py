@@ -6,8 +6,8 @@ accepted at the door and folded: see `fold_square`.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import networkx as nx
 import numpy as np
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from pyro_ebm.units import Unit
 
 from .base import AbstractModule
-from .links import Colour, DenseLink, GraphLink, Link, SymmetricLink
-
-SLOTS = 64  # neighbours of a unit that are visited together with other units' neighbours
+from .colouring import Colour, colours_of
+from .links import DenseLink, GraphLink, Link, SymmetricLink
 
 
 class Coupling(AbstractModule):
@@ -158,7 +157,7 @@ class Symmetric(Coupling):
             upper = self.weight.triu(1)
         else:
             upper = self.weight * above(self.weight.shape[-1], self.width, self.weight.device)
-        return SymmetricLink(self.ends, upper + upper.mT)
+        return SymmetricLink(self.ends, upper + upper.mT, self.width)
 
 
 class Sparse(Coupling):
@@ -180,7 +179,7 @@ class Sparse(Coupling):
         super().__init__()
         self.ends, self.sizes = ends, sizes
         self.register_buffer("edges", edges)
-        self.colours = colours(edges, sizes[0]) if ends[0] == ends[1] else ()
+        self.colours = colours_of(edges, sizes[0]) if ends[0] == ends[1] else ()
         register(self, "weight", weight)
 
     def read(self) -> GraphLink:
@@ -278,49 +277,3 @@ def check_edges(edges: Tensor, sizes: tuple[int, int], *, within: bool) -> None:
     key = edges.sort(dim=1).values if within else edges
     if len(torch.unique(key, dim=0)) != len(edges):
         raise ValueError("An edge stands twice in the list; add its couplings and give it once.")
-
-
-def colours(edges: Tensor, size: int) -> tuple[Colour, ...]:
-    """A colouring of a graph: two colours where it is bipartite, else greedily, largest first.
-
-    Args:
-        edges: Unit indices (edges, 2).
-        size: The number of units.
-    """
-    edges = edges.cpu()  # the graph is; `Sparse.read` brings the result to the device
-    graph = nx.Graph()
-    graph.add_nodes_from(range(size))
-    graph.add_edges_from(edges.tolist())
-    if nx.is_bipartite(graph):
-        colour_of: Mapping[Any, int] = nx.bipartite.color(graph)
-    else:
-        colour_of = nx.greedy_color(graph, strategy="largest_first")
-    colour = torch.tensor([colour_of[unit] for unit in range(size)])
-    target = torch.cat([edges[:, 0], edges[:, 1]])
-    source = torch.cat([edges[:, 1], edges[:, 0]])
-    edge = torch.arange(len(edges)).repeat(2)
-    order = torch.argsort(target, stable=True)
-    source, edge = source[order], edge[order]
-    degree = torch.bincount(target, minlength=size)
-    first = degree.cumsum(0) - degree
-    return tuple(
-        gather_colour(units, degree[units], first[units], source, edge)
-        for units in ((colour == k).nonzero()[:, 0] for k in range(int(colour.max()) + 1))
-    )
-
-
-def gather_colour(
-    units: Tensor, degree: Tensor, first: Tensor, source: Tensor, edge: Tensor
-) -> Colour:
-    """One colour, from the list of each unit's neighbours: `first` and how many (`degree`)."""
-    order = torch.argsort(degree, descending=True, stable=True)
-    units, degree, first = units[order], degree[order], first[order]
-    slots = []
-    for k in range(min(int(degree.max()), SLOTS)):
-        where = first[degree > k] + k
-        slots.append((source[where], edge[where]))
-    hubs = []
-    for position in range(int((degree > SLOTS).sum())):
-        rest = slice(int(first[position]) + SLOTS, int(first[position] + degree[position]))
-        hubs.append((position, source[rest], edge[rest]))
-    return Colour(units, tuple(slots), tuple(hubs))

@@ -19,15 +19,17 @@ from operator import add
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, batch_shape
 from pyro_ebm.units import Gaussian, PlainUnit, QuadraticUnit, Unit
 
 from .base import Block, BlockEnergy, Energy, GradientEnergy
-from .links import GraphLink, Link, Phase, coupling_matrix
+from .colouring import Colour
+from .links import GraphLink, Link, Phase, SymmetricLink, coupling_matrix
 from .normal import MultivariateNormal, joint_precision
-from .sweeps import coloured_sweep, sequential_sweep
+from .sweeps import ONE, coloured_sweep, sequential_sweep
 
 WHOLE = slice(None)
 
@@ -242,8 +244,51 @@ class PairwiseTerms:
                 for site, unit in self.units.items()
             },
             {site: b.to(dtype) for site, b in self.biases.items()},
-            tuple(link.weighted(link.weight.to(dtype)) for link in self.links),
+            tuple(link.to(dtype) for link in self.links),
             self.constant.to(dtype),
+        )
+
+    def scaled(self, factor: Tensor) -> "PairwiseTerms":  # (*batch,)
+        """The energy multiplied by a factor: at the inverse temperature `factor`."""
+        return PairwiseTerms(
+            {s: unit.combined([(factor[..., None], unit)]) for s, unit in self.units.items()},
+            {s: b * factor[..., None] for s, b in self.biases.items()},
+            tuple(link.scaled(factor) for link in self.links),
+            self.constant * factor,
+        )
+
+    def held(
+        self, site: str, features: Tensor, kept: Tensor, colours: tuple[Colour, ...] | None
+    ) -> "PairwiseTerms":
+        """The energy where some units of a site are held, as one of the other units.
+
+        Args:
+            site: The site.
+            features: Those of the held units, in a whole site with 0 elsewhere (*batch, n * width).
+            kept: The units that are not held, by number.
+            colours: Of the graph of these, where it is one and they are known.
+        """
+        unit = self.units[site]
+        every = torch.ones(self.count(site), dtype=torch.bool, device=kept.device)
+        every[kept] = False
+        gone = every.nonzero()[:, 0]
+        # In x + features the energy has offsets of the opposite sign.
+        moved = self.centred({site: -features})
+        constant = moved.constant - (self.biases[site] * features).sum(-1)
+        if unit.has_potential:
+            own = unit.part(gone).potential(features[..., gone])
+            constant = constant + own.sum(-1)
+        columns = self.columns(site, kept)
+        return PairwiseTerms(
+            {**self.units, site: unit.part(kept)},
+            {**moved.biases, site: moved.biases[site][..., columns]},
+            tuple(
+                link.part(site, columns, colours if link.ends == (site, site) else None)
+                if site in link.ends
+                else link
+                for link in self.links
+            ),
+            constant,
         )
 
     def coupled(self, sites: Sequence[str]) -> tuple[str, str] | None:
@@ -369,8 +414,11 @@ class PairwiseTerms:
             if field.shape != value.shape or field is self.biases[site]:
                 field = field.expand(value.shape).clone()
             return update(unit, field)
-        if inner.batch:
+        if inner.weight_batch:
             return self.sweep_by_definition(site, x, update)
+        scale: Tensor | float = ONE
+        if inner.scale is not None:
+            scale = inner.scale.expand(value.shape[:-1]).reshape(-1)
         units_first = value.reshape(-1, value.shape[-1]).mT.clone(
             memory_format=torch.contiguous_format
         )
@@ -382,9 +430,10 @@ class PairwiseTerms:
             return update(unit.part(units), field.mT).mT
 
         if isinstance(inner, GraphLink):
-            coloured_sweep(units_first, base, inner, of_some)
+            coloured_sweep(units_first, base, inner, scale, of_some)
         else:
-            sequential_sweep(units_first, base, inner.weight, unit.width, of_some)
+            assert isinstance(inner, SymmetricLink)
+            sequential_sweep(units_first, base, inner, scale, of_some)
         return units_first.mT.contiguous().reshape(value.shape)
 
     def sweep_by_definition(self, site: str, x: Sites, update: Update) -> Tensor:
@@ -415,9 +464,110 @@ class PairwiseEnergy(BlockEnergy, GradientEnergy):
     def read(self) -> PairwiseTerms:
         """All parameters, read once: what every computation is done with."""
 
-    @abstractmethod
+    def evaluate(self, x: Sites) -> Tensor:
+        terms = self.read()
+        return terms.energy(terms.features(x))
+
+    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        with torch.no_grad():
+            terms = self.read()
+        if labels := [site for site in sites if terms.units[site].width > 1]:
+            raise TypeError(
+                f"The sites {labels} hold labels, in which there is no gradient; ask for `field`, "
+                f"which has the energies of all labels."
+            )
+        with torch.no_grad():
+            return terms.energy_and_gradient(terms.features(x), sites)
+
+    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n * width)
+        """The field on every unit of a site: the log-odds of a bit, half those of a spin.
+
+        For units with labels it has one number for each label, for real units it is the precision
+        times the mean.
+
+        Args:
+            site: The site.
+            x: Values of all the sites that it is coupled to, itself included.
+
+        Raises:
+            ValueError: If one of these is missing.
+        """
+        self.check_site(site)
+        terms = self.read()
+        x = self.around(terms, site, x)
+        return self.spread(terms.field(site, terms.features(x)), x)
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        self.check_site(site)
+        return self.read().blocks(site)
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
+        self.check_site(site)
+        terms = self.read()
+        x = self.around(terms, site, x)
+        unit, features = terms.units[site], terms.features(x)
+        if block is not None:
+            field, unit = terms.block_field(site, features, block), unit.part(block)
+        elif terms.inner(site) is None:
+            field = terms.outer_field(site, features)
+        else:
+            raise ValueError(
+                f"The units of {site!r} are coupled among themselves, so their joint "
+                f"conditional does not factorise. Ask for one of blocks({site!r})."
+            )
+        return unit.conditional(self.spread(field, x))
+
+    def check_site(self, site: str) -> None:
+        """Refuses a site that the machine does not have.
+
+        Raises:
+            ValueError: If it has not.
+        """
+        if site not in self.sites:
+            raise ValueError(f"Unknown site {site!r}; the energy has {list(self.sites)}.")
+
+    def around(self, terms: PairwiseTerms, site: str, x: Sites | Tensor) -> Sites:
+        """The door of what concerns one site: values of all the sites that it is coupled to.
+
+        Raises:
+            ValueError: If one is missing: the field would lack its part in silence.
+        """
+        x = self.accept(x)
+        ends = [link.ends for link in terms.links if site in link.ends]
+        needed = {second if first == site else first for first, second in ends}
+        if missing := [name for name in self.sites if name in needed and name not in x]:
+            raise ValueError(
+                f"The field on {site!r} depends on the sites {missing}, whose values are missing; "
+                f"given were {list(x)}."
+            )
+        return x
+
+    def spread(self, field: Tensor, x: Sites) -> Tensor:  # (*batch, n)
+        """A field with the batch dimensions of x, also where it does not depend on it."""
+        batch = torch.broadcast_shapes(field.shape[:-1], batch_shape(x, self.sites))
+        return field.expand(*batch, field.shape[-1])
+
     def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
-        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out."""
+        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out, in nats.
+
+        Args:
+            x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
+
+        Raises:
+            ValueError: If units of the remaining sites are coupled among themselves: there is no
+                closed form then.
+        """
+        x = self.accept(x)
+        terms = self.read()
+        rest = [site for site in self.sites if site not in x]
+        if ends := terms.obstacle(rest):
+            raise ValueError(
+                f"The free energy of {list(x)} has no closed form: the units of {ends[0]!r} and "
+                f"{ends[1]!r}, which it sums over, are coupled. Use the mean-field bound, "
+                f"pyro_ebm.mean_field(machine, x).free_energy_bound, or, for a small machine, "
+                f"pyro_ebm.exact.log_prob(machine, x)."
+            )
+        return terms.free_energy(terms.features(x))
 
 
 def not_normalisable(ends: tuple[str, str], sites: Sequence[str]) -> ValueError:

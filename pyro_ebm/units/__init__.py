@@ -6,6 +6,7 @@ from .categorical import Categorical
 from .gaussian import Gaussian
 from .quadratic import QuadraticUnit
 from .spin import Spin, SpinDistribution
+from .truncated_normal import TruncatedNormal
 
 __all__ = [
     "Bernoulli",
@@ -15,5 +16,6 @@ __all__ = [
     "QuadraticUnit",
     "Spin",
     "SpinDistribution",
+    "TruncatedNormal",
     "Unit",
 ]
