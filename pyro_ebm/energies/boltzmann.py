@@ -395,6 +395,10 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
     """A zero of the dtype and device of the parameters that are given, else of the default."""
     weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
     own = [value for layer in layers.values() for value in (layer.bias, layer.offset)]
+    for layer in layers.values():
+        # A single number takes the machine's dtype, unless it is learned.
+        kept = [getattr(layer, name) for name in layer.unit.parameters]
+        own += [value for value in kept if value.dim() or value.requires_grad]
     for value in (*own, *weights):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.new_zeros(())

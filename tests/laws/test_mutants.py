@@ -144,7 +144,7 @@ def blocks_of_units(fault: str, blocks: list[Tensor], weight: Tensor) -> Callabl
 def colours(fault: str, patch: Patch) -> None:
     """Plants a fault in the sweep over the colours of a graph."""
 
-    def sweep(x: Tensor, base: Tensor, link: GraphLink, update: Callable) -> None:
+    def sweep(x: Tensor, base: Tensor, link: GraphLink, _: Any, update: Callable) -> None:
         blocks = [colour.units for colour in link.colours]
         blocks_of_units(fault, blocks, link.matrix())(x, base, update)
 
@@ -154,9 +154,9 @@ def colours(fault: str, patch: Patch) -> None:
 def one_after_another(fault: str, patch: Patch) -> None:
     """Plants a fault in the sweep over a dense layer."""
 
-    def sweep(x: Tensor, base: Tensor, weight: Tensor, _: int, update: Callable) -> None:
+    def sweep(x: Tensor, base: Tensor, link: SymmetricLink, _: Any, update: Callable) -> None:
         blocks = list(torch.arange(len(x)).split(1))
-        blocks_of_units(fault, blocks, weight)(x, base, update)
+        blocks_of_units(fault, blocks, link.weight)(x, base, update)
 
     patch.setattr(pairwise, "sequential_sweep", sweep)
 
@@ -360,7 +360,8 @@ def test_labels_that_are_swapped_when_a_sweep_is_over_are_found(monkeypatch: Pat
 def test_a_sweep_over_labels_that_keeps_old_fields_is_found(
     fault: str, monkeypatch: Patch
 ) -> None:
-    def sweep(x: Tensor, base: Tensor, weight: Tensor, width: int, update: Callable) -> None:
+    def sweep(x: Tensor, base: Tensor, link: SymmetricLink, _: Any, update: Callable) -> None:
+        weight, width = link.weight, link.width
         fields = base + weight @ x
         for k in range(len(x) // width):
             own = slice(k * width, (k + 1) * width)
