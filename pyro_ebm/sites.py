@@ -189,6 +189,11 @@ def describe(support: Constraint) -> str:
         return "{0, 1}"
     if support is spin:
         return "{-1, 1}"
+    if isinstance(support, constraints.integer_interval):
+        low, high = (torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound))
+        if low.dim() or high.dim():
+            return f"its own range of labels, at most {{{int(low.min())}, …, {int(high.max())}}}"
+        return f"{{{int(low)}, …, {int(high)}}}"
     return str(support)
 
 

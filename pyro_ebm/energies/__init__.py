@@ -6,6 +6,7 @@ from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
 from .distribution import DistributionEnergy
+from .factor_graph import FactorGraph, FactorGroup
 from .layers import Layer
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
@@ -14,20 +15,34 @@ from .pairwise import (
     mean_energy_difference,
     require_pairwise,
 )
+from .random_field import (
+    ClampedField,
+    Factors,
+    PatternFactors,
+    RandomField,
+    TableFactors,
+)
 
 __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
+    "ClampedField",
     "DistributionEnergy",
     "Energy",
+    "FactorGraph",
+    "FactorGroup",
+    "Factors",
     "GradientEnergy",
     "Graph",
     "Layer",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "PatternFactors",
+    "RandomField",
     "SpectralConvolution",
     "SpectralLinear",
+    "TableFactors",
     "clamp",
     "combined",
     "convolutional_energy",

@@ -6,6 +6,7 @@ from .categorical import Categorical
 from .gaussian import Gaussian
 from .quadratic import QuadraticUnit
 from .spin import Spin, SpinDistribution
+from .truncated_gaussian import TruncatedGaussian
 from .truncated_normal import TruncatedNormal
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "QuadraticUnit",
     "Spin",
     "SpinDistribution",
+    "TruncatedGaussian",
     "TruncatedNormal",
     "Unit",
 ]
