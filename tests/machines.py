@@ -62,9 +62,7 @@ class Small:
     @property
     def sizes(self) -> dict[str, int]:
         """Numbers of units."""
-        return {
-            name: bias.shape[-1] // width(self.units[name]) for name, bias in self.bias.items()
-        }
+        return {name: bias.shape[-1] // width(self.units[name]) for name, bias in self.bias.items()}
 
     def machine(
         self, dtype: torch.dtype = torch.float64, wrap: Callable[[Tensor], Tensor] = lambda t: t

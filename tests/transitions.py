@@ -72,7 +72,7 @@ class Script:
         return value.clone() if units_last else rows.mT.reshape(field.shape).clone()
 
     def sample_labels(self, labels: int, field: Tensor) -> Tensor:
-        """The same for units with labels, whose fields have the chains first, perhaps in one row."""
+        """The same for units with labels, whose fields have the chains first."""
         chains = self.log_prob.numel()
         value = self.take(field.numel() // chains // labels)
         assert field.shape[:-1] in (value.shape[:-1], (chains,)), field.shape
@@ -117,7 +117,9 @@ def transition_matrix(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tenso
     state = kernel.init(energy, x)
     with forced(script):
         state, _ = kernel.step(energy, state)
-    reached = index_of(state.x, small.units).reshape(count, outcomes, -1)  # (count, outcomes, machines)
+    reached = index_of(state.x, small.units).reshape(
+        count, outcomes, -1
+    )  # (count, outcomes, machines)
     probability = script.log_prob.exp().reshape(count, outcomes, -1)
     matrices = []
     for m in range(reached.shape[2]):

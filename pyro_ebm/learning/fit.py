@@ -232,8 +232,10 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
         unit = terms.units[site]
         if unit.levels is not None:
             far = distance_from_levels(unit, terms.biases[site], value[0])
-            # As far as one more row would draw the mean from its limit, and a little farther.
-            same &= far > max(0.02, 1.1 / (len(value) + 2))
+            # As far as one more row of each value would draw the mean from its limit, and a little
+            # farther.
+            others = len(unit.levels) - 1
+            same &= far > max(0.02, 1.1 * others / (len(value) + others + 1))
             grows, cure = "biases", "Call start_at_means(energy, data) first."
         else:
             same &= any(f"layers.{site}.{name}" in learned for name in unit.parameters)

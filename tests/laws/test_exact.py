@@ -17,7 +17,18 @@ from pyro_ebm.sites import Site, Sites
 from pyro_ebm.units import Bernoulli, Spin
 from tests import checks
 from tests.goodness import ALPHA, CHAINS, chi_square, counts_of
-from tests.machines import FINITE, LABELS, LEVELS, SMALL, VV, draw, lattice_edges, ring_edges, stacked, varied
+from tests.machines import (
+    FINITE,
+    LABELS,
+    LEVELS,
+    SMALL,
+    VV,
+    draw,
+    lattice_edges,
+    ring_edges,
+    stacked,
+    varied,
+)
 
 each_machine = pytest.mark.parametrize("name", FINITE)
 

@@ -357,9 +357,7 @@ def test_labels_that_are_swapped_when_a_sweep_is_over_are_found(monkeypatch: Pat
 
 
 @pytest.mark.parametrize("fault", ["changes not passed on", "changes of one label passed on"])
-def test_a_sweep_over_labels_that_keeps_old_fields_is_found(
-    fault: str, monkeypatch: Patch
-) -> None:
+def test_a_sweep_over_labels_that_keeps_old_fields_is_found(fault: str, monkeypatch: Patch) -> None:
     def sweep(x: Tensor, base: Tensor, link: SymmetricLink, _: Any, update: Callable) -> None:
         weight, width = link.weight, link.width
         fields = base + weight @ x

@@ -237,9 +237,7 @@ TINY = {
     "coupled labels 2-1": draw(
         "cl21", {V: (THREE, 2), H: (THREE, 1)}, [VH, VV], build=SEMI, any_square=True
     ),
-    "hidden labels 1-2": draw(
-        "hl12", {V: (BIT, 1), H: (THREE, 2)}, [VH, HH], offsets=True
-    ),
+    "hidden labels 1-2": draw("hl12", {V: (BIT, 1), H: (THREE, 2)}, [VH, HH], offsets=True),
 }
 
 
@@ -421,7 +419,9 @@ def test_the_gradient_of_pcd_given_its_chains(name: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("name", ["restricted", "semi-restricted", "general", "deep", "torus", "labels and bits"])
+@pytest.mark.parametrize(
+    "name", ["restricted", "semi-restricted", "general", "deep", "torus", "labels and bits"]
+)
 def test_the_chains_of_pcd_go_on_from_where_they_were(name: str, steps: int) -> None:
     small = FINITE[name]
     machine = learned(small)
@@ -544,9 +544,7 @@ def test_with_an_exact_negative_phase_it_is_the_gradient_of_minus_the_elbo(name:
     p = torch.tensor(small.probabilities)
     # Through the same closed form as the objectives, with all states in both phases.
     everything = as_sites(small.features(small.states))
-    loss = contrastive.mean_energy_difference(
-        machine.read(), everything, everything, q, p
-    )
+    loss = contrastive.mean_energy_difference(machine.read(), everything, everything, q, p)
     found = gradient(loss, machine)
     elbo = -brute_force_bound(small, machine, rows, weights) - brute_force_log_partition(
         small, machine

@@ -14,7 +14,17 @@ from pyro_ebm.energies import sweeps
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.units import Bernoulli, Spin
 from tests.checks import random_states
-from tests.machines import FINITE, FOUR, THREE, draw, restricted, ring_edges, stacked, star_edges, varied
+from tests.machines import (
+    FINITE,
+    FOUR,
+    THREE,
+    draw,
+    restricted,
+    ring_edges,
+    stacked,
+    star_edges,
+    varied,
+)
 from tests.transitions import (
     LIMITS,
     log_transition,
