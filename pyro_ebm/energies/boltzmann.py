@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.sites import Site
-from pyro_ebm.units import Bernoulli, Spin, Unit
+from pyro_ebm.units import Bernoulli, Spin, Unit, name_of
 
 from .couplings import (
     Coupling,
@@ -377,8 +377,8 @@ class BoltzmannMachine(PairwiseEnergy):
         units = {layer.unit for layer in self.layers.values()}
         if len(units) > 1 or any(unit.has_potential for unit in units):
             raise ValueError(
-                f"The layers have units of different kinds, or with parameters: {units}; wanted "
-                f"one kind without."
+                f"The layers have units of different kinds, or with parameters: "
+                f"{', '.join(name_of(unit) for unit in units)}; wanted one kind without."
             )
         terms = self.read()
         machine = BoltzmannMachine.fully_visible(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms, require_pairwise
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Unit
+from pyro_ebm.units import Unit, name_of
 
 
 class MeanFieldPosterior(NamedTuple):
@@ -149,7 +149,7 @@ def starting_means(
     sums = means.unflatten(-1, (-1, unit.width)).sum(-1)
     right = unit.width == 1 or bool((sums - 1).abs().max() < 1e-3)
     if not right or not bool(unit.conjugate(means).isfinite().all()):
-        raise ValueError(f"start[{site!r}] has values that are no means of {terms.units[site]}.")
+        raise ValueError(f"start[{site!r}] has values that are no means of {name_of(unit)} units.")
     return means
 
 

@@ -1,10 +1,11 @@
-"""log Z, probabilities and moments."""
+"""log Z, probabilities, moments and modes."""
 
 from . import elimination, exact
 from .belief_propagation import BeliefPropagation, belief_propagation
-from .elimination import EliminationPlan, Marginals, Mode
+from .elimination import EliminationPlan, Marginals
 from .enumeration import TooManyStatesError
-from .summation import Moments
+from .modes import mode
+from .summation import Mode, Moments
 
 __all__ = [
     "BeliefPropagation",
@@ -16,4 +17,5 @@ __all__ = [
     "belief_propagation",
     "elimination",
     "exact",
+    "mode",
 ]

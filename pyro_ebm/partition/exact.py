@@ -4,7 +4,8 @@ log Z, probabilities, moments and independent draws, in float64. How they are su
 the energy's structure. Of pairwise machines, layers that are not coupled among themselves, and
 Gaussian ones, are summed out in closed form and the states of the others are enumerated; where that
 leaves too many, two-valued units are split into three groups and Z is one matrix product of size
-2^(n/3). Of any other energy with finite sites all states are gone through.
+2^(n/3), and a graph of low treewidth is summed node after node, as random fields are
+(`elimination`). Of any other energy with finite sites all states are gone through.
 """
 
 import math
@@ -13,11 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 
 from .enumeration import MAX_STATES, TooManyStatesError, in_digits
+from .fields import FieldSum, field_of
 from .finite import FiniteSum, levels_of
 from .machines import MachineSum
 from .summation import Moments, Summation
@@ -31,6 +33,8 @@ def summation(energy: Energy) -> Summation:
     """
     if isinstance(energy, PairwiseEnergy):
         return MachineSum(energy.read().to(torch.float64))
+    if isinstance(energy, FieldEnergy):
+        return FieldSum(field_of(energy))
     levels = {name: levels_of(site) for name, site in energy.sites.items()}
     found = {name: values for name, values in levels.items() if values is not None}
     if infinite := [name for name in levels if name not in found]:

@@ -4,7 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -21,16 +21,18 @@ from .enumeration import (
     is_finite,
     number_of_states,
 )
+from .fields import FieldSum, field_of_terms, is_sparse
 from .summation import Moments, Summation
 
+WORTH_A_SEARCH = 0.01  # seconds: below it no order of elimination is looked for
 MAX_BYTES = 2**33  # of the matrices of the three-way split
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sum: `split` in three, or enumerate some sites and the others in closed form."""
+    """How to sum: enumerate some sites and the others in closed form, or in another way."""
 
-    is_split: bool
+    way: Literal["enumeration", "split", "elimination"]
     enumerated: tuple[str, ...]
     states: int
     seconds: float  # a rough estimate, on one core
@@ -59,28 +61,58 @@ class MachineSum(Summation):
             units += sum(b.shape[-1] for b in self.terms.biases.values())
         return self.plan.seconds * units
 
+    @cached_property
+    def as_field(self) -> FieldSum:
+        """The same sums by elimination."""
+        return FieldSum(field_of_terms(self.terms))
+
     def log_partition(self) -> Tensor:
-        if self.plan.is_split:
-            return split.log_partition(self.terms)
-        return enumeration.log_partition(self.terms, self.plan.enumerated)
+        match self.plan.way:
+            case "split":
+                return split.log_partition(self.terms)
+            case "elimination":
+                return self.as_field.log_partition()
+            case "enumeration":
+                return enumeration.log_partition(self.terms, self.plan.enumerated)
 
     def clamped(self, x: Sites) -> Self:
         return type(self)(self.terms.clamped(self.terms.features(x)))
 
     def moments(self) -> Moments:
         self.require_unbatched()
-        if self.plan.is_split:
-            flat, second = split.moments(self.terms)
-        else:
-            flat, second = enumeration.moments(self.terms, self.plan.enumerated)
+        match self.plan.way:
+            case "split":
+                flat, second = split.moments(self.terms)
+            case "elimination":
+                return self.as_field.moments()
+            case "enumeration":
+                flat, second = enumeration.moments(self.terms, self.plan.enumerated)
         sizes = [b.shape[-1] for b in self.terms.biases.values()]
         return Moments(dict(zip(self.terms.units, flat.split(sizes), strict=True)), second)
 
+    def minimum(self) -> Sites:
+        self.require_unbatched()
+        if self.plan.way == "elimination":
+            return self.as_field.minimum()
+        plan = self.plan
+        if plan.way == "split":
+            plan = min(enumerations(self.terms), key=lambda plan: (plan.seconds, plan.states))
+        if plan.states > MAX_STATES:
+            raise TooManyStatesError(
+                f"The least of {in_digits(plan.states)} energies is wanted, and at most "
+                f"{in_digits(MAX_STATES)} are looked at."
+            )
+        return enumeration.minimum(self.terms, plan.enumerated)
+
     def sample(self, count: int) -> Sites:
         self.require_unbatched()
-        if self.plan.is_split:
-            return split.sample(self.terms, count)
-        return enumeration.sample(self.terms, self.plan.enumerated, count)
+        match self.plan.way:
+            case "split":
+                return split.sample(self.terms, count)
+            case "elimination":
+                return self.as_field.sample(count)
+            case "enumeration":
+                return enumeration.sample(self.terms, self.plan.enumerated, count)
 
     def require_unbatched(self) -> None:
         """Refuses parameters with batch dimensions.
@@ -112,6 +144,9 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
             f"coupled, {terms.obstacle(real)}, and not all of them are Gaussian."
         )
     best = min(options, key=lambda plan: (plan.seconds, plan.states))
+    if best.seconds > WORTH_A_SEARCH and is_sparse(terms):
+        options += eliminations(terms)
+        best = min(options, key=lambda plan: (plan.seconds, plan.states))
     n = sum(b.shape[-1] for b in terms.biases.values())
     two_valued = all(
         len(unit.levels or ()) == 2 and unit.width == 1 for unit in terms.units.values()
@@ -120,8 +155,8 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
     # 0.05 ns for each state in the split's product, 20 ns for each entry of its matrices.
     seconds = as_float(2**n) * 5e-11 + 3 * as_float(2 ** (2 * n // 3)) * 2e-8
     if splittable and seconds < best.seconds:
-        return Plan(True, (), 2**n, seconds)
-    if best.states > MAX_STATES:
+        return Plan("split", (), 2**n, seconds)
+    if best.way == "enumeration" and best.states > MAX_STATES:
         in_three = (
             f", or take {in_digits(split_bytes(n))} bytes for {n} units split in three (at most "
             f"{in_digits(MAX_BYTES)})"
@@ -148,8 +183,18 @@ def enumerations(terms: PairwiseTerms) -> list[Plan]:
                 count = number_of_states(terms, enumerated)
                 # 5 ns for each number of a state.
                 numbers = math.prod(terms.batch) * (1 + sum(sizes[site] for site in rest))
-                options.append(Plan(False, enumerated, count, as_float(count) * numbers * 5e-9))
+                seconds = as_float(count) * numbers * 5e-9
+                options.append(Plan("enumeration", enumerated, count, seconds))
     return options
+
+
+def eliminations(terms: PairwiseTerms) -> list[Plan]:
+    """The way to sum out unit after unit, if a graph's width allows it."""
+    try:
+        seconds = FieldSum(field_of_terms(terms)).seconds
+    except TooManyStatesError:
+        return []
+    return [Plan("elimination", (), number_of_states(terms, list(terms.units)), seconds)]
 
 
 def split_bytes(n: int) -> int:

@@ -83,6 +83,10 @@ class Unit(ABC):
         """Var[T(x)] in the field, of each feature."""
 
     @abstractmethod
+    def mode(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
+        """The likeliest value in the field: the least of u(x) − field · T(x)."""
+
+    @abstractmethod
     def sample(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
         """A draw from `conditional(field)`, for hot loops: `field` is overwritten on the way."""
 
@@ -144,9 +148,14 @@ def require_kind(
     """
     if not all(alike):
         raise ValueError(
-            f"The units {[unit for _, unit in weighted]} are of different kinds, so the energies "
-            f"of a site cannot be added; wanted all like {unit}."
+            f"The units {[name_of(other) for _, other in weighted]} are of different kinds, so the "
+            f"energies of a site cannot be added; wanted all like {name_of(unit)}."
         )
+
+
+def name_of(unit: Unit) -> str:
+    """A kind by its name, without the numbers of single units."""
+    return repr(unit) if isinstance(unit, PlainUnit) else type(unit).__name__
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Categorical(PlainUnit):
     states: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.states, int) or self.states < 2:
+        if not isinstance(self.states, int) or isinstance(self.states, bool) or self.states < 2:
             raise ValueError(f"states is {self.states!r}; wanted a whole number of at least 2.")
 
     @property
@@ -76,6 +76,9 @@ class Categorical(PlainUnit):
         # ln(1 − p) by the other labels, where p rounds to 1.
         others = torch.stack([without(log_p, a).logsumexp(-1) for a in range(self.states)], -1)
         return (log_p + others).exp().flatten(-2)
+
+    def mode(self, field: Tensor) -> Tensor:
+        return self.values(field)
 
     def sample(self, field: Tensor) -> Tensor:
         # The label with the largest field + Gumbel noise, −ln(−ln uniform).

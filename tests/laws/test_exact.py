@@ -294,7 +294,7 @@ def test_the_layers_that_are_cheapest_to_enumerate_are_chosen() -> None:
     deep = BoltzmannMachine.deep([40, 8, 40])
     assert machines.choose_plan(deep.read()).enumerated == ("hidden1",)
     dense = BoltzmannMachine.fully_visible(24)
-    assert machines.choose_plan(dense.read()).is_split
+    assert machines.choose_plan(dense.read()).way == "split"
 
 
 class Quadratic(Energy):

@@ -180,7 +180,7 @@ def test_what_cannot_be_summed_is_refused() -> None:
     with pytest.raises(exact.TooManyStatesError, match=r"1e\+12 states.*only be estimated"):
         exact.log_partition(Plain(energy, labels))
     bits = {"a": Site(boolean, torch.Size([2]))}
-    batched = Plain(lambda x: x["a"].sum(-1) * torch.ones(3), bits)
+    batched = Plain(lambda x: x["a"].sum(-1, keepdim=True) * torch.ones(3), bits)
     with pytest.raises(ValueError, match="batch dimensions"):
         exact.log_partition(batched)
     with pytest.raises(ValueError, match=r"'a' contains 10"):
