@@ -289,7 +289,7 @@ def test_chains_learn_numbers_and_labels(kind: str, objective: ContrastiveDiverg
         machine = BoltzmannMachine.restricted(3, 3, units=(Categorical(3), Bernoulli()))
     torch.manual_seed(2)
     start_at_means(machine, data)
-    begin = float(exact.log_prob(machine, data).mean())
+    begin = float(exact.log_prob(machine, data).detach().mean())
     before = dict(machine.named_parameters())[name].detach().clone()
     history = fit(machine, data, objective, epochs=150, monitor=Monitor(every=150), seed=4)
     figures = history.figures[-1]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pyro_ebm.energies import (
     BoltzmannMachine,
     Layer,
+    PairwiseEnergy,
     PairwiseTerms,
     energy_and_gradient,
     mean_energy_difference,
@@ -308,18 +309,32 @@ def test_parameters_with_a_batch_are_one_machine_for_each_element(name: str) -> 
                 assert distance(swept[:, m], affine_maps(alone, (4,))) < 1e-12
 
 
+@pytest.mark.parametrize("name", ["coupled numbers", "two layers of numbers"])
+def test_coupled_numbers_at_several_temperatures_are_swept_each_at_its_own(name: str) -> None:
+    machine = NORMAL[name].machine()
+    betas = torch.tensor([0.4, 1.0, 2.5], dtype=torch.float64)
+    together = betas * machine
+    assert isinstance(together, PairwiseEnergy)
+    swept, log_z = affine_maps(together, (4, 3)), exact.log_partition(together)
+    for k, beta in enumerate(betas.tolist()):
+        alone = beta * machine
+        assert isinstance(alone, PairwiseEnergy)
+        assert distance(swept[:, k], affine_maps(alone, (4,))) < 1e-12
+        assert distance(log_z[k], exact.log_partition(alone)) < 1e-12
+
+
 def small_is_real(small: Mixed) -> bool:
     return not small.discrete
 
 
-def affine_maps(machine: BoltzmannMachine, batch: tuple[int, ...]) -> Tensor:
+def affine_maps(machine: PairwiseEnergy, batch: tuple[int, ...]) -> Tensor:
     """One sweep without noise from different starts (*batch, real units)."""
     start = {
-        site: torch.linspace(-1, 1, batch[0] * layer.size, dtype=torch.float64)
-        .reshape(batch[0], *[1] * (len(batch) - 1), layer.size)
-        .expand(*batch, layer.size)
+        name: torch.linspace(-1, 1, batch[0] * site.shape[0], dtype=torch.float64)
+        .reshape(batch[0], *[1] * (len(batch) - 1), site.shape[0])
+        .expand(*batch, site.shape[0])
         .clone()
-        for site, layer in machine.layers.items()
+        for name, site in machine.sites.items()
     }
     with mock.patch.object(torch, "randn_like", torch.zeros_like):
         state, _ = Gibbs().step(machine, Gibbs().init(machine, start))
