@@ -186,7 +186,10 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
             least, largest = value.aminmax()  # half the time of a remainder and comparisons
             whole = bool((value == value.round()).all())
             return whole and bool(low <= least) and bool(largest <= high)
-    return bool(support.check(value).all())
+    if not bool(support.check(value).all()):
+        return False
+    # Infinity is in the real line of torch's constraints.
+    return support.is_discrete or bool(value.isfinite().all())
 
 
 def describe(support: Constraint) -> str:
