@@ -244,9 +244,7 @@ def test_the_potential_is_the_density_of_the_coordinates(name: str) -> None:
     d = where.from_sites(x).shape[1]
     axis = torch.linspace(-25, 15, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(*[axis] * d).reshape(-1, d)
-    log_z = float((-where.height(energy, {}, grid).potential).logsumexp(0)) + d * math.log(
-        40 / 1600
-    )
+    log_z = float((-where.height(energy, {}, grid).potential).logsumexp(0)) + d * math.log(40 / 400)
     wanted = {
         "gamma": 2 * (math.lgamma(2.5) - 2.5 * math.log(2)),
         "beta": math.lgamma(1.5) + math.lgamma(2.5) - math.lgamma(4),
