@@ -54,6 +54,8 @@ from .kernels import (
     SwendsenWang,
     TemperedTransitions,
     TemperingReport,
+    TunableKernel,
+    Tuning,
     UnitMass,
     Wolff,
     advance,
@@ -61,6 +63,7 @@ from .kernels import (
     descend,
     resume,
     run,
+    warmup,
 )
 from .learning import (
     ContrastiveDivergence,
@@ -167,6 +170,9 @@ __all__ = [
     "ParallelTempering",
     "TemperingReport",
     "TemperedTransitions",
+    "TunableKernel",
+    "Tuning",
+    "warmup",
     "Schedule",
     "run",
     "resume",

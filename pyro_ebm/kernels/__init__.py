@@ -1,7 +1,7 @@
 """Transitions that leave exp(-E) unchanged, and running them."""
 
 from .annealing import Annealed, TemperedTransitions, anneal, descend
-from .base import Kernel, advance
+from .base import Kernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
 from .cluster import SwendsenWang, Wolff
 from .cycle import Cycle, Mixture
@@ -13,6 +13,7 @@ from .mass import DenseMass, DiagonalMass, Mass, UnitMass
 from .random_walk import MetropolisHastings, RandomWalk
 from .run import resume, run
 from .tempering import ParallelTempering, TemperingReport
+from .warmup import warmup
 
 __all__ = [
     "HMC",
@@ -37,6 +38,8 @@ __all__ = [
     "SwendsenWang",
     "TemperedTransitions",
     "TemperingReport",
+    "TunableKernel",
+    "Tuning",
     "UnitMass",
     "Wolff",
     "advance",
@@ -44,4 +47,5 @@ __all__ = [
     "descend",
     "resume",
     "run",
+    "warmup",
 ]

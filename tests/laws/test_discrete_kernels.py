@@ -31,12 +31,13 @@ from pyro_ebm.kernels import (
     advance,
     gradient_gibbs,
     run,
+    warmup,
 )
 from pyro_ebm.sites import Site, Sites, boolean, spin
-from pyro_ebm.units import Bernoulli, Categorical
+from pyro_ebm.units import Bernoulli, Categorical, Spin
 from tests.checks import random_states
 from tests.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
-from tests.machines import SMALL, ring_edges, stacked, varied
+from tests.machines import SMALL, draw, ring_edges, stacked, varied
 from tests.outcomes import matrix_of, violation_of
 
 KERNELS = {
@@ -327,6 +328,34 @@ def test_runs_tell_the_acceptance_and_keep_labels_whole() -> None:
         torch.testing.assert_close(-chains.statistics["lp"][:, -1], last, rtol=0, atol=1e-10)
 
 
+# --- tuning --------------------------------------------------------------------------------------
+
+
+def test_the_warm_up_finds_a_step_size_that_is_accepted_often_enough() -> None:
+    small = draw("larger", {"visible": (Spin(), 60)}, [("visible", "visible")], scale=0.1)
+    machine = small.machine()
+    chains = run(DiscreteLangevin(), machine, Schedule(300, 100), chains=20, seed=1)
+    assert isinstance(chains.kernel, DiscreteLangevin)
+    rate = float(chains.statistics["acceptance_rate"].mean())
+    assert rate == pytest.approx(gradient_gibbs.ACCEPTANCE, abs=0.06)
+    assert chains.attributes["step_size"] == chains.kernel.step_size
+    assert bool((chains.statistics["step_size"] == chains.kernel.step_size).all())
+
+
+def test_a_step_size_that_is_given_is_kept_and_one_that_is_missing_is_asked_for() -> None:
+    machine = SMALL["torus"].machine()
+    x = random_states(machine, (4,))
+    kernel, _ = warmup(DiscreteLangevin(step_size=0.3), machine, x, steps=20, seed=1)
+    assert kernel.step_size == 0.3
+    with pytest.raises(ValueError, match="no step_size yet"):
+        DiscreteLangevin().init(machine, x)
+    # Free units are always accepted: the size stops at its bound.
+    free = BoltzmannMachine({"visible": Layer(Bernoulli(), 3, bias=torch.zeros(3))})
+    kernel, state = warmup(DiscreteLangevin(), free, {"visible": torch.zeros(4, 3)}, steps=400)
+    assert 1 < kernel.step_size <= gradient_gibbs.LARGEST_SIZE
+    torch.testing.assert_close(state.energy, free(state.x))
+
+
 # --- planted faults ------------------------------------------------------------------------------
 
 
@@ -453,7 +482,9 @@ def test_a_kernel_that_moves_a_held_site_is_found() -> None:
 # --- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [GibbsWithGradients, DiscreteLangevin])
+@pytest.mark.parametrize(
+    "kind", [GibbsWithGradients, lambda sites=None: DiscreteLangevin(sites, step_size=0.2)]
+)
 def test_bad_sites_are_refused_with_the_way_out(kind: Any) -> None:
     machine = SMALL["restricted"].machine()
     x = random_states(machine, (3,))
