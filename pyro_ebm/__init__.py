@@ -6,12 +6,11 @@ of contents.
 """
 
 from . import datasets, plots
-from .diagnostics import to_arviz
+from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
 from .energies import (
     BlockEnergy,
     BoltzmannMachine,
     CallableEnergy,
-    ClampedField,
     DistributionEnergy,
     Energy,
     FactorGraph,
@@ -98,10 +97,23 @@ from .partition import (
 from .sites import Site, Sites
 from .statistics import (
     FrozenUnits,
+    RoundTrips,
+    SteinDiscrepancy,
+    agreement,
     chow_liu_log_likelihood,
     describe_frozen,
+    effective_sample_size,
     frozen_units,
+    hamming_autocorrelation,
+    hamming_effective_sample_size,
     independent_log_likelihood,
+    kernel_stein_discrepancy,
+    nested_r_hat,
+    principal_directions,
+    projections,
+    r_hat,
+    round_trips,
+    tail_effective_sample_size,
 )
 from .units import (
     Bernoulli,
@@ -140,7 +152,6 @@ __all__ = [
     "Factors",
     "TableFactors",
     "PatternFactors",
-    "ClampedField",
     "FactorGraph",
     "FactorGroup",
     "mlp_energy",
@@ -185,6 +196,19 @@ __all__ = [
     "FrozenUnits",
     "frozen_units",
     "describe_frozen",
+    "r_hat",
+    "effective_sample_size",
+    "tail_effective_sample_size",
+    "hamming_effective_sample_size",
+    "hamming_autocorrelation",
+    "nested_r_hat",
+    "agreement",
+    "principal_directions",
+    "projections",
+    "RoundTrips",
+    "round_trips",
+    "SteinDiscrepancy",
+    "kernel_stein_discrepancy",
     "independent_log_likelihood",
     "chow_liu_log_likelihood",
     # exact answers
@@ -218,6 +242,12 @@ __all__ = [
     "SampledPosterior",
     "mean_field",
     "MeanFieldPosterior",
+    # have the chains mixed?
+    "diagnose",
+    "compare_starts",
+    "Diagnosis",
+    "Evidence",
+    "Verdict",
     # ArviZ, data, figures
     "to_arviz",
     "datasets",

@@ -180,6 +180,12 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
         first = value if support is boolean else value.new_ones(())
         low, high = torch.addcmul(first, value, value, value=-1).aminmax()
         return bool(low == 0) and bool(high == 0)
+    if isinstance(support, constraints.integer_interval) and value.numel():
+        low, high = support.lower_bound, support.upper_bound
+        if isinstance(low, int) and isinstance(high, int):
+            least, largest = value.aminmax()  # half the time of a remainder and comparisons
+            whole = bool((value == value.round()).all())
+            return whole and bool(low <= least) and bool(largest <= high)
     return bool(support.check(value).all())
 
 
@@ -208,7 +214,7 @@ def cure(value: Tensor, support: Constraint) -> str:
     return "Only values in the support can be given."
 
 
-def only_site(sites: Mapping[str, Site], preferred: str | None) -> str:
+def only_site(sites: Mapping[str, object], preferred: str | None) -> str:
     """The site that a bare tensor stands for.
 
     Raises:
@@ -219,7 +225,7 @@ def only_site(sites: Mapping[str, Site], preferred: str | None) -> str:
     if preferred is not None and preferred in sites:
         return preferred
     raise ValueError(
-        f"A bare tensor was given, but the energy has the sites {list(sites)}. "
+        f"A bare tensor was given, but there are the sites {list(sites)}. "
         f"Give a dict, for example {{{next(iter(sites))!r}: tensor, ...}}."
     )
 

@@ -7,6 +7,7 @@ from .callable import CallableEnergy
 from .couplings import Graph
 from .distribution import DistributionEnergy
 from .factor_graph import FactorGraph, FactorGroup
+from .field_energy import FieldEnergy
 from .layers import Layer
 from .links import GraphLink, Link
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
@@ -17,7 +18,6 @@ from .pairwise import (
     require_pairwise,
 )
 from .random_field import (
-    ClampedField,
     Factors,
     PatternFactors,
     RandomField,
@@ -28,12 +28,12 @@ __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
-    "ClampedField",
     "DistributionEnergy",
     "Energy",
     "FactorGraph",
     "FactorGroup",
     "Factors",
+    "FieldEnergy",
     "GradientEnergy",
     "Graph",
     "GraphLink",

@@ -16,6 +16,8 @@ from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, o
 from .base import Energy, GradientEnergy, energy_and_gradient
 from .colouring import Colour, colours_of
 from .couplings import register
+from .factor_graph import FactorGraph, FactorGroup
+from .field_energy import FieldEnergy
 from .links import DenseLink, GraphLink, Link, SymmetricLink
 from .pairwise import PairwiseEnergy, PairwiseTerms
 
@@ -39,16 +41,15 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
     """
     flat: list[tuple[Weight, Energy]] = []
     for weight, energy in weighted:
-        if isinstance(energy, Combination | PairwiseCombination):
+        if isinstance(energy, Combination | PairwiseCombination | FieldCombination):
             flat += [(w * weight, part) for w, part in energy.weighted()]
         else:
             flat.append((weight, energy))
-    kind = (
-        PairwiseCombination
-        if all(isinstance(energy, PairwiseEnergy) for _, energy in flat)
-        else Combination
-    )
-    return kind(flat)
+    if all(isinstance(energy, PairwiseEnergy) for _, energy in flat):
+        return PairwiseCombination(flat)
+    if all(isinstance(energy, FieldEnergy) for _, energy in flat):
+        return FieldCombination(flat)
+    return Combination(flat)
 
 
 def interpolate(first: Energy, second: Energy, share: Weight) -> Energy:
@@ -252,6 +253,53 @@ class PairwiseCombination(PairwiseEnergy):
         return DenseLink(first.ends, added(matrices))
 
 
+class FieldCombination(FieldEnergy):
+    """A weighted sum of random fields, itself one; made by `combined`, `+`, `*` and `/`.
+
+    Args:
+        weighted: Weights and energies, all over one site.
+    """
+
+    def __init__(self, weighted: Sequence[tuple[Weight, Energy]]) -> None:
+        super().__init__()
+        self.parts = Parts(weighted)
+        self.sites = self.parts.sites
+        if len(self.sites) > 1:
+            raise ValueError(
+                f"The random fields have the sites {list(self.sites)}; wanted one that all share."
+            )
+        states = {cast("FieldEnergy", energy).states for _, energy in weighted}
+        if len(states) > 1:
+            raise ValueError("The nodes of the random fields have different numbers of states.")
+        (self.states,) = states
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast("Energy", self.parts.energies[0]).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return cast("Energy", self.parts.energies[0]).device
+
+    def weighted(self) -> list[tuple[Tensor, Energy]]:
+        """The weights and the energies."""
+        return self.parts.weighted()
+
+    def read(self) -> FactorGraph:
+        graphs = [
+            cast("FieldEnergy", energy).read().scaled(weight) for weight, energy in self.weighted()
+        ]
+        groups: dict[str, FactorGroup] = {}
+        for k, graph in enumerate(graphs):
+            for name, group in graph.groups.items():
+                same = groups.get(name)
+                if same is not None and same.is_over(group):
+                    groups[name] = FactorGroup(group.nodes, same.table + group.table)
+                else:
+                    groups[name if same is None else f"{name}_{k}"] = group
+        return FactorGraph(self.states, groups, added([graph.constant for graph in graphs]))
+
+
 def added(values: Sequence[Tensor]) -> Tensor:
     """The sum of tensors that broadcast."""
     return torch.stack(torch.broadcast_tensors(*values)).sum(0) if len(values) > 1 else values[0]
@@ -297,7 +345,7 @@ def graph_union(graphs: Sequence[GraphLink]) -> GraphUnion:
 
 def clamp(
     energy: Energy, x: Sites | Tensor, *, mask: Mapping[str, Tensor] | Tensor | None = None
-) -> "Clamped | PairwiseClamped":
+) -> "Clamped | PairwiseClamped | FieldClamped":
     """The energy of what is free while some sites, or some elements of them, are held.
 
     .. math:: E(x_{free}) = E(x_{free}, x_{held})
@@ -325,6 +373,8 @@ def clamp(
     held = Held.of(energy, x, mask or {})
     if isinstance(energy, PairwiseEnergy):
         return PairwiseClamped(energy, held)
+    if isinstance(energy, FieldEnergy):
+        return FieldClamped(energy, held)
     return Clamped(energy, held)
 
 
@@ -504,3 +554,39 @@ class PairwiseClamped(PairwiseEnergy):
             if isinstance(inner, GraphLink):
                 self.colours[site] = inner.colours
         return terms
+
+
+class FieldClamped(FieldEnergy):
+    """A random field with some of its nodes held, itself one; made by `clamp`.
+
+    Args:
+        energy: The energy.
+        held: What is held.
+    """
+
+    def __init__(self, energy: FieldEnergy, held: Held) -> None:
+        super().__init__()
+        self.energy, self.held, self.sites = energy, held, held.sites
+        ((name, free),) = ((name, getattr(held, f"free_{name}")) for name in held.names)
+        self.name = name
+        self.states = tuple(energy.states[node] for node in free.tolist())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.energy.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.energy.device
+
+    def complete(self, x: Sites | Tensor) -> Sites:
+        """Labels of all the nodes of the whole, from those of the free ones."""
+        return self.held.complete(self.accept(x, preferred=None))
+
+    def read(self) -> FactorGraph:
+        value, free = (getattr(self.held, f"{what}_{self.name}") for what in ("value", "free"))
+        here = torch.ones(value.shape[-1], dtype=torch.bool, device=value.device)
+        here[free] = False
+        nodes = here.nonzero()[:, 0]
+        graph, _ = self.energy.read().clamped(nodes, value[..., nodes].to(torch.int64))
+        return graph

@@ -56,6 +56,14 @@ class FactorGroup:
         """A table for each factor, without a copy."""
         return self.table.expand(*self.batch, len(self.nodes), *self.sizes)
 
+    def is_over(self, other: "FactorGroup") -> bool:
+        """Whether the tables of another group are on the same nodes, of the same sizes."""
+        return (
+            self.sizes == other.sizes
+            and self.nodes.shape == other.nodes.shape
+            and bool((self.nodes == other.nodes).all())
+        )
+
     def strides(self) -> list[int]:
         """How far the entries of neighbouring labels are apart in one table, by position."""
         return [math.prod(self.sizes[k + 1 :]) for k in range(self.arity)]
@@ -126,6 +134,15 @@ class FactorGraph:
             name: replace(group, table=group.table.to(dtype)) for name, group in self.groups.items()
         }
         return FactorGraph(self.states, groups, self.constant.to(dtype))
+
+    def scaled(self, factor: Tensor) -> "FactorGraph":  # (*batch,)
+        """The energy multiplied by a factor; what is forbidden is at every factor but 0."""
+        groups = {}
+        for name, group in self.groups.items():
+            table = group.table * factor[(..., *[None] * (1 + group.arity))]
+            never = (table.isnan() & group.table.isneginf()).detach()
+            groups[name] = replace(group, table=table.masked_fill(never, 0.0))
+        return FactorGraph(self.states, groups, self.constant * factor)
 
     def allowed(self) -> Tensor:  # (n, q)
         """0 for the states that a node has, −inf beyond them."""

@@ -10,20 +10,16 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, Self, TypeAlias, cast
+from typing import Literal, Self, TypeAlias, cast
 
 import networkx as nx
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from pyro_ebm.sites import Site, Sites
-
-from .base import AbstractModule, Block, BlockEnergy
+from .base import AbstractModule
 from .couplings import edge_indices, register
-from .factor_graph import FactorGraph, FactorGroup, Neighbourhood, neighbourhood
-from .labels import LabelDistribution
+from .factor_graph import FactorGraph, FactorGroup
+from .field_energy import FieldEnergy, site_of
 
 Edges: TypeAlias = Tensor | nx.Graph | Iterable[tuple[int, int]]
 Learned: TypeAlias = Literal["free", "shared"]
@@ -157,32 +153,7 @@ class PatternFactors(Factors):
         return f"{tuple(self.nodes.shape)}, weight {tuple(self.weight.shape)}"
 
 
-class ClampedField(NamedTuple):
-    """A field in which some nodes are held.
-
-    Args:
-        field: The field of the free nodes, in their old order.
-        free: Their numbers in the whole field (free,).
-        held: The numbers of the nodes that are held (k,).
-        values: Their labels (*batch, k).
-    """
-
-    field: "RandomField"
-    free: Tensor
-    held: Tensor
-    values: Tensor
-
-    def complete(self, x: Sites | Tensor) -> Tensor:  # (*batch, free) -> (*batch, n)
-        """Labels of all nodes of the whole field, from those of the free ones."""
-        value = next(iter(self.field.accept(x).values()))
-        batch = torch.broadcast_shapes(value.shape[:-1], self.values.shape[:-1])
-        whole = value.new_empty(*batch, len(self.free) + len(self.held))
-        whole[..., self.free] = value
-        whole[..., self.held] = self.values.to(value.dtype)
-        return whole
-
-
-class RandomField(BlockEnergy):
+class RandomField(FieldEnergy):
     """A random field over the labels of one site; the module's docstring has the energy.
 
     Args:
@@ -192,6 +163,12 @@ class RandomField(BlockEnergy):
 
     Raises:
         TypeError, ValueError: If an argument is not what is wanted.
+
+    Example:
+        >>> weight = torch.tensor([0.5])
+        >>> field = RandomField.potts([(0, 1), (1, 2)], 3, coupling=weight, field=torch.zeros(1, 3))
+        >>> field(torch.tensor([[0, 0, 1], [2, 2, 2]]))
+        tensor([-0.5000, -1.0000])
 
     References:
         | Spatial interaction and the statistical analysis of lattice systems (Besag, 1974)
@@ -229,14 +206,7 @@ class RandomField(BlockEnergy):
         like = next(iter(parameters.values()), torch.zeros(()))
         self.register_buffer("constant", like.new_zeros(()))
         check_alike(parameters)
-        largest = max(self.states)
-        upper = (
-            largest - 1
-            if set(self.states) == {largest}
-            else torch.tensor(self.states, device=like.device) - 1
-        )
-        support = constraints.integer_interval(0, upper)
-        self.sites = {site: Site(support, torch.Size([len(self.states)]))}
+        self.sites = {site: site_of(self.states, like.device)}
 
     # ------------------------------------------------------------------ special cases
 
@@ -400,96 +370,6 @@ class RandomField(BlockEnergy):
         """All parameters, read once, as plain tensors."""
         groups = {name: value.read(self.table_sizes[name]) for name, value in self.factors.items()}
         return FactorGraph(self.states, groups, self.constant)
-
-    def evaluate(self, x: Sites) -> Tensor:
-        (value,) = x.values()
-        energy = self.read().energy(value.to(torch.int64))
-        return energy.expand(torch.broadcast_shapes(energy.shape, value.shape[:-1]))
-
-    @functools.cached_property
-    def colours(self) -> tuple[Neighbourhood, ...]:
-        """The nodes in sets that share no factor, with the factors around them."""
-        members = {name: value.nodes for name, value in self.factors.items()}
-        n = len(self.states)
-        colour = colouring(list(members.values()), n).to(self.device)
-        return tuple(
-            neighbourhood(members, (colour == k).nonzero()[:, 0], n)
-            for k in range(int(colour.max()) + 1)
-        )
-
-    def blocks(self, site: str) -> tuple[Block, ...]:
-        self.check_site(site)
-        return tuple(colour.nodes for colour in self.colours)
-
-    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
-        self.check_site(site)
-        x = self.accept(x)
-        if site not in x:
-            raise ValueError(f"Values are missing for the site {site!r}; given were {list(x)}.")
-        logits = self.read().logits(x[site].to(torch.int64), self.around(block))
-        if not bool((logits.amax(0) > -math.inf).all()):
-            raise ValueError(
-                "A node has no label left that its neighbours allow: the state has probability "
-                "zero. Start from an allowed state, for example a draw or the mode."
-            )
-        return LabelDistribution(logits=logits.movedim(0, -1))
-
-    def around(self, block: Block | None) -> Neighbourhood:
-        """The neighbourhood of a block; those of `blocks` are known, others are found.
-
-        Raises:
-            ValueError: If no block is given and there are several.
-        """
-        if block is None:
-            if len(self.colours) > 1:
-                raise ValueError(
-                    f"The nodes are coupled among themselves, so their joint conditional does not "
-                    f"factorise. Ask for one of blocks({next(iter(self.sites))!r})."
-                )
-            return self.colours[0]
-        for colour in self.colours:
-            if colour.nodes is block:
-                return colour
-        nodes = torch.arange(len(self.states), device=self.device)[block]
-        members = {name: value.nodes for name, value in self.factors.items()}
-        return neighbourhood(members, nodes, len(self.states))
-
-    def check_site(self, site: str) -> None:
-        """Refuses a site that the field does not have.
-
-        Raises:
-            ValueError: If it has not.
-        """
-        if site not in self.sites:
-            raise ValueError(f"Unknown site {site!r}; the field has {list(self.sites)}.")
-
-    # ------------------------------------------------------------------ observed nodes
-
-    def clamped(
-        self, nodes: Tensor | Sequence[int], values: Tensor | Sequence[int]
-    ) -> ClampedField:
-        """The field of the other nodes while some are held at observed labels.
-
-        The energies are those of the whole field: E(free, held).
-
-        Args:
-            nodes: The numbers of the nodes to be held (k,).
-            values: Their labels (*batch, k); batch dimensions become those of the new field.
-
-        Raises:
-            ValueError: If a node or a label is not there, a node is named twice, or none is left.
-        """
-        held = torch.as_tensor(nodes, device=self.device)
-        labels = torch.as_tensor(values, device=self.device)
-        check_held(held, labels, self.states)
-        graph, free = self.read().clamped(held, labels.to(torch.int64))
-        factors = {
-            name: TableFactors(group.nodes, group.table) for name, group in graph.groups.items()
-        }
-        (site,) = self.sites
-        field = RandomField(graph.states, factors, site=site)
-        field.constant = graph.constant
-        return ClampedField(field, free, held, labels)
 
 
 # ---------------------------------------------------------------------- the doors
@@ -663,58 +543,3 @@ def past_the_end(lengths: Tensor, steps: int) -> Tensor:  # (*batch,) -> (*batch
             f"to {steps}, the number of steps."
         )
     return torch.arange(steps, device=lengths.device) >= lengths[..., None]
-
-
-def check_held(nodes: Tensor, values: Tensor, states: Sequence[int]) -> None:
-    """Refuses clamping that names no nodes of the field, or no labels of theirs.
-
-    Raises:
-        ValueError: If it does.
-    """
-    if nodes.dim() != 1 or nodes.is_floating_point() or nodes.dtype == torch.bool:
-        raise ValueError(
-            f"nodes has shape {tuple(nodes.shape)} and dtype {nodes.dtype}; wanted the numbers of "
-            f"the nodes to be held, (k,)."
-        )
-    if len(nodes) and (int(nodes.min()) < 0 or int(nodes.max()) >= len(states)):
-        raise ValueError(
-            f"The nodes to be held go from {int(nodes.min())} to {int(nodes.max())}, but there "
-            f"are {len(states)}, counted from 0."
-        )
-    if len(nodes.unique()) < len(nodes):
-        raise ValueError("A node to be held is named twice.")
-    if len(nodes) == len(states):
-        raise ValueError("All nodes are held: nothing is left. Its energy is field(x).")
-    if values.dim() < 1 or values.shape[-1] != len(nodes):
-        raise ValueError(
-            f"values has shape {tuple(values.shape)}; wanted (*batch, {len(nodes)}), a label for "
-            f"each node that is held."
-        )
-    upper = torch.tensor(states, device=nodes.device)[nodes]
-    outside = (values < 0) | (values >= upper) | (values != values.round())
-    if bool(outside.any()):
-        raise ValueError(
-            f"values contains {values[outside][0].item():g}, which is no label of its node; labels "
-            f"are whole numbers from 0 to the node's number of states less one."
-        )
-
-
-def colouring(groups: Sequence[Tensor], n: int) -> Tensor:  # (n,)
-    """Colours of nodes, those of one factor all different: two if bipartite, else greedily.
-
-    Args:
-        groups: The nodes of factors (count, arity).
-        n: The number of nodes.
-    """
-    graph = nx.Graph()
-    graph.add_nodes_from(range(n))
-    for nodes in groups:
-        columns = nodes.mT.tolist()
-        for k, first in enumerate(columns):
-            for second in columns[:k]:
-                graph.add_edges_from(zip(first, second, strict=True))
-    if nx.is_bipartite(graph):
-        colour = nx.bipartite.color(graph)
-    else:
-        colour = nx.greedy_color(graph, strategy="largest_first")
-    return torch.tensor([colour[node] for node in range(n)])

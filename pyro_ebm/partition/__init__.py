@@ -4,8 +4,8 @@ from . import elimination, exact
 from .belief_propagation import BeliefPropagation, belief_propagation
 from .elimination import EliminationPlan, Marginals
 from .enumeration import TooManyStatesError
-from .mode import Mode, mode
-from .summation import Moments
+from .modes import mode
+from .summation import Mode, Moments
 
 __all__ = [
     "BeliefPropagation",

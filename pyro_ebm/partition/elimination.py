@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyro_ebm.energies import Energy, FactorGraph, FactorGroup, RandomField
+from pyro_ebm.energies import Energy, FactorGraph, FactorGroup, FieldEnergy
 from pyro_ebm.energies.factor_graph import cut
 from pyro_ebm.energies.labels import draw_labels
 from pyro_ebm.seeding import chosen_seed, forked
@@ -26,6 +26,7 @@ from pyro_ebm.sites import Sites
 
 from .elimination_order import Bucket, Schedule, TooWideError, schedule
 from .enumeration import TooManyStatesError, as_float, in_digits
+from .summation import Mode
 
 MAX_BYTES = 2**33
 # Numbers in a joined table from which on it is computed again for the gradient, and not kept.
@@ -70,18 +71,6 @@ class Marginals(NamedTuple):
 
     nodes: Tensor
     factors: Mapping[str, Tensor]
-
-
-class Mode(NamedTuple):
-    """The likeliest labels.
-
-    Args:
-        x: They (*batch, n), by site.
-        energy: Their energy, the least (*batch,).
-    """
-
-    x: Sites
-    energy: Tensor
 
 
 # ---------------------------------------------------------------------- the doors
@@ -157,7 +146,7 @@ def mode(energy: Energy) -> Mode:
         graph = factor_graph(energy)
         labels = traced_back(graph, 1, maximum, lambda logits: logits.argmax(0))[0]
         (site,) = energy.sites
-        return Mode({site: labels.to(energy.dtype)}, graph.energy(labels))
+        return Mode({site: labels.to(energy.dtype)}, graph.energy(labels), True, "elimination")
 
 
 def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, *batch, n)
@@ -187,7 +176,7 @@ def factor_graph(energy: Energy) -> FactorGraph:
     Raises:
         TypeError: If it has none.
     """
-    if not isinstance(energy, RandomField):
+    if not isinstance(energy, FieldEnergy):
         raise TypeError(
             f"Elimination sums tables over labels, such as those of a RandomField; "
             f"{type(energy).__name__} has none."

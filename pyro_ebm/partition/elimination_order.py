@@ -18,6 +18,7 @@ import networkx as nx
 Scope = tuple[int, ...]  # the nodes of a table
 Neighbours = list[set[int]]
 
+FEW_NODES = 10_000  # up to which the order of least fill is tried
 MAX_ELEMENTS = 2**30  # of one table: an order that meets a larger one is given up
 
 
@@ -129,7 +130,10 @@ def best_order(states: Sequence[int], scopes: Iterable[Scope]) -> Scope:
     best: Scope | None = None
     least, narrowest = math.inf, math.inf
     too_wide: TooWideError | None = None
-    for heuristic in (lightest, least_fill, along_a_band, as_numbered):
+    fast = (lightest, along_a_band, as_numbered)
+    # Counting the fill of wide graphs takes long.
+    heuristics = (lightest, least_fill, *fast[1:]) if len(states) <= FEW_NODES else fast
+    for heuristic in heuristics:
         try:
             order, cost, width = heuristic([set(own) for own in neighbours], states, least)
         except TooWideError as error:

@@ -164,6 +164,30 @@ def with_own_squares(terms: PairwiseTerms, first: Tensor, second: Tensor) -> Ten
     return second
 
 
+@torch.no_grad()
+def minimum(terms: PairwiseTerms, enumerated: Sequence[str]) -> Sites:
+    """The values (n,) of least energy: the states of some sites, and of the others the best."""
+    least, best = math.inf, {}
+    for start, stop in blocks_of_states(terms, enumerated):
+        x = block_of_states(terms, enumerated, start, stop)
+        x = {**x, **best_given(terms, terms.features(x), stop - start)}
+        energy = terms.energy(terms.features(x)).expand(stop - start)
+        where = int(energy.argmin())
+        if float(energy[where]) < least:
+            least = float(energy[where])
+            best = {site: x[site][where] for site in terms.units}
+    return best
+
+
+def best_given(terms: PairwiseTerms, features: Sites, rows: int) -> Sites:  # (rows, n) each
+    """The likeliest values of the other units in their fields."""
+    rest = [site for site in terms.units if site not in features]
+    fields = {site: terms.outer_field(site, features).expand(rows, -1) for site in rest}
+    normal = terms.normal(rest)
+    joint = {} if normal is None else normal.means({s: fields[s] for s in normal.sizes})
+    return {s: joint[s] if s in joint else terms.units[s].mode(f) for s, f in fields.items()}
+
+
 def sample(terms: PairwiseTerms, enumerated: Sequence[str], count: int) -> Sites:
     """Draws of the enumerated sites from the table, then of the others given them."""
     blocks = blocks_of_states(terms, enumerated)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, RandomField
+from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 
@@ -33,7 +33,7 @@ def summation(energy: Energy) -> Summation:
     """
     if isinstance(energy, PairwiseEnergy):
         return MachineSum(energy.read().to(torch.float64))
-    if isinstance(energy, RandomField):
+    if isinstance(energy, FieldEnergy):
         return FieldSum(field_of(energy))
     levels = {name: levels_of(site) for name, site in energy.sites.items()}
     found = {name: values for name, values in levels.items() if values is not None}

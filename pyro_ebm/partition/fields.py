@@ -13,11 +13,11 @@ from pyro_ebm.energies import (
     Energy,
     FactorGraph,
     FactorGroup,
+    FieldEnergy,
     GraphLink,
     Link,
     PairwiseEnergy,
     PairwiseTerms,
-    RandomField,
 )
 from pyro_ebm.energies.labels import draw_labels
 from pyro_ebm.sites import Sites
@@ -69,7 +69,7 @@ def field_of(energy: Energy) -> Field:
     Raises:
         TypeError: If it is neither a random field nor a machine of finite units.
     """
-    if isinstance(energy, RandomField):
+    if isinstance(energy, FieldEnergy):
         (site,) = energy.sites
         return Field(energy.read().to(torch.float64), {site: len(energy.states)}, {site: None})
     if isinstance(energy, PairwiseEnergy):
@@ -227,6 +227,12 @@ class FieldSum(Summation):
                 node += 1
             found[site] = torch.cat(rows).to(self.field.graph.constant.device)
         return found
+
+    def minimum(self) -> Sites:
+        with torch.no_grad():
+            graph = self.field.graph
+            labels = elimination.traced_back(graph, 1, elimination.maximum, lambda v: v.argmax(0))
+        return self.field.values(labels[0])
 
     def sample(self, count: int) -> Sites:
         graph = self.field.graph

@@ -157,6 +157,14 @@ class FiniteSum(Summation):
         return Moments(dict(zip(self.levels, first.split(sizes), strict=True)), second)
 
     @torch.no_grad()
+    def minimum(self) -> Sites:
+        best = [self.log_weights(*block).max(0) for block in self.blocks()]
+        values, where = (torch.stack(found) for found in zip(*best, strict=True))
+        block = int(values.argmax())
+        start, _ = list(self.blocks())[block]
+        return {s: v[0] for s, v in self.numbered(start + where[block : block + 1]).items()}
+
+    @torch.no_grad()
     def sample(self, count: int) -> Sites:
         table = torch.cat([self.log_weights(*block) for block in self.blocks()])
         return self.numbered(draw_indices(table, count))

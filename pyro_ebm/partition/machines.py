@@ -90,6 +90,20 @@ class MachineSum(Summation):
         sizes = [b.shape[-1] for b in self.terms.biases.values()]
         return Moments(dict(zip(self.terms.units, flat.split(sizes), strict=True)), second)
 
+    def minimum(self) -> Sites:
+        self.require_unbatched()
+        if self.plan.way == "elimination":
+            return self.as_field.minimum()
+        plan = self.plan
+        if plan.way == "split":
+            plan = min(enumerations(self.terms), key=lambda plan: (plan.seconds, plan.states))
+        if plan.states > MAX_STATES:
+            raise TooManyStatesError(
+                f"The least of {in_digits(plan.states)} energies is wanted, and at most "
+                f"{in_digits(MAX_STATES)} are looked at."
+            )
+        return enumeration.minimum(self.terms, plan.enumerated)
+
     def sample(self, count: int) -> Sites:
         self.require_unbatched()
         match self.plan.way:

@@ -22,6 +22,22 @@ class Moments(NamedTuple):
     second: Tensor
 
 
+class Mode(NamedTuple):
+    """The lowest values found.
+
+    Args:
+        x: The values (*batch, *shape) by site.
+        energy: E(x) (*batch,).
+        proved: Whether no other values are lower.
+        how: How they were found, and how often.
+    """
+
+    x: Sites
+    energy: Tensor
+    proved: bool
+    how: str
+
+
 class Summation(ABC):
     """Exact sums over the states of one energy, in float64.
 
@@ -55,6 +71,15 @@ class Summation(ABC):
     @abstractmethod
     def moments(self) -> Moments:
         """All means and pair moments."""
+
+    @abstractmethod
+    def minimum(self) -> Sites:  # (n,) each
+        """The values of least energy; of several, one.
+
+        Raises:
+            TooManyStatesError: If there are too many values to look at, even where log Z is found
+                by a product.
+        """
 
     @abstractmethod
     def sample(self, count: int) -> Sites:  # (count, n) each

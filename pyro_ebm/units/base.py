@@ -83,6 +83,10 @@ class Unit(ABC):
         """Var[T(x)] in the field, of each feature."""
 
     @abstractmethod
+    def mode(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
+        """The likeliest value in the field: the least of u(x) − field · T(x)."""
+
+    @abstractmethod
     def sample(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
         """A draw from `conditional(field)`, for hot loops: `field` is overwritten on the way."""
 

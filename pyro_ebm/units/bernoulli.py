@@ -50,6 +50,9 @@ class Bernoulli(PlainUnit):
     def conjugate(self, mean: Tensor) -> Tensor:
         return -(torch.special.entr(mean) + torch.special.entr(1 - mean))
 
+    def mode(self, field: Tensor) -> Tensor:
+        return (field > 0).to(field.dtype)
+
     def sample(self, field: Tensor) -> Tensor:
         # Not torch.bernoulli: it takes almost four times as long.
         return torch.rand_like(field).lt_(field.sigmoid_())

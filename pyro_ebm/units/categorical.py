@@ -75,6 +75,9 @@ class Categorical(PlainUnit):
         others = torch.stack([without(log_p, a).logsumexp(-1) for a in range(self.states)], -1)
         return (log_p + others).exp().flatten(-2)
 
+    def mode(self, field: Tensor) -> Tensor:
+        return self.values(field)
+
     def sample(self, field: Tensor) -> Tensor:
         # The label with the largest field + Gumbel noise, −ln(−ln uniform).
         noise = torch.empty_like(field).exponential_().log_()

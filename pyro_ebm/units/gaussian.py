@@ -53,6 +53,9 @@ class Gaussian(QuadraticUnit):
     def variance(self, field: Tensor) -> Tensor:
         return (1 / self.spread(field)).expand(field.shape)
 
+    def mode(self, field: Tensor) -> Tensor:
+        return self.mean(field)
+
     def sample(self, field: Tensor) -> Tensor:
         precision = self.spread(field)
         return torch.randn_like(field).mul_(precision.rsqrt()).add_(field / precision)

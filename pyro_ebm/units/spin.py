@@ -108,6 +108,9 @@ class Spin(PlainUnit):
         up = (1 + mean) / 2
         return -(torch.special.entr(up) + torch.special.entr(1 - up))
 
+    def mode(self, field: Tensor) -> Tensor:
+        return torch.where(field > 0, 1.0, -1.0).to(field.dtype)
+
     def sample(self, field: Tensor) -> Tensor:
         up = torch.rand_like(field).lt_(field.mul_(2).sigmoid_())
         return up.mul_(2).sub_(1)

@@ -114,5 +114,8 @@ class TruncatedGaussian(QuadraticUnit):
     def variance(self, field: Tensor) -> Tensor:
         return variance_of(*self.law(field))
 
+    def mode(self, field: Tensor) -> Tensor:
+        return (field / self.precision).clamp(self.low, self.high)
+
     def sample(self, field: Tensor) -> Tensor:
         return draw(*self.law(field))

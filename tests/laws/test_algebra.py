@@ -17,8 +17,11 @@ from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
     Energy,
+    FieldEnergy,
     Layer,
     PairwiseEnergy,
+    RandomField,
+    TableFactors,
     algebra,
     clamp,
     energy_and_gradient,
@@ -240,6 +243,87 @@ def test_chains_with_temperatures_of_their_own(name: str, way: str) -> None:
     for matrix, energy in zip(matrices, alone, strict=True):
         expected = transition_matrix(energy, Gibbs(), one)
         torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-12)
+
+
+# --- random fields ------------------------------------------------------------------------------
+
+FIRST = RandomField.potts(
+    [(0, 1), (1, 2), (2, 0), (2, 3)],
+    [3, 2, 3, 2],
+    coupling=torch.linspace(-1, 1, 4, dtype=torch.float64),
+    field=torch.linspace(-0.5, 1, 12, dtype=torch.float64).reshape(4, 3),
+)
+SECOND = RandomField.potts(
+    [(0, 1), (1, 2), (2, 0), (2, 3)],
+    [3, 2, 3, 2],
+    coupling=torch.tensor([0.7, 0.7, -0.2, 1.0], dtype=torch.float64),
+    field=torch.linspace(1, -1, 12, dtype=torch.float64).reshape(4, 3),
+)
+THIRD = RandomField(
+    [3, 2, 3, 2],
+    {
+        "edge": TableFactors(
+            [[1, 3, 0]],
+            torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(1, 2, 2, 3),
+        )
+    },
+)
+FIELDS: dict[str, tuple[FieldEnergy, Callable[[Tensor], Tensor]]] = {
+    "a sum": (FIRST + SECOND, lambda x: FIRST(x) + SECOND(x)),
+    "a sum over other factors": (FIRST + THIRD, lambda x: FIRST(x) + THIRD(x)),
+    "interpolated": (
+        interpolate(FIRST, THIRD, 0.3),
+        lambda x: 0.7 * FIRST(x) + 0.3 * THIRD(x),
+    ),
+    "tempered": (SECOND / 2, lambda x: SECOND(x) / 2),
+    "nodes held": (
+        clamp(
+            FIRST + THIRD, torch.tensor([2, 0, 0, 1]), mask=torch.tensor([True, False, False, True])
+        ),
+        lambda x: (FIRST + THIRD)(
+            torch.cat([torch.full((len(x), 1), 2.0), x, torch.ones(len(x), 1)], 1)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_made_of_fields(name: str) -> None:
+    energy, by_parts = FIELDS[name]
+    x = exact.states(energy)[V]
+    wanted = by_parts(x)
+    torch.testing.assert_close(energy(x), wanted, rtol=0, atol=1e-12)
+    log_z = (-wanted).logsumexp(0)
+    torch.testing.assert_close(exact.log_partition(energy), log_z, rtol=0, atol=1e-12)
+    p = (-wanted - log_z).exp()
+    chain = run(Gibbs(), energy, Schedule(20, 200), chains=50, seed=2)
+    found = chain.draws[V].double().mean((0, 1))
+    torch.testing.assert_close(found, p @ x, rtol=0, atol=0.05)
+    for block in energy.blocks(V):
+        law = energy.conditional(V, x, block)
+        others = torch.ones(x.shape[1], dtype=torch.bool)
+        others[block] = False
+        same = (x[:, None, others] == x[:, others]).all(-1)
+        norm = (same * p).sum(1)
+        log_p = law.log_prob(x[:, block]).sum(-1)
+        torch.testing.assert_close(log_p, (p / norm).log(), rtol=0, atol=1e-10)
+
+
+def test_fields_with_temperatures_of_their_own() -> None:
+    together = (FIRST + THIRD) * BETAS
+    x = exact.states(FIRST)[V]
+    wanted = (FIRST(x) + THIRD(x))[:, None] * BETAS
+    torch.testing.assert_close(together(x[:, None]), wanted, rtol=0, atol=1e-12)
+    log_z = (-wanted).logsumexp(0)
+    torch.testing.assert_close(exact.log_partition(together), log_z, rtol=0, atol=1e-12)
+
+
+def test_what_is_forbidden_stays_so_at_every_temperature_but_the_infinite() -> None:
+    table = torch.tensor([[[0.0, -torch.inf], [0.3, 0.0]]])
+    field = RandomField([2, 2], {"edge": TableFactors([[0, 1]], table)})
+    x = torch.tensor([[0, 1], [1, 0]])
+    assert (field * 0.5)(x).tolist() == [torch.inf, pytest.approx(-0.15)]
+    assert (field * 0.0)(x).tolist() == [0, 0]
 
 
 # --- energies of which less is known -------------------------------------------------------------

@@ -28,9 +28,9 @@ from pyro_ebm.kernels import (
     resume,
     run,
 )
-from pyro_ebm.partition.mode import mode
+from pyro_ebm.partition import exact, mode
 from pyro_ebm.sites import Site, Sites, boolean
-from pyro_ebm.units import Bernoulli, Categorical, Spin
+from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin
 from tests.checks import random_states
 from tests.goodness import ALPHA, from_exact_start
 from tests.machines import SMALL, draw, ring_edges, varied
@@ -241,8 +241,38 @@ def target(name: str) -> tuple[Energy, float]:
     return energy, float(energy(every).min())
 
 
+@pytest.fixture
+def too_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact answers are not affordable."""
+    monkeypatch.setattr("pyro_ebm.partition.modes.AFFORDABLE", -1.0)
+
+
 @pytest.mark.parametrize("name", [*SMALL, "labels"])
-def test_the_mode_of_a_small_machine_is_its_minimum(name: str) -> None:
+def test_the_mode_of_a_small_machine_is_proved(name: str) -> None:
+    energy, wanted = target(name)
+    found = mode(energy)
+    assert found.proved
+    assert float(found.energy) == pytest.approx(wanted, abs=1e-9)
+    assert float(energy(found.x)) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_mode_of_real_units_is_where_the_gradient_is_zero() -> None:
+    weight = torch.tensor([[0.5, -1.0], [1.0, 0.3]], dtype=torch.float64)
+    bias = {V: torch.tensor([0.2, -0.4]).double(), "hidden": torch.tensor([-0.1, 0.3]).double()}
+    machine = BoltzmannMachine.restricted(
+        2, 2, units=(Gaussian(2.0), Bernoulli()), weight=weight, bias=bias
+    )
+    found = mode(machine)
+    states = exact.states(machine, ["hidden"])["hidden"]
+    best = (states @ weight.mT + bias[V]) / 2
+    wanted = machine({V: best, "hidden": states}).min()
+    torch.testing.assert_close(found.energy, wanted)
+    assert found.proved
+
+
+@pytest.mark.usefixtures("too_dear")
+@pytest.mark.parametrize("name", [*SMALL, "labels"])
+def test_annealing_finds_the_minimum_of_a_small_machine(name: str) -> None:
     energy, wanted = target(name)
     found = mode(energy, sweeps=60, chains=16, seed=1)
     assert float(found.energy) == pytest.approx(wanted, abs=1e-9)
@@ -285,11 +315,16 @@ def test_both_ways_down_find_the_minimum_from_some_of_all_states() -> None:
         assert float(found.energy.min()) == pytest.approx(small.energies.min())
 
 
-def test_a_glass_of_many_spins_is_cooled_near_its_ground_state() -> None:
+def test_a_glass_of_many_spins_is_cooled_near_its_ground_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # A ring with random couplings: the ground state breaks at most its weakest one.
     weight = torch.randn(200, dtype=torch.float64)
     machine = BoltzmannMachine.on_graph(torch.tensor(ring_edges(200)), weight=weight)
     least = -weight.abs().sum() + 2 * weight.abs().min() * (weight.sign().prod() < 0)
+    assert mode(machine).proved
+    assert float(mode(machine).energy) == pytest.approx(float(least), abs=1e-9)
+    monkeypatch.setattr("pyro_ebm.partition.modes.AFFORDABLE", -1.0)
     found = mode(machine, sweeps=300, chains=32, seed=2)
     assert float(found.energy) < float(least) * 0.97
     assert float(found.energy) >= float(least) - 1e-9

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from pyro_ebm.energies import (
     BoltzmannMachine,
     FactorGroup,
+    FieldEnergy,
     Graph,
     PatternFactors,
     RandomField,
     TableFactors,
+    clamp,
     factor_graph,
+    field_energy,
     labels,
-    random_field,
 )
 from pyro_ebm.energies.labels import LabelDistribution, draw_labels
 from pyro_ebm.kernels import Gibbs, Schedule, advance, run
@@ -273,6 +275,18 @@ def test_a_field_takes_labels_in_any_type() -> None:
 # --- observed nodes ------------------------------------------------------------------------------
 
 
+def with_held(field: RandomField, nodes: list[int], values: Tensor) -> FieldEnergy:
+    """The field with some nodes at labels, values (*batch, nodes)."""
+    n = len(field.states)
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[nodes] = True
+    x = values.new_zeros(*values.shape[:-1], n)
+    x[..., nodes] = values
+    held = clamp(field, x, mask=mask)
+    assert isinstance(held, FieldEnergy)
+    return held
+
+
 @pytest.mark.parametrize("name", [name for name, small in FIELDS.items() if len(small.levels) > 2])
 def test_a_clamped_field_has_the_energies_of_the_whole_one(name: str) -> None:
     small = FIELDS[name]
@@ -280,31 +294,32 @@ def test_a_clamped_field_has_the_energies_of_the_whole_one(name: str) -> None:
     n = len(small.levels)
     for held in ([n - 1], [2, 0], list(range(1, n))):
         values = list(itertools.product(*(range(small.levels[i]) for i in held)))
-        clamped = field.clamped(torch.tensor(held), torch.tensor(values))
+        clamped = with_held(field, held, torch.tensor(values))
         free = [i for i in range(n) if i not in held]
-        assert clamped.free.tolist() == free
+        assert clamped.states == tuple(small.levels[i] for i in free)
         x = torch.tensor(list(itertools.product(*(range(small.levels[i]) for i in free))))
-        energies = clamped.field(x[:, None])
-        whole = clamped.complete(x[:, None])
+        energies = clamped(x[:, None])
+        whole = clamped.complete(x[:, None])["visible"]
         assert whole.shape == (len(x), len(values), n)
         same(energies, field(whole))
-        for block in clamped.field.blocks("visible"):
+        for block in clamped.blocks("visible"):
             some = energies.isfinite().nonzero()
             at = x[some[:, 0]]
-            part = field.clamped(torch.tensor(held), torch.tensor(values)[some[:, 1]])
-            laws = part.field.conditional("visible", at, block.clone()).probs
+            part = with_held(field, held, torch.tensor(values)[some[:, 1]])
+            laws = part.conditional("visible", at, block.clone()).probs
             if len(block) == 1:
-                own = field.conditional("visible", part.complete(at), clamped.free[block]).probs
+                node = torch.tensor(free)[block]
+                own = field.conditional("visible", part.complete(at), node).probs
                 same(laws, own[..., : laws.shape[-1]])
 
 
 def test_a_clamped_field_keeps_history_and_batches() -> None:
     table = torch.randn(5, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     field = RandomField([2] * 4, {"edge": TableFactors([[0, 1], [1, 2], [2, 3]], table)})
-    clamped = field.clamped([1], [1])
+    clamped = with_held(field, [1], torch.tensor([1]))
     x = torch.tensor([[0, 1, 0]])
-    same(clamped.field(x), field(clamped.complete(x)))
-    clamped.field(x).sum().backward()
+    same(clamped(x), field(clamped.complete(x)))
+    clamped(x).sum().backward()
     assert int((table.grad != 0).sum()) == 15
 
 
@@ -440,10 +455,10 @@ def draws_error(small: SmallField) -> float:
 def clamped_error(small: SmallField) -> float:
     """Of the energies with the first node held at its last label."""
     field = small.field()
-    clamped = field.clamped([0], [small.levels[0] - 1])
+    clamped = with_held(field, [0], torch.tensor([small.levels[0] - 1]))
     x = small.tensor()
     x = x[x[:, 0] == small.levels[0] - 1]
-    return fields.distance(clamped.field(x[:, 1:]), field(x).numpy())
+    return fields.distance(clamped(x[:, 1:]), field(x).numpy())
 
 
 def without_the_first_of_others(
@@ -474,7 +489,7 @@ FAULTS = {
     ),
     "nodes of one colour that are coupled": (
         lambda patch: (
-            patch.setattr(random_field, "colouring", lambda _, n: torch.arange(n) // 2),
+            patch.setattr(field_energy, "colouring", lambda _, n: torch.arange(n) // 2),
             patch.setattr(factor_graph, "shares_a_factor", lambda _: False),
         ),
         "a ring",

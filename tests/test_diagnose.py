@@ -1,0 +1,501 @@
+"""The verdict on chains: no trap missed, no alarm where all is well.
+
+α of a verdict is 1e-4, of all its tests of chance together. The slow tests ask for at most one
+false alarm in 200 runs and no missed trap in 50; the fast ones make fewer of the same.
+"""
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import arviz as az
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_ebm.diagnostics import Diagnosis, Verdict, compare_starts, diagnose, inference_data
+from pyro_ebm.energies import BoltzmannMachine
+from pyro_ebm.kernels import Chains, Gibbs, Schedule, run
+
+MIXED, NOT_MIXED, CANNOT_TELL = Verdict.MIXED, Verdict.NOT_MIXED, Verdict.CANNOT_TELL
+
+
+def posterior(statistics: dict | None = None, **sites: object) -> Any:
+    """ArviZ data, of whichever version is installed."""
+    groups = {"posterior": sites, "sample_stats": statistics or {}}
+    arrays = {g: {k: np.asarray(v) for k, v in group.items()} for g, group in groups.items()}
+    return inference_data(arrays, coords={}, dims={}, attributes={})
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def resampled(
+    chains: int, draws: int, p: Tensor, rate: float, seed: int
+) -> Tensor:  # (chain, draw, unit)
+    """Independent bits, on with probability p, each drawn anew with some rate."""
+    g = generator(seed)
+    x = torch.empty(chains, draws, len(p), dtype=torch.int8)
+    current = torch.rand(chains, len(p), generator=g) < p
+    for t in range(draws):
+        anew = torch.rand(chains, len(p), generator=g) < rate
+        current = torch.where(anew, torch.rand(chains, len(p), generator=g) < p, current)
+        x[:, t] = current
+    return x
+
+
+def autoregressive(chains: int, draws: int, units: int, memory: float, seed: int) -> Tensor:
+    x = torch.randn(chains, draws, units, generator=generator(seed))
+    x[:, 0] /= math.sqrt(1 - memory**2)
+    for t in range(1, draws):
+        x[:, t] += memory * x[:, t - 1]
+    return x
+
+
+def torus(beta: float) -> BoltzmannMachine:
+    """A ferromagnet of 10 × 10 spins; order sets in at β = 0.44."""
+    return BoltzmannMachine.on_graph(square(10), weight=torch.tensor([beta]))
+
+
+def glass(temperature: float, seed: int) -> BoltzmannMachine:
+    """A frustrated machine: Gaussian couplings on the torus."""
+    weight = torch.randn(200, generator=generator(seed)) / temperature
+    return BoltzmannMachine.on_graph(square(10), weight=weight)
+
+
+def square(side: int) -> nx.Graph:
+    return nx.convert_node_labels_to_integers(nx.grid_2d_graph(side, side, periodic=True))
+
+
+def evidence(diagnosis: Diagnosis, name: str) -> float:
+    (found,) = (e.value for e in diagnosis.evidence if name in e.name)
+    return found
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def sampled(machine: BoltzmannMachine, seed: int, draws: int = 500) -> Chains:
+    return run(Gibbs(), machine, Schedule(warmup=100, draws=draws), chains=16, seed=seed)
+
+
+def test_a_ferromagnet_above_its_critical_temperature_has_mixed() -> None:
+    diagnosis = diagnose(sampled(torus(0.3), 0))
+    assert diagnosis.verdict is MIXED
+    assert not diagnosis.advice
+    assert str(diagnosis).startswith("Mixed: ")
+
+
+def test_modes_of_opposite_sign_are_found_where_the_energy_agrees() -> None:
+    chains = sampled(torus(0.6), 0)
+    settled = chains.draws["visible"].double().mean((1, 2)).abs() > 0.5  # no stripes
+    data = chains.to_arviz().isel(chain=settled.nonzero().flatten().numpy())
+    assert az.rhat(data["posterior"]["model_energy"].values) < 1.02
+    diagnosis = diagnose(data)
+    assert diagnosis.verdict is NOT_MIXED
+    assert evidence(diagnosis, "R-hat, largest of 7 observables") > 1.5
+    assert any("parallel tempering" in advice for advice in diagnosis.advice)
+
+
+def test_a_frustrated_machine_is_not_mixed_by_single_site_gibbs() -> None:
+    assert diagnose(sampled(glass(0.5, 0), 0)).verdict is NOT_MIXED
+
+
+@pytest.mark.slow
+def test_no_trap_is_missed() -> None:
+    # Of 16 chains all have one sign once in 30,000 runs.
+    verdicts = [diagnose(sampled(torus(0.6), k)).verdict for k in range(50)]
+    verdicts += [diagnose(sampled(glass(0.5, k), k)).verdict for k in range(50)]
+    assert verdicts.count(NOT_MIXED) == 100
+
+
+@pytest.mark.slow
+def test_no_false_alarm_on_a_machine() -> None:
+    verdicts = [diagnose(sampled(torus(0.3), k, draws=1000)).verdict for k in range(200)]
+    assert verdicts.count(MIXED) >= 199
+
+
+# --- false alarms --------------------------------------------------------------------------------
+
+WELL_MIXED: dict[str, Callable[[int], Tensor]] = {
+    "bits": lambda k: resampled(4, 1000, torch.linspace(0.05, 0.95, 60), 0.4, k),
+    "many chains": lambda k: resampled(32, 200, torch.full((20,), 0.3), 0.4, k),
+    "two chains": lambda k: resampled(2, 2000, torch.full((20,), 0.3), 0.4, k),
+    "real": lambda k: autoregressive(4, 1500, 10, 0.5, k),
+    "Cauchy": lambda k: torch.tan(1.57 * (2 * torch.rand(4, 800, 5, generator=generator(k)) - 1)),
+    "labels": lambda k: torch.randint(0, 3, (4, 500, 10), generator=generator(k)),
+}
+
+
+def alarms(case: str, runs: int) -> tuple[int, int]:
+    """How many well-mixed runs are called not mixed, and how many not mixed or doubtful."""
+    verdicts = [diagnose(posterior(x=WELL_MIXED[case](k))).verdict for k in range(runs)]
+    return verdicts.count(NOT_MIXED), runs - verdicts.count(MIXED)
+
+
+@pytest.mark.parametrize("case", WELL_MIXED)
+def test_few_runs_raise_no_alarm(case: str) -> None:
+    assert alarms(case, 3) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", WELL_MIXED)
+def test_two_hundred_runs_raise_no_alarm(case: str) -> None:
+    wrong, doubtful = alarms(case, 200)
+    assert wrong <= 1
+    assert doubtful <= 10
+
+
+def test_units_that_are_rarely_on_raise_no_alarm() -> None:
+    for k in range(3):
+        x = resampled(4, 400, torch.logspace(-3, -0.5, 200), 0.5, k)
+        assert diagnose(posterior(x=x)).verdict is not NOT_MIXED
+
+
+def test_chains_too_short_for_a_judgement() -> None:
+    short = diagnose(posterior(x=resampled(4, 50, torch.full((20,), 0.5), 0.5, 0)))
+    assert short.verdict is CANNOT_TELL
+    assert any("Run longer" in advice for advice in short.advice)
+    shorter = diagnose(posterior(x=resampled(4, 5, torch.full((20,), 0.5), 0.5, 0)))
+    assert shorter.verdict is CANNOT_TELL
+    assert evidence(shorter, "draws of each chain") == 5
+
+
+# --- traps ---------------------------------------------------------------------------------------
+
+
+def global_trap(seed: int) -> Tensor:
+    """A thousand weak units: each chain's mean field has a sign, no unit shows it."""
+    sign = torch.tensor([1, 1, -1, -1])[:, None, None]
+    random = torch.rand(4, 500, 1000, generator=generator(seed))
+    return (random < 0.5 + 0.02 * sign).to(torch.int8)
+
+
+def staggered_trap(seed: int) -> Tensor:
+    """As `global_trap`, with neighbours of opposite sign: the magnetisation is blind to it."""
+    x = global_trap(seed)
+    x[..., ::2] = 1 - x[..., ::2]
+    return x
+
+
+def unit_trap(seed: int) -> Tensor:
+    """One unit of many follows its chain, and does not count in the others' sums."""
+    x = resampled(4, 500, torch.full((300,), 0.5), 0.5, seed)
+    on = torch.tensor([0.9, 0.9, 0.1, 0.1])[:, None]
+    x[..., 7] = torch.rand(4, 500, generator=generator(seed)) < on
+    return x
+
+
+def spread_trap(seed: int) -> Tensor:
+    """Chains with one mean, of which one has another width: seen by the folded R-hat."""
+    x = torch.randn(4, 800, 3, generator=generator(seed))
+    x[0] *= 3
+    return x
+
+
+def drift(seed: int) -> Tensor:
+    """All chains go the same way."""
+    x = autoregressive(4, 800, 3, 0.3, seed)
+    return x + torch.linspace(0, 1, 800)[:, None]
+
+
+TRAPS = {
+    "global": global_trap,
+    "staggered": staggered_trap,
+    "unit": unit_trap,
+    "spread": spread_trap,
+    "drift": drift,
+}
+
+
+@pytest.mark.parametrize("case", TRAPS)
+def test_a_trap_is_found(case: str) -> None:
+    assert diagnose(posterior(x=TRAPS[case](0))).verdict is NOT_MIXED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TRAPS)
+def test_a_trap_is_found_in_fifty_runs(case: str) -> None:
+    verdicts = [diagnose(posterior(x=TRAPS[case](k))).verdict for k in range(50)]
+    assert verdicts.count(NOT_MIXED) == 50
+
+
+def test_data_directions_are_looked_at() -> None:
+    # The draws' own directions follow the noise of the loud units.
+    x = torch.randn(4, 500, 20, generator=generator(0))
+    x[..., :10] *= 10
+    pattern = torch.cat([torch.zeros(10), torch.ones(10)])
+    x += 0.25 * torch.tensor([1, 1, -1, -1])[:, None, None] * pattern
+    data = torch.randn(300, 1, generator=generator(1)) * pattern
+    names = [e.detail for e in diagnose(posterior(x=x), data=data).against]
+    assert "component 1 of 'x' (the data's)" in names
+
+
+def test_a_mutant_without_a_sign_misses_the_trap(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The reason for signed observables: |m| and the energy are the same in both modes.
+    module = "pyro_ebm.diagnostics.observables."
+    trapped = posterior(x=global_trap(0))
+    assert diagnose(trapped).verdict is NOT_MIXED
+    monkeypatch.setattr(module + "components", lambda *_: {})
+    assert diagnose(trapped).verdict is NOT_MIXED
+    monkeypatch.setattr(
+        module + "order_parameters",
+        lambda _, x: {"magnetisation": (2 * x.double().mean(-1) - 1).abs()},
+    )
+    assert diagnose(trapped).verdict is not NOT_MIXED
+    monkeypatch.undo()
+    monkeypatch.setattr(module + "order_parameters", lambda *_: {})
+    assert diagnose(posterior(x=staggered_trap(0))).verdict is NOT_MIXED
+    monkeypatch.setattr(module + "components", lambda *_: {})
+    assert diagnose(posterior(x=staggered_trap(0))).verdict is not NOT_MIXED
+
+
+def test_a_mutant_without_units_misses_the_trap(monkeypatch: pytest.MonkeyPatch) -> None:
+    trapped = posterior(x=unit_trap(0))
+    monkeypatch.setattr("pyro_ebm.diagnostics.observables.components", lambda *_: {})
+    diagnosis = diagnose(trapped)
+    assert diagnosis.verdict is NOT_MIXED
+    assert diagnosis.against[0].detail == "x[7]"
+    others = [e for e in diagnosis.against if "observables" in e.name]
+    assert not any(e.verdict is NOT_MIXED for e in others)
+
+
+# --- frozen, broken, alone -----------------------------------------------------------------------
+
+
+def moving(seed: int = 0) -> Tensor:
+    return resampled(4, 800, torch.full((6,), 0.5), 0.5, seed)
+
+
+def test_stuck_units_are_loud() -> None:
+    x = moving()
+    x[..., 2] = torch.tensor([0, 1, 1, 0], dtype=torch.int8)[:, None]
+    diagnosis = diagnose(posterior(x=x))
+    assert diagnosis.verdict is NOT_MIXED
+    assert evidence(diagnosis, "stuck") == 1
+    assert "R-hat = ∞" in str(diagnosis)
+    assert "x[2]" in diagnosis.summary
+    assert evidence(diagnosis, "R-hat, largest of 6 units") == math.inf
+
+
+def test_constant_units_are_doubted_unless_the_data_are_so() -> None:
+    x = moving()
+    x[..., 1] = 1
+    diagnosis = diagnose(posterior(x=x))
+    assert diagnosis.verdict is CANNOT_TELL
+    assert "x[1]" in diagnosis.summary
+    data = moving(1)[0, :30]
+    assert diagnose(posterior(x=x), data=data).verdict is CANNOT_TELL
+    data[:, 1] = 1
+    assert diagnose(posterior(x=x), data=data).verdict is MIXED
+
+
+def test_chains_that_never_move() -> None:
+    x = moving()
+    x[3] = x[3, :1]
+    diagnosis = diagnose(posterior(x=x))
+    assert diagnosis.verdict is NOT_MIXED
+    assert evidence(diagnosis, "never move") == 1
+    still = posterior(x=torch.ones(4, 100, 3, dtype=torch.int8))
+    assert diagnose(still).verdict is NOT_MIXED
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_none(value: float) -> None:
+    x = torch.randn(4, 500, 3)
+    x[2, 17, 1] = value
+    diagnosis = diagnose(posterior(x=x))
+    assert diagnosis.verdict is NOT_MIXED
+    assert "first in chain 2 at draw 17" in diagnosis.summary
+    energy = torch.randn(4, 500)
+    energy[1, 3] = value
+    broken = posterior(x=moving()[:, :500], statistics={"lp": energy})
+    assert diagnose(broken).verdict is NOT_MIXED
+
+
+def test_one_chain_cannot_tell() -> None:
+    diagnosis = diagnose(posterior(x=autoregressive(1, 4000, 3, 0.2, 0)))
+    assert diagnosis.verdict is CANNOT_TELL
+    assert [e.name for e in diagnosis.against] == ["chains"]
+    assert any("several chains" in advice for advice in diagnosis.advice)
+    assert diagnose(posterior(x=drift(0)[:1])).verdict is NOT_MIXED
+
+
+def test_a_clamped_site_can_be_left_out() -> None:
+    clamped = moving()[:, :1].expand(4, 800, 6)
+    data = posterior(free=moving(), clamped=clamped)
+    assert diagnose(data).verdict is NOT_MIXED
+    assert diagnose(data, sites=["free"]).verdict is MIXED
+
+
+# --- what kernels report -------------------------------------------------------------------------
+
+
+def reported(**statistics: Tensor) -> Diagnosis:
+    return diagnose(posterior(x=autoregressive(4, 1500, 4, 0.4, 0), statistics=statistics))
+
+
+def test_divergences() -> None:
+    diverging = torch.zeros(4, 1500, dtype=torch.bool)
+    assert reported(diverging=diverging).verdict is MIXED
+    diverging[0, 0] = True
+    assert reported(diverging=diverging).verdict is CANNOT_TELL
+    short = posterior(
+        x=autoregressive(4, 150, 4, 0.4, 0), statistics={"diverging": diverging[:, :150]}
+    )
+    assert diagnose(short).verdict is NOT_MIXED
+    diverging[:, :10] = True
+    assert reported(diverging=diverging).verdict is NOT_MIXED
+
+
+def test_acceptance_and_swaps() -> None:
+    rate = torch.full((4, 1500), 0.6)
+    assert reported(acceptance_rate=rate, swap_rate=rate).verdict is MIXED
+    rate[2] = 0.01
+    assert reported(acceptance_rate=rate).verdict is CANNOT_TELL
+    swaps = reported(swap_rate=torch.full((4, 1500), 0.01))
+    assert swaps.verdict is CANNOT_TELL
+    assert any("temperatures" in advice for advice in swaps.advice)
+
+
+# --- what is taken -------------------------------------------------------------------------------
+
+
+def test_chains_and_their_arviz_data_are_judged_alike() -> None:
+    chains = sampled(torus(0.3), 1)
+    of_data = diagnose(chains.to_arviz())
+    assert of_data.evidence[-1].name == "share of diverging draws"  # which `to_arviz` adds
+    assert of_data.evidence[:-1] == diagnose(chains).evidence
+
+
+def test_any_object_with_groups_is_taken() -> None:
+    # A DataTree of ArviZ 1.x: datasets under the names of groups, and nothing else is used.
+    data = posterior(x=moving(), statistics={"lp": torch.randn(4, 800)})
+    tree = {"posterior": data["posterior"], "sample_stats": data["sample_stats"]}
+    assert str(diagnose(tree)) == str(diagnose(data))
+    order = {"posterior": data["posterior"].transpose("x_dim_0", "draw", "chain")}
+    assert str(diagnose(order)) == str(diagnose(posterior(x=moving())))
+
+
+def test_whole_numbers_kept_as_floats_are_discrete() -> None:
+    as_floats = diagnose(posterior(x=moving().double()))
+    assert str(as_floats) == str(diagnose(posterior(x=moving())))
+
+
+def test_sites_of_every_shape_together() -> None:
+    g = generator(0)
+    data = posterior(
+        bit=moving(),
+        label=torch.randint(0, 4, (4, 800, 2, 3), generator=g),
+        count=torch.poisson(torch.full((4, 800), 30.0), generator=g),
+        real=torch.randn(4, 800, 2, 2, generator=g),
+        scale=torch.randn(4, 800, generator=g).exp(),
+    )
+    diagnosis = diagnose(data)
+    assert diagnosis.verdict is MIXED
+    names = " ".join(e.name for e in diagnosis.evidence)
+    assert all(f"'{site}'" in names for site in ("bit", "label", "count", "real", "scale"))
+
+
+REFUSED = {
+    "an array": (lambda: diagnose(torch.zeros(4, 100)), TypeError, "got Tensor"),
+    "no posterior": (lambda: diagnose({"prior": 1}), TypeError, "posterior"),
+    "unknown site": (lambda: diagnose(posterior(x=moving()), sites=["y"]), ValueError, r"\['y'\]"),
+    "bare name": (lambda: diagnose(posterior(x=moving()), sites="x"), ValueError, "in a list"),
+    "width": (
+        lambda: diagnose(posterior(x=moving()), data=torch.zeros(5, 7)),
+        ValueError,
+        r"shape \(5, 7\) for 'x'",
+    ),
+    "data of nothing": (
+        lambda: diagnose(posterior(x=moving()), data={"y": torch.zeros(5, 6)}),
+        ValueError,
+        "'y'",
+    ),
+    "groups": (lambda: diagnose(posterior(x=moving()), superchains=3), ValueError, "superchains"),
+    "no draws": (
+        lambda: diagnose({"posterior": SimpleNamespace(data_vars=())}),
+        ValueError,
+        "no draws",
+    ),
+    "other sites": (
+        lambda: compare_starts(posterior(x=moving()), posterior(y=moving())),
+        ValueError,
+        "different sites",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_judged_is_refused(case: str) -> None:
+    call, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+# --- starts --------------------------------------------------------------------------------------
+
+
+def from_starts(machine: BoltzmannMachine, value: Tensor, seed: int) -> Chains:
+    return run(Gibbs(), machine, Schedule(100, 500), initial={"visible": value}, seed=seed)
+
+
+def test_starts_find_the_mode_that_no_chain_has_left() -> None:
+    up = torch.ones(8, 100)
+    down = -up
+    trapped, other = (from_starts(torus(0.6), x, k) for k, x in enumerate((up, down)))
+    assert diagnose(trapped).verdict is not NOT_MIXED  # the chains cannot know
+    compared = compare_starts(trapped, other)
+    assert compared.verdict is NOT_MIXED
+    assert evidence(compared, "two kinds of starts") < 1e-6
+
+
+def test_starts_that_come_together() -> None:
+    up = torch.ones(8, 100)
+    first, second = (from_starts(torus(0.25), x, k) for k, x in enumerate((up, -up[:6])))
+    compared = compare_starts(first, second)
+    assert compared.verdict is MIXED
+    assert evidence(compared, "two kinds of starts") > 1e-2
+
+
+def test_starts_that_differ_a_little_in_many_units() -> None:
+    # Within each kind of start all chains agree; between the two, only together are they certain.
+    first = posterior(x=resampled(8, 800, torch.full((40,), 0.50), 0.5, 0))
+    second = posterior(x=resampled(8, 800, torch.full((40,), 0.54), 0.5, 1))
+    assert diagnose(first).verdict is MIXED
+    assert diagnose(second).verdict is MIXED
+    assert evidence(compare_starts(first, second), "two kinds of starts") < 1e-4
+
+
+# --- many short chains ---------------------------------------------------------------------------
+
+
+def grouped(memory: float, seed: int) -> Tensor:
+    """16 groups of 32 chains of 12 draws, each group from one start far out."""
+    start = 2 * torch.randn(16, 1, 1, 3, generator=generator(seed)).expand(16, 32, 1, 3)
+    x = [start.reshape(512, 3)]
+    g = generator(seed + 1)
+    for _ in range(12):
+        noise = torch.randn(512, 3, generator=g)
+        x.append(memory * x[-1] + math.sqrt(1 - memory**2) * noise)
+    return torch.stack(x[1:], 1)
+
+
+def test_groups_of_short_chains() -> None:
+    mixed = diagnose(posterior(x=grouped(0.05, 0)), superchains=16)
+    assert mixed.verdict is MIXED
+    assert evidence(mixed, "nested R-hat, largest of 3 units") < 1.05
+    assert diagnose(posterior(x=grouped(0.98, 0)), superchains=16).verdict is NOT_MIXED
+
+
+def test_the_words_are_complete() -> None:
+    words = str(diagnose(posterior(x=unit_trap(0))))
+    assert words.startswith("Not mixed: ")
+    assert "wanted" in words
+    assert "What to try next:" in words
+    assert "x[7]" in words
+    assert str(NOT_MIXED) == "not mixed"
