@@ -169,10 +169,10 @@ def test_chains_too_short_for_a_judgement() -> None:
 
 
 def global_trap(seed: int) -> Tensor:
-    """A thousand weak units: each chain's mean field has a sign, no unit shows it."""
+    """Four hundred weak units: each chain's mean field has a sign, no unit shows it."""
     sign = torch.tensor([1, 1, -1, -1])[:, None, None]
-    random = torch.rand(4, 500, 1000, generator=generator(seed))
-    return (random < 0.5 + 0.02 * sign).to(torch.int8)
+    random = torch.rand(4, 500, 400, generator=generator(seed))
+    return (random < 0.5 + 0.03 * sign).to(torch.int8)
 
 
 def staggered_trap(seed: int) -> Tensor:
