@@ -92,6 +92,23 @@ def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
     return to_support(start)
 
 
+def flat_features(x: Tensor, site: Site) -> Tensor:  # (*batch, *site.shape) -> (*batch, numbers)
+    """What moments are taken of: numbers as they are, labels as one-hot vectors, in one row."""
+    own = len(site.shape)
+    flat = x.flatten(x.dim() - own) if own else x.unsqueeze(-1)
+    if not isinstance(site.support, constraints.integer_interval):
+        return flat
+    low, high = (
+        torch.as_tensor(bound, device=x.device).expand(site.shape).flatten()
+        for bound in (site.support.lower_bound, site.support.upper_bound)
+    )
+    size = high - low + 1
+    element = torch.arange(len(size), device=x.device).repeat_interleave(size)
+    first = (size.cumsum(0) - size)[element]
+    label = low[element] + torch.arange(len(element), device=x.device) - first
+    return (flat[..., element] == label).to(x.dtype)
+
+
 def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A site's value as a tensor of the energy's dtype, from whatever array type came.
 
@@ -163,6 +180,12 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
         first = value if support is boolean else value.new_ones(())
         low, high = torch.addcmul(first, value, value, value=-1).aminmax()
         return bool(low == 0) and bool(high == 0)
+    if isinstance(support, constraints.integer_interval) and value.numel():
+        low, high = support.lower_bound, support.upper_bound
+        if isinstance(low, int) and isinstance(high, int):
+            least, largest = value.aminmax()  # half the time of a remainder and comparisons
+            whole = bool((value == value.round()).all())
+            return whole and bool(low <= least) and bool(largest <= high)
     return bool(support.check(value).all())
 
 
@@ -172,6 +195,11 @@ def describe(support: Constraint) -> str:
         return "{0, 1}"
     if support is spin:
         return "{-1, 1}"
+    if isinstance(support, constraints.integer_interval):
+        low, high = (torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound))
+        if low.dim() or high.dim():
+            return f"its own range of labels, at most {{{int(low.min())}, …, {int(high.max())}}}"
+        return f"{{{int(low)}, …, {int(high)}}}"
     return str(support)
 
 

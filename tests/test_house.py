@@ -21,7 +21,10 @@ PACKAGE = ROOT / "pyro_ebm"
 # What may be imported inside a function, and where: heavy things that not every user needs (xarray
 # is what ArviZ's data are made of), and the one import that points up.
 LAZY_ANYWHERE = {"arviz", "matplotlib", "numba", "xarray"}
-LAZY_IN_FILE = {("kernels/chains.py", "pyro_ebm.diagnostics")}
+LAZY_IN_FILE = {
+    ("kernels/chains.py", "pyro_ebm.diagnostics"),
+    ("energies/base.py", "pyro_ebm.energies.algebra"),  # `+` and `*` make energies of energies
+}
 
 # The examples that take a few seconds; the others are run by `make test-all`.
 FAST = {"southern_women.py"}

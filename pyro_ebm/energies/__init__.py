@@ -1,28 +1,57 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
+from .algebra import clamp, combined, interpolate
 from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
+from .distribution import DistributionEnergy
+from .factor_graph import FactorGraph, FactorGroup
+from .field_energy import FieldEnergy
 from .layers import Layer
+from .links import GraphLink, Link
+from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
     PairwiseEnergy,
     PairwiseTerms,
     mean_energy_difference,
     require_pairwise,
 )
+from .random_field import (
+    Factors,
+    PatternFactors,
+    RandomField,
+    TableFactors,
+)
 
 __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
+    "DistributionEnergy",
     "Energy",
+    "FactorGraph",
+    "FactorGroup",
+    "Factors",
+    "FieldEnergy",
     "GradientEnergy",
     "Graph",
+    "GraphLink",
     "Layer",
+    "Link",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "PatternFactors",
+    "RandomField",
+    "SpectralConvolution",
+    "SpectralLinear",
+    "TableFactors",
+    "clamp",
+    "combined",
+    "convolutional_energy",
     "energy_and_gradient",
+    "interpolate",
     "mean_energy_difference",
+    "mlp_energy",
     "require_pairwise",
 ]

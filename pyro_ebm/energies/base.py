@@ -90,6 +90,27 @@ class Energy(AbstractModule):
             )
         return energy
 
+    def __add__(self, other: "Energy") -> "Energy":
+        """The energies' sum: the product of their experts."""
+        from .algebra import combined  # which is made of energies itself
+
+        return (
+            combined([(1.0, self), (1.0, other)]) if isinstance(other, Energy) else NotImplemented
+        )
+
+    def __mul__(self, factor: float | Tensor) -> "Energy":
+        """The energy at the inverse temperature `factor`, a number or a tensor (*batch,)."""
+        from .algebra import combined
+
+        return NotImplemented if isinstance(factor, Energy) else combined([(factor, self)])
+
+    def __rmul__(self, factor: float | Tensor) -> "Energy":
+        return self * factor
+
+    def __truediv__(self, temperature: float | Tensor) -> "Energy":
+        """The energy at a temperature, a number or a tensor (*batch,)."""
+        return self * (1 / temperature)
+
     def accept(self, x: Sites | Tensor, *, preferred: str | None = "visible") -> Sites:
         """The door: values of some or all sites, converted to the energy's dtype and checked.
 

@@ -13,13 +13,11 @@ from typing import Literal, Self, cast
 
 import networkx as nx
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, Sites, batch_shape
+from pyro_ebm.sites import Site
 from pyro_ebm.units import Bernoulli, Spin, Unit
 
-from .base import Block
 from .couplings import (
     Coupling,
     Dense,
@@ -90,6 +88,8 @@ class BoltzmannMachine(PairwiseEnergy):
         for ends, value in given.items():
             self.couple(ends, value)
         self.check_alike()
+        with torch.no_grad():
+            self.read().require_normalisable()
 
     def couple(self, ends: Pair, value: Given) -> None:
         """Adds one coupling; what a square matrix's diagonal does goes to bias and constant."""
@@ -107,6 +107,11 @@ class BoltzmannMachine(PairwiseEnergy):
         first, second = (self.layers[name] for name in ends)
         sizes = (first.size * first.unit.width, second.size * second.unit.width)
         if isinstance(value, Graph):
+            if first.unit.width > 1 or second.unit.width > 1:
+                raise ValueError(
+                    f"The coupling {ends} is a graph, but couplings of labels are matrices. Couple "
+                    f"the layers densely, or write the model as a RandomField."
+                )
             coupling: Coupling = value.coupling(ends, sizes, self.constant)
         elif ends[0] == ends[1]:
             coupling = self.symmetric(ends[0], value)
@@ -122,7 +127,8 @@ class BoltzmannMachine(PairwiseEnergy):
         size = layer.size * layer.unit.width
         if value is None:
             zeros = self.constant.new_zeros(size)
-            return Symmetric(site, nn.Parameter(self.constant.new_zeros(size, size)), zeros)
+            weight = nn.Parameter(self.constant.new_zeros(size, size))
+            return Symmetric(site, weight, zeros, layer.unit.width)
         check_parameter(value, f"the coupling inside {site!r}", (size, size))
         learned = isinstance(value, nn.Parameter)
         offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
@@ -130,7 +136,7 @@ class BoltzmannMachine(PairwiseEnergy):
             value.detach() if learned else value, offset, layer.unit
         )
         self.constant = self.constant + constant.to(self.constant)
-        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias)
+        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias, layer.unit.width)
 
     def check_alike(self) -> None:
         """Refuses parameters of different dtypes or devices."""
@@ -317,7 +323,7 @@ class BoltzmannMachine(PairwiseEnergy):
         return self.constant.device
 
     def read(self) -> PairwiseTerms:
-        units = {name: layer.unit for name, layer in self.layers.items()}
+        units = {name: layer.read_unit() for name, layer in self.layers.items()}
         biases = {name: self.uncoupled_bias(name) for name in self.layers}
         links = tuple(coupling.read() for coupling in self.couplings.values())
         terms = PairwiseTerms(units, biases, links, self.constant)
@@ -333,93 +339,6 @@ class BoltzmannMachine(PairwiseEnergy):
             if isinstance(coupling, Symmetric) and coupling.ends[0] == site:
                 bias = bias + coupling.self_bias
         return bias
-
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.read().energy(x)
-
-    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n)
-        """The field on every unit of a site: the log-odds of a bit, half those of a spin.
-
-        Args:
-            site: The site.
-            x: Values of all the sites that it is coupled to, itself included.
-
-        Raises:
-            ValueError: If one of these is missing.
-        """
-        x = self.around(site, x)
-        return self.spread(self.read().field(site, x), x)
-
-    def blocks(self, site: str) -> tuple[Block, ...]:
-        self.check_site(site)
-        return self.read().blocks(site)
-
-    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
-        x = self.around(site, x)
-        terms = self.read()
-        if block is not None:
-            field = terms.block_field(site, x, block)
-        elif terms.inner(site) is None:
-            field = terms.outer_field(site, x)
-        else:
-            raise ValueError(
-                f"The units of {site!r} are coupled among themselves, so their joint "
-                f"conditional does not factorise. Ask for one of blocks({site!r})."
-            )
-        return terms.units[site].conditional(self.spread(field, x))
-
-    def check_site(self, site: str) -> None:
-        """Refuses a site that the machine does not have.
-
-        Raises:
-            ValueError: If it has not.
-        """
-        if site not in self.sites:
-            raise ValueError(f"Unknown site {site!r}; the machine has {list(self.sites)}.")
-
-    def around(self, site: str, x: Sites | Tensor) -> Sites:
-        """The door of what concerns one site: values of all the sites that it is coupled to.
-
-        Raises:
-            ValueError: If one is missing: the field would lack its part in silence.
-        """
-        self.check_site(site)
-        x = self.accept(x)
-        ends = [coupling.ends for coupling in self.couplings.values() if site in coupling.ends]
-        needed = {second if first == site else first for first, second in ends}
-        if missing := [name for name in self.sites if name in needed and name not in x]:
-            raise ValueError(
-                f"The field on {site!r} depends on the sites {missing}, whose values are missing; "
-                f"given were {list(x)}."
-            )
-        return x
-
-    def spread(self, field: Tensor, x: Sites) -> Tensor:  # (*batch, n)
-        """A field with the batch dimensions of x, also where it does not depend on it."""
-        batch = torch.broadcast_shapes(field.shape[:-1], batch_shape(x, self.sites))
-        return field.expand(*batch, field.shape[-1])
-
-    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
-        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out, in nats.
-
-        Args:
-            x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
-
-        Raises:
-            ValueError: If units of the remaining sites are coupled among themselves: there is no
-                closed form then.
-        """
-        x = self.accept(x)
-        terms = self.read()
-        rest = [site for site in self.sites if site not in x]
-        if ends := terms.coupled(rest):
-            raise ValueError(
-                f"The free energy of {list(x)} has no closed form: the units of {ends[0]!r} and "
-                f"{ends[1]!r}, which it sums over, are coupled. Use the mean-field bound, "
-                f"pyro_ebm.mean_field(machine, x).free_energy_bound, or, for a small machine, "
-                f"pyro_ebm.exact.log_prob(machine, x)."
-            )
-        return terms.free_energy(x)
 
     # ------------------------------------------------------------------ the same, differently
 
@@ -456,8 +375,11 @@ class BoltzmannMachine(PairwiseEnergy):
             ValueError: If the layers are of different kinds.
         """
         units = {layer.unit for layer in self.layers.values()}
-        if len(units) > 1:
-            raise ValueError(f"The layers have units of different kinds: {units}.")
+        if len(units) > 1 or any(unit.has_potential for unit in units):
+            raise ValueError(
+                f"The layers have units of different kinds, or with parameters: {units}; wanted "
+                f"one kind without."
+            )
         terms = self.read()
         machine = BoltzmannMachine.fully_visible(
             sum(layer.size for layer in self.layers.values()),

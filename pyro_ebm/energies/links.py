@@ -1,20 +1,24 @@
 """Couplings as plain tensors: the pair terms between two sites, or inside one.
 
 Modules (`couplings.py`) read their parameters into links; every computation is done with these.
+What they couple are features: x itself for numbers, the one-hot vectors of labels.
 """
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import add
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from pyro_ebm.sites import Sites
+
+from .colouring import Colour, colours_of
 
 # Numbers that are worked on together, so that they stay in the cache.
 CACHED = 2**17
@@ -37,40 +41,121 @@ def weighted_products(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     return total
 
 
+def coupling_matrix(sizes: Mapping[str, int], links: "Sequence[Link]", like: Tensor) -> Tensor:
+    """The couplings as one symmetric matrix (*batch, n, n) over the features of sites in order.
+
+    Args:
+        sizes: The number of features of each site.
+        links: Couplings between or inside these sites.
+        like: Has the dtype and device.
+    """
+    starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    batch = torch.broadcast_shapes(*(link.batch for link in links), ())
+    total = like.new_zeros((*batch, sum(sizes.values()), sum(sizes.values())))
+    for link in links:
+        rows, columns = (slice(starts[end], starts[end] + sizes[end]) for end in link.ends)
+        total[..., rows, columns] = link.matrix()
+        total[..., columns, rows] = link.matrix().mT
+    return total
+
+
 class Link(ABC):
     """A coupling as plain tensors: the pair terms between two sites, or inside one."""
 
     ends: tuple[str, str]
     weight: Tensor  # what the pair terms are linear in
+    scale: Tensor | None  # (*batch,) a factor of all the couplings; None for 1
 
     def weighted(self, weight: Tensor) -> Self:
         """The same link with other couplings."""
         return replace(cast(Any, self), weight=weight)  # every link is a dataclass
 
+    def scaled(self, factor: Tensor) -> Self:  # (*batch,)
+        """The same link with all couplings multiplied by a factor.
+
+        One that differs within a batch is kept apart: the couplings stay one matrix for all.
+        """
+        if not factor.dim():
+            return self.weighted(self.weight * factor)
+        scale = factor if self.scale is None else self.scale * factor
+        return replace(cast(Any, self), scale=scale)
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same link in another dtype."""
+        scale = None if self.scale is None else self.scale.to(dtype)
+        return replace(cast(Any, self), weight=self.weight.to(dtype), scale=scale)
+
     @property
-    @abstractmethod
     def batch(self) -> torch.Size:
         """The batch shape of the couplings."""
+        return (
+            self.weight_batch
+            if self.scale is None
+            else torch.broadcast_shapes(self.weight_batch, self.scale.shape)
+        )
 
-    @abstractmethod
-    def interaction(self, x: Sites) -> Tensor:  # (*batch,)
-        """Minus the energy of the pair terms."""
+    def times(self, value: Tensor, own: int) -> Tensor:  # (*batch, *own) -> the same
+        """A value that is linear in the couplings, with their scale.
 
-    @abstractmethod
+        Args:
+            value: What it is without.
+            own: Its dimensions beside the batch.
+        """
+        return value if self.scale is None else value * self.scale[(..., *[None] * own)]
+
     def field(self, site: str, x: Sites, base: Tensor) -> Tensor:  # (*batch, n)
         """`base` plus the field on every unit of `site`."""
+        if self.scale is None:
+            return self.plain_field(site, x, base)
+        zeros = base.new_zeros(base.shape[-1])
+        return base + self.times(self.plain_field(site, x, zeros), 1)
+
+    def interaction(self, x: Sites) -> Tensor:  # (*batch,)
+        """Minus the energy of the pair terms."""
+        return self.times(self.plain_interaction(x), 0)
+
+    def block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:  # (*batch, len(block))
+        """The field on some features of `site`, from all the others."""
+        return self.times(self.plain_block_field(site, x, block), 1)
+
+    def matrix(self) -> Tensor:  # (*batch, n, m)
+        """The couplings as a matrix; symmetric with zero diagonal inside one site."""
+        return self.times(self.plain_matrix(), 2)
+
+    @property
+    @abstractmethod
+    def weight_batch(self) -> torch.Size:
+        """The batch shape of `weight`."""
 
     @abstractmethod
-    def block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:  # (*batch, len(block))
-        """The field on some units of `site`, from all the others."""
+    def plain_interaction(self, x: Sites) -> Tensor:  # (*batch,)
+        """`interaction` without the scale."""
+
+    @abstractmethod
+    def plain_field(self, site: str, x: Sites, base: Tensor) -> Tensor:  # (*batch, n)
+        """`field` without the scale."""
+
+    @abstractmethod
+    def plain_block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
+        """`block_field` without the scale."""
+
+    @abstractmethod
+    def plain_matrix(self) -> Tensor:  # (*batch, n, m)
+        """`matrix` without the scale."""
 
     @abstractmethod
     def moment(self, phases: "Sequence[Phase]") -> Tensor:  # like `weight`
         """Σ_r weight_r ∂ interaction(x_r) / ∂ weight, over the weighted rows r of all phases."""
 
     @abstractmethod
-    def matrix(self) -> Tensor:  # (*batch, n, m)
-        """The couplings as a matrix; symmetric with zero diagonal inside one site."""
+    def part(self, site: str, kept: Tensor, colours: tuple[Colour, ...] | None = None) -> Self:
+        """The couplings of some features of a site, by number; those of the other site all stay.
+
+        Args:
+            site: A site at one of the ends, or at both.
+            kept: The features that stay.
+            colours: Of the part, for a graph inside the site, where they are known.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,23 +164,24 @@ class DenseLink(Link):
 
     ends: tuple[str, str]
     weight: Tensor  # (*batch, n, m)
+    scale: Tensor | None = None
 
     @property
-    def batch(self) -> torch.Size:
+    def weight_batch(self) -> torch.Size:
         return self.weight.shape[:-2]
 
-    def interaction(self, x: Sites) -> Tensor:
+    def plain_interaction(self, x: Sites) -> Tensor:
         first, second = self.ends
         return (product(x[first], self.weight) * x[second]).sum(-1)
 
-    def field(self, site: str, x: Sites, base: Tensor) -> Tensor:
+    def plain_field(self, site: str, x: Sites, base: Tensor) -> Tensor:
         first, second = self.ends
         source, weight = (x[first], self.weight) if site == second else (x[second], self.weight.mT)
         if weight.dim() == 2 and base.dim() == 1:
             return linear(source, weight.mT, base)  # one fused product
         return base + product(source, weight)
 
-    def block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
+    def plain_block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
         first, second = self.ends
         if site == second:
             return product(x[first], self.weight[..., block])
@@ -105,52 +191,48 @@ class DenseLink(Link):
         first, second = self.ends
         return weighted_products([(x[first], weights, x[second]) for x, weights in phases])
 
-    def matrix(self) -> Tensor:
+    def plain_matrix(self) -> Tensor:
         return self.weight
+
+    def part(self, site: str, kept: Tensor, colours: tuple[Colour, ...] | None = None) -> Self:
+        own = self.weight[..., kept, :] if site == self.ends[0] else self.weight[..., kept]
+        return self.weighted(own)
 
 
 @dataclass(frozen=True)
 class SymmetricLink(Link):
-    """½ xᵀ J x inside one site, J symmetric with zero diagonal."""
+    """½ xᵀ J x inside one site, J symmetric with zeros where it would couple a unit to itself."""
 
     ends: tuple[str, str]
-    weight: Tensor  # (*batch, n, n)
+    weight: Tensor  # (*batch, n * width, n * width)
+    width: int = 1  # features of a unit
+    scale: Tensor | None = None
 
     @property
-    def batch(self) -> torch.Size:
+    def weight_batch(self) -> torch.Size:
         return self.weight.shape[:-2]
 
-    def interaction(self, x: Sites) -> Tensor:
+    def plain_interaction(self, x: Sites) -> Tensor:
         value = x[self.ends[0]]
         return (product(value, self.weight) * value).sum(-1) / 2
 
-    def field(self, site: str, x: Sites, base: Tensor) -> Tensor:
+    def plain_field(self, site: str, x: Sites, base: Tensor) -> Tensor:
         if self.weight.dim() == 2 and base.dim() == 1:
             return linear(x[site], self.weight, base)
         return base + product(x[site], self.weight)
 
-    def block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
+    def plain_block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
         return product(x[site], self.weight[..., block])
 
     def moment(self, phases: "Sequence[Phase]") -> Tensor:
         site = self.ends[0]
         return weighted_products([(x[site], weights, x[site]) for x, weights in phases]) / 2
 
-    def matrix(self) -> Tensor:
+    def plain_matrix(self) -> Tensor:
         return self.weight
 
-
-class Colour(NamedTuple):
-    """Units of a site that share no edge, and where their neighbours are.
-
-    The units stand in order of falling degree, so that slot k, the k-th neighbour of each, concerns
-    the first `len(source)` of them. Units with more neighbours than there are slots (hubs) have the
-    remaining ones listed on their own.
-    """
-
-    units: Tensor  # (k,)
-    slots: tuple[tuple[Tensor, Tensor], ...]  # (source units, edges)
-    hubs: tuple[tuple[int, Tensor, Tensor], ...]  # (position in `units`, source units, edges)
+    def part(self, site: str, kept: Tensor, colours: tuple[Colour, ...] | None = None) -> Self:
+        return self.weighted(self.weight[..., kept, :][..., kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +245,7 @@ class GraphLink(Link):
         edges: Unit indices (edges, 2).
         sizes: Numbers of units of the two sites.
         colours: Of the units of the site, where both ends are one site.
+        scale: A factor of all couplings (*batch,).
     """
 
     ends: tuple[str, str]
@@ -170,9 +253,10 @@ class GraphLink(Link):
     edges: Tensor
     sizes: tuple[int, int]
     colours: tuple[Colour, ...]
+    scale: Tensor | None = None
 
     @property
-    def batch(self) -> torch.Size:
+    def weight_batch(self) -> torch.Size:
         return self.weight.shape[:-1]
 
     def pairs(self, x: Sites) -> Tensor:  # (*batch, edges)
@@ -197,8 +281,8 @@ class GraphLink(Link):
             terms.append(x[self.ends[1]][..., second] * weight)
         return torch.cat(targets), torch.cat(terms, -1)
 
-    def interaction(self, x: Sites) -> Tensor:
-        if self.batch:
+    def plain_interaction(self, x: Sites) -> Tensor:
+        if self.weight_batch:
             return (self.pairs(x) * self.weight).sum(-1)
         batch, other = (x[end].shape[:-1] for end in self.ends)
         if batch != other or batch.numel() == 0:
@@ -213,24 +297,42 @@ class GraphLink(Link):
             total = total + weight @ (first[edges[:, 0]] * second[edges[:, 1]])
         return total.reshape(batch)
 
-    def field(self, site: str, x: Sites, base: Tensor) -> Tensor:
+    def plain_field(self, site: str, x: Sites, base: Tensor) -> Tensor:
         target, terms = self.directed(site, x)
         size = self.sizes[self.ends.index(site)]
         field = terms.new_zeros((*terms.shape[:-1], size)).index_add(-1, target, terms)
         return base + field
 
-    def block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
+    def plain_block_field(self, site: str, x: Sites, block: Tensor) -> Tensor:
         size = self.sizes[self.ends.index(site)]
-        return self.field(site, x, self.weight.new_zeros(size))[..., block]
+        return self.plain_field(site, x, self.weight.new_zeros(size))[..., block]
 
     def moment(self, phases: "Sequence[Phase]") -> Tensor:
         total = functools.reduce(add, (weights @ self.pairs(x) for x, weights in phases))
         return total if self.weight.shape[-1] == len(total) else total.sum(-1, keepdim=True)
 
-    def matrix(self) -> Tensor:
+    def plain_matrix(self) -> Tensor:
         weight = self.edge_weights()
         first, second = self.edges.unbind(1)
         flat = weight.new_zeros((*weight.shape[:-1], self.sizes[0] * self.sizes[1]))
         flat = flat.index_add(-1, first * self.sizes[1] + second, weight)
         matrix = flat.unflatten(-1, self.sizes)
         return matrix + matrix.mT if self.ends[0] == self.ends[1] else matrix
+
+    def part(self, site: str, kept: Tensor, colours: tuple[Colour, ...] | None = None) -> Self:
+        edges, sizes, here = self.edges, list(self.sizes), torch.ones_like(self.edges[:, 0]).bool()
+        for k, end in enumerate(self.ends):
+            if end == site:
+                number = self.edges.new_full((self.sizes[k],), -1)
+                number[kept] = torch.arange(len(kept), device=number.device)
+                ends = list(edges.unbind(1))
+                ends[k] = number[ends[k]]
+                here = here & (ends[k] >= 0)
+                edges = torch.stack(ends, 1)
+                sizes[k] = len(kept)
+        weight = self.weight if self.weight.shape[-1] == 1 else self.weight[..., here]
+        if colours is None:
+            colours = colours_of(edges[here], sizes[0]) if self.colours else ()
+        return replace(
+            self, weight=weight, edges=edges[here], sizes=(sizes[0], sizes[1]), colours=colours
+        )

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .links import CACHED, GraphLink
+from .links import CACHED, GraphLink, SymmetricLink
+
+ONE = 1.0  # the factor of couplings that have none
 
 # Units of a dense layer that are brought up to date by one product, before they are visited in
 # turn: large enough for the product to be efficient, small enough for the rank-one updates inside.
@@ -16,7 +18,11 @@ GROUP = 32
 
 
 def sequential_sweep(
-    x: Tensor, base: Tensor, weight: Tensor, update: Callable[[Tensor], Tensor]
+    x: Tensor,
+    base: Tensor,
+    link: SymmetricLink,
+    scale: Tensor | float,
+    update: Callable[[Tensor, slice], Tensor],
 ) -> None:
     """Visits the units of a dense layer one after another, in place.
 
@@ -24,27 +30,42 @@ def sequential_sweep(
     fields still to come. That is the same as recomputing each unit's field when its turn comes.
 
     Args:
-        x: Values (n, batch), overwritten.
-        base: The field from elsewhere (n, batch).
-        weight: Symmetric couplings with zero diagonal (n, n).
-        update: New values (batch,) from fields (batch,), which it may overwrite.
+        x: Features (n * width, batch), overwritten.
+        base: The field from elsewhere (n * width, batch).
+        link: The couplings.
+        scale: A factor of them (batch,), or one for all.
+        update: New features (width, batch) of a unit from its fields, which it may overwrite, and
+            its number.
     """
-    n = len(x)
-    for start in range(0, n, GROUP):
-        stop = min(start + GROUP, n)
-        fields = torch.addmm(base[start:stop], weight[start:stop], x)
-        columns = weight[start:stop, start:stop, None].unbind(0)
+    weight, width = link.weight, link.width
+    n = len(x) // width
+    group = max(1, GROUP // width)
+    for start in range(0, n, group):
+        stop = min(start + group, n)
+        rows = slice(start * width, stop * width)
+        # The factor of a chain may as well be one of its values.
+        fields = torch.addmm(base[rows], weight[rows], x if scale is ONE else x * scale)
+        columns = weight[rows, rows].split(width, 1)
         for k, (value, field, column) in enumerate(
-            zip(x[start:stop].unbind(0), fields.unbind(0), columns, strict=True), 1
+            zip(x[rows].split(width), fields.split(width), columns, strict=True), 1
         ):
-            new = update(field)
-            # Not addr_, which is half as fast.
-            fields[k:].addcmul_(column[k:], new - value)
+            new = update(field, slice(start + k - 1, start + k))
+            change = new - value if scale is ONE else (new - value) * scale
+            left = k * width
+            if width == 1:
+                # Not addmm_ or addr_, which is half as fast.
+                fields[left:].addcmul_(column[left:], change)
+            else:
+                fields[left:].addmm_(column[left:], change)
             value.copy_(new)
 
 
 def coloured_sweep(
-    x: Tensor, base: Tensor, link: GraphLink, update: Callable[[Tensor], Tensor]
+    x: Tensor,
+    base: Tensor,
+    link: GraphLink,
+    scale: Tensor | float,
+    update: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     """Visits the colours of a graph one after another, in place.
 
@@ -52,7 +73,8 @@ def coloured_sweep(
         x: Values (n, batch), overwritten.
         base: The field from elsewhere (n, batch).
         link: The couplings.
-        update: New values from fields (units, batch), which it may overwrite.
+        scale: A factor of them (batch,), or one for all.
+        update: New values from fields (units, batch), which it may overwrite, and the units.
     """
     weight = link.edge_weights()
     chunk = max(1, CACHED // max(1, x.shape[1]))
@@ -61,7 +83,7 @@ def coloured_sweep(
         for start in range(0, len(colour.units), chunk):
             stop = min(start + chunk, len(colour.units))
             units = colour.units[start:stop]
-            fields = base[units]
+            fields = base[units] if scale is ONE else torch.zeros_like(base[units])
             for source, edge in colour.slots:
                 if start >= len(source):
                     break
@@ -70,4 +92,6 @@ def coloured_sweep(
             for position, source, edge in colour.hubs:
                 if start <= position < stop:
                     fields[position - start] += weight[edge] @ x[source]
-            x[units] = update(fields)
+            if scale is not ONE:
+                fields.mul_(scale).add_(base[units])
+            x[units] = update(fields, units)

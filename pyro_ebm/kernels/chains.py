@@ -1,5 +1,6 @@
 """What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,8 +61,9 @@ class Chains:
             has changed; the others are the kernel's, of that step.
         warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
         warmup_statistics: As `statistics`, of the warm-up.
-        attributes: Kernel, schedule, seed, dtype, versions, seconds, whether interrupted.
-        kernel: The kernel that made them.
+        attributes: Kernel, what the warm-up found, schedule, seed, dtype, versions, seconds,
+            whether interrupted.
+        kernel: The kernel that made them, as tuned; in a warm-up that was stopped the tuning one.
         schedule: The schedule asked for.
         state: The kernel's state after the last draw.
         generators: The state of the random numbers after the last draw.
@@ -127,13 +129,14 @@ class Record:
         self.statistics = {"lp": torch.empty((chains, draws), dtype=energy.dtype)}
 
     def add(self, x: Sites, statistics: Mapping[str, Tensor]) -> None:
-        """One draw."""
+        """One draw; a statistic that it lacks is NaN there, 0 or False."""
         for name, value in x.items():
             self.draws[name][:, self.filled] = value
         for name, value in statistics.items():
             if name not in self.statistics:
                 like = self.statistics["lp"]
-                self.statistics[name] = torch.empty_like(like, dtype=value.dtype)
+                nothing = math.nan if value.is_floating_point() else 0
+                self.statistics[name] = torch.full_like(like, nothing, dtype=value.dtype)
             self.statistics[name][:, self.filled] = value
         self.filled += 1
 

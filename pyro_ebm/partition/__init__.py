@@ -1,7 +1,21 @@
-"""log Z, probabilities and moments."""
+"""log Z, probabilities, moments and modes."""
 
-from . import exact
+from . import elimination, exact
+from .belief_propagation import BeliefPropagation, belief_propagation
+from .elimination import EliminationPlan, Marginals
 from .enumeration import TooManyStatesError
-from .exact import Moments
+from .modes import mode
+from .summation import Mode, Moments
 
-__all__ = ["Moments", "TooManyStatesError", "exact"]
+__all__ = [
+    "BeliefPropagation",
+    "EliminationPlan",
+    "Marginals",
+    "Mode",
+    "Moments",
+    "TooManyStatesError",
+    "belief_propagation",
+    "elimination",
+    "exact",
+    "mode",
+]

@@ -1,0 +1,23 @@
+"""The draws of Metropolis tests and discrete proposals, each from a law that is given.
+
+Kernels that go through these two functions can be followed outcome by outcome: a test that forces
+what they return, and adds up its probability, has the exact transition matrix of the kernel's own
+code.
+"""
+
+import torch
+from torch import Tensor
+
+
+def happens(probability: Tensor) -> Tensor:  # (*shape) -> bool (*shape)
+    """Independent events of the given probabilities; never where it is NaN."""
+    return torch.rand_like(probability) < probability
+
+
+def choose(log_weights: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
+    """One index for each element of the batch, with probabilities ∝ exp(log_weights)."""
+    cumulative = log_weights.softmax(-1).cumsum(-1)
+    total = cumulative[..., -1:]
+    # In (0, 1]: what has the probability zero is not chosen at either end.
+    uniform = 1 - torch.rand_like(total)
+    return torch.searchsorted(cumulative, uniform * total).squeeze(-1)

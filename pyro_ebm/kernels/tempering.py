@@ -1,0 +1,295 @@
+r"""Parallel tempering: replicas at several inverse temperatures that exchange their places.
+
+Each chain has a replica at every level β of a ladder that ends at 1, on the path
+
+.. math:: E_\beta(x) = (1 - \beta)\, E_{\mathrm{ref}}(x) + \beta\, E(x)
+
+Neighbours exchange their values with the probability
+:math:`\min(1, e^{(\beta_{i+1} - \beta_i)(V(x_{i+1}) - V(x_i))})`, V = E − E_ref: the pairs
+(0, 1), (2, 3), … after one step, (1, 2), (3, 4), … after the next. This order, fixed and not drawn,
+carries replicas up and down the ladder in long runs. The levels are a batch dimension of
+the values, the last one: (chains, levels, *shape).
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.sites import Sites, check_names
+
+from . import chance
+from .base import Kernel, same_batch
+from .cycle import report_type
+from .path import along, check_reference
+
+
+class Ladder(NamedTuple):
+    """Where the replicas are, and where they have been.
+
+    Args:
+        replica: Which replica is at each level (*batch, levels).
+        stage: Of the replica at each level (*batch, levels): 0 before its first visit at β = 1;
+            then 1 after a visit at β = 1, and 2 if it has been at the lowest level since.
+        round_trips: Completed journeys from β = 1 to the lowest level and back (*batch,).
+        rejections: The sum over the steps of the probabilities of no exchange (levels − 1,), the
+            mean of all chains.
+        steps: The steps done, which tell whose turn it is.
+    """
+
+    replica: Tensor
+    stage: Tensor
+    round_trips: Tensor
+    rejections: Tensor
+    steps: int
+
+
+class TemperingState(NamedTuple):
+    """The values at β = 1, and the replicas at all levels.
+
+    Args:
+        x: The values at β = 1 (*batch, *shape).
+        energy: E(x) there (*batch,).
+        replicas: The state of the inner kernel, with values (*batch, levels, *shape).
+        ladder: Who is where.
+    """
+
+    x: Sites
+    energy: Tensor
+    replicas: Any
+    ladder: Ladder
+
+
+class TemperingReport(NamedTuple):
+    r"""How well a ladder carries replicas.
+
+    Args:
+        rejection_rates: Of the exchange of each pair of neighbours (levels − 1,).
+        barrier: The communication barrier :math:`\Lambda = \sum_i r_i`: a number of the path, up to
+            terms that vanish for many levels.
+        round_trips: Completed by all replicas of each chain (*batch,).
+        round_trip_rate: Round trips for each chain and step.
+        best_round_trip_rate: 1 / (2 + 2Λ), which no ladder on this path exceeds, where the levels
+            mix well on their own.
+    """
+
+    rejection_rates: Tensor
+    barrier: float
+    round_trips: Tensor
+    round_trip_rate: float
+    best_round_trip_rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelTempering(Kernel):
+    """A kernel at every level of a ladder, with exchanges of neighbours in even–odd turns.
+
+    It reports `swap_rate`, the mean probability of an exchange over all pairs of neighbours,
+    `replica`, the number of the replica that is at β = 1 now, and what the inner kernel reports at
+    β = 1; `report(chains.state)` tells the rest.
+
+    Args:
+        kernel: What moves the replicas at each level.
+        betas: The inverse temperatures, rising, the last one 1.
+        reference: The energy at β = 0; zero if left out. An easy one of the same sites, such as
+            independent units fitted to the data, makes the way shorter.
+
+    Raises:
+        ValueError: If the ladder is not at least two rising numbers from 0 or above to 1.
+        TypeError: If `kernel` is no kernel.
+
+    References:
+        | Non-reversible parallel tempering: a scalable highly parallel MCMC scheme
+        | (Syed, Bouchard-Côté, Deligiannidis & Doucet, 2022) https://doi.org/10.1111/rssb.12464
+        | Exchange Monte Carlo method and application to spin glass simulations
+        | (Hukushima & Nemoto, 1996) https://doi.org/10.1143/JPSJ.65.1604
+    """
+
+    kernel: Kernel
+    betas: tuple[float, ...]
+    reference: Energy | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kernel, Kernel):
+            raise TypeError(f"kernel is {self.kernel!r}; wanted a kernel, for example Gibbs().")
+        object.__setattr__(self, "betas", checked_ladder(self.betas))
+
+    def levels(self, energy: Energy) -> Tensor:  # (levels,)
+        """The ladder as a tensor."""
+        return torch.tensor(self.betas, dtype=energy.dtype, device=energy.device)
+
+    def path(self, energy: Energy) -> Energy:
+        """The energy of the replicas, levels last."""
+        return along(energy, self.reference, self.levels(energy))
+
+    def init(self, energy: Energy, x: Sites) -> TemperingState:
+        check_reference(energy, self.reference, self.betas[0])
+        x = energy.accept(x)
+        check_names(x, energy.sites)
+        batch, levels = same_batch(x, energy), len(self.betas)
+        if isinstance(energy, PairwiseEnergy) and (own := energy.read().batch):
+            raise ValueError(
+                f"The parameters have the batch shape {tuple(own)}; ParallelTempering wanted one "
+                f"machine: its levels take the place of the machines."
+            )
+        replicas = self.kernel.init(self.path(energy), spread(energy, x, levels))
+        number = torch.arange(levels, device=energy.device).expand(*batch, levels).clone()
+        stage = torch.zeros_like(number)
+        stage[..., -1] = 1
+        zeros = torch.zeros(levels - 1, dtype=torch.float64, device=energy.device)
+        trips = torch.zeros(batch, dtype=torch.int64, device=energy.device)
+        ladder = Ladder(number, stage, trips, zeros, 0)
+        with torch.no_grad():
+            return TemperingState(x, energy.evaluate(x), replicas, ladder)
+
+    def refresh(self, energy: Energy, state: TemperingState, x: Sites) -> TemperingState:
+        values = state.replicas.x
+        if x is not state.x:
+            values = {name: with_last(values[name], energy, name, x[name]) for name in values}
+        replicas = self.kernel.refresh(self.path(energy), state.replicas, values)
+        with torch.no_grad():
+            return state._replace(x=x, energy=energy.evaluate(x), replicas=replicas)
+
+    @torch.no_grad()
+    def step(self, energy: Energy, state: TemperingState) -> tuple[TemperingState, NamedTuple]:
+        path = self.path(energy)
+        replicas, inner = self.kernel.step(path, state.replicas)
+        energies = energy.evaluate(replicas.x)
+        potential = energies
+        if self.reference is not None:
+            potential = energies - self.reference.evaluate(replicas.x)
+        rates = swap_rates(self.levels(energy), potential)
+        swapped = chance.happens(rates) & turn(state.ladder.steps, rates)
+        order = exchanged(swapped)
+        x = {name: permuted(value, order, energy, name) for name, value in replicas.x.items()}
+        replicas = self.kernel.refresh(path, replicas, x)
+        ladder = moved(state.ladder, order, rates)
+        top = {name: value.select(rates.dim() - 1, -1) for name, value in x.items()}
+        new = TemperingState(top, energies.gather(-1, order)[..., -1], replicas, ladder)
+        top_info = {name: value[..., -1] for name, value in inner._asdict().items()}
+        told = {"swap_rate": rates.mean(-1), "replica": ladder.replica[..., -1], **top_info}
+        return new, report_type(tuple(told))(*told.values())
+
+    def report(self, state: TemperingState) -> TemperingReport:
+        """How well the ladder has carried the replicas so far: of `chains.state`, after a run."""
+        ladder = state.ladder
+        rates = ladder.rejections / max(1, ladder.steps)
+        barrier = float(rates.sum())
+        trips = float(ladder.round_trips.double().mean())
+        return TemperingReport(
+            rates,
+            barrier,
+            ladder.round_trips,
+            trips / max(1, ladder.steps),
+            1 / (2 + 2 * barrier),
+        )
+
+    def adapted(self, state: TemperingState) -> "ParallelTempering":
+        """The same with a ladder on which, as found so far, all exchanges are equally likely."""
+        betas = equal_rejections(self.betas, self.report(state).rejection_rates.tolist())
+        return ParallelTempering(self.kernel, betas, self.reference)
+
+
+def checked_ladder(betas: Sequence[float]) -> tuple[float, ...]:
+    """A ladder as numbers.
+
+    Raises:
+        ValueError: If it is not at least two rising numbers from 0 or above to 1.
+    """
+    found = tuple(float(beta) for beta in betas)
+    rising = all(low < high for low, high in itertools.pairwise(found))
+    if len(found) < 2 or not rising or found[0] < 0 or found[-1] != 1:
+        raise ValueError(
+            f"betas is {found}; wanted two rising inverse temperatures or more, from 0 or above "
+            f"to 1, for example torch.linspace(0, 1, 8).tolist()."
+        )
+    return found
+
+
+def spread(energy: Energy, x: Sites, levels: int) -> Sites:  # (*batch, levels, *shape)
+    """The values at every level."""
+    found = {}
+    for name, value in x.items():
+        own = value.dim() - len(energy.sites[name].shape)
+        sizes = (*value.shape[:own], levels, *value.shape[own:])
+        found[name] = value.unsqueeze(own).expand(sizes).clone()
+    return found
+
+
+def with_last(values: Tensor, energy: Energy, site: str, x: Tensor) -> Tensor:
+    """The values at all levels, with others at β = 1."""
+    level = values.dim() - len(energy.sites[site].shape) - 1
+    last = x.unsqueeze(level)
+    return torch.cat([values.narrow(level, 0, values.shape[level] - 1), last], level)
+
+
+def permuted(value: Tensor, order: Tensor, energy: Energy, site: str) -> Tensor:
+    """Values (*batch, levels, *shape) in another order of the levels (*batch, levels)."""
+    index = order.reshape(*order.shape, *[1] * len(energy.sites[site].shape))
+    return value.gather(order.dim() - 1, index.expand(value.shape))
+
+
+def swap_rates(betas: Tensor, potential: Tensor) -> Tensor:  # (*batch, levels - 1)
+    r"""With what probability neighbours exchange their values.
+
+    Args:
+        betas: The ladder (levels,).
+        potential: V = E − E_ref of the replica at each level (*batch, levels).
+    """
+    log_ratio = betas.diff() * potential.diff(dim=-1)
+    return log_ratio.clamp(max=0).exp().nan_to_num(nan=0.0)
+
+
+def turn(steps: int, rates: Tensor) -> Tensor:  # bool (levels - 1,)
+    """Which pairs may exchange after this step: those from an even level, then from an odd one."""
+    return torch.arange(rates.shape[-1], device=rates.device) % 2 == steps % 2
+
+
+def exchanged(swapped: Tensor) -> Tensor:  # (*batch, levels - 1) -> (*batch, levels)
+    """From which level each level gets its values; no two neighbouring pairs may exchange."""
+    step = swapped.to(torch.int64)
+    pad = step.new_zeros((*step.shape[:-1], 1))
+    levels = torch.arange(swapped.shape[-1] + 1, device=swapped.device)
+    return levels + torch.cat([step, pad], -1) - torch.cat([pad, step], -1)
+
+
+def moved(ladder: Ladder, order: Tensor, rates: Tensor) -> Ladder:
+    """Who is where after an exchange, and what has been completed by it."""
+    replica, stage = ladder.replica.gather(-1, order), ladder.stage.gather(-1, order)
+    completed = stage[..., -1] == 2
+    stage[..., -1] = 1
+    lowest = stage[..., 0]
+    stage[..., 0] = torch.where(lowest == 1, 2, lowest)
+    lost = 1 - rates.double().reshape(-1, rates.shape[-1]).mean(0)
+    return Ladder(
+        replica,
+        stage,
+        ladder.round_trips + completed,
+        ladder.rejections + lost,
+        ladder.steps + 1,
+    )
+
+
+def equal_rejections(betas: Sequence[float], rejection_rates: Sequence[float]) -> tuple[float, ...]:
+    r"""A ladder of as many levels on which neighbours would be rejected equally often.
+
+    The barrier :math:`\Lambda(\beta)`, the sum of the rates up to β, is taken to grow linearly
+    between the levels at which it was found; the new levels are where it has grown by equal parts.
+
+    Args:
+        betas: The ladder (levels,).
+        rejection_rates: Found on it (levels − 1,).
+    """
+    # Levels that were never told apart still need some distance.
+    rates = torch.tensor(rejection_rates, dtype=torch.float64).clamp(min=1e-3)
+    height = torch.cat([rates.new_zeros(1), rates.cumsum(0)])
+    old = torch.tensor(betas, dtype=torch.float64)
+    wanted = torch.linspace(0, float(height[-1]), len(betas), dtype=torch.float64)
+    above = torch.searchsorted(height, wanted).clamp(1, len(betas) - 1)
+    share = (wanted - height[above - 1]) / (height[above] - height[above - 1])
+    new = old[above - 1] + share * (old[above] - old[above - 1])
+    return (float(betas[0]), *new[1:-1].tolist(), 1.0)

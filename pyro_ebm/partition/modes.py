@@ -1,0 +1,97 @@
+"""The most probable values: the minimum of the energy, and what is known of it."""
+
+import math
+
+import torch
+
+from pyro_ebm.energies import Energy
+from pyro_ebm.kernels import Annealed, anneal, descend
+from pyro_ebm.kernels.annealing import default_kernel
+from pyro_ebm.kernels.gradient_gibbs import local_differences, movable, read_terms
+from pyro_ebm.kernels.run import random_start
+from pyro_ebm.seeding import chosen_seed, forked
+from pyro_ebm.sites import describe
+
+from . import exact
+from .enumeration import TooManyStatesError
+from .summation import Mode
+
+# The schedule in units of the typical change of energy by one unit: nearly all changes are made at
+# the start, and none that goes up at the end.
+HOTTEST, COLDEST = 0.2, 12.0
+AFFORDABLE = 10.0  # seconds for the exact answer
+PROBES = 64  # random states, from which the typical change is found
+
+
+def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | None = None) -> Mode:
+    """The values of lowest energy: exactly where that is affordable, else by annealing.
+
+    Exactly is by elimination or enumeration, where either takes seconds; then it is proved. Else
+    many chains are annealed and each then descends: the inverse temperature rises geometrically, on
+    the scale of the changes of energy that single units make at random values. Nothing is proved of
+    what is found so; that many of the chains end there speaks for it.
+
+    Args:
+        energy: An energy; what is annealed must have discrete sites only.
+        sweeps: Steps of the annealing.
+        chains: How many chains are annealed.
+        seed: The global generators stay untouched. If left out it is drawn from them.
+
+    Raises:
+        TypeError, ValueError: If an argument is not what is wanted, or a site is not discrete.
+
+    References:
+        | Optimization by simulated annealing (Kirkpatrick, Gelatt & Vecchi, 1983)
+        | https://doi.org/10.1126/science.220.4598.671
+    """
+    if not isinstance(sweeps, int) or sweeps < 1:
+        raise ValueError(f"sweeps is {sweeps!r}; wanted a positive whole number.")
+    if not isinstance(chains, int) or chains < 1:
+        raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
+    if (proved := exactly(energy)) is not None:
+        return proved
+    for name, site in energy.sites.items():
+        if not site.support.is_discrete:
+            raise ValueError(
+                f"mode moves discrete sites, but {name!r} is {describe(site.support)}; minimise "
+                f"the energy over real sites by its gradient, with a torch optimiser."
+            )
+    with forked(chosen_seed(seed), energy.device):
+        scale = typical_change(energy)
+        betas = torch.logspace(math.log10(HOTTEST), math.log10(COLDEST), sweeps) / scale
+        kernel = default_kernel(energy)
+        found = descend(energy, anneal(energy, betas, kernel=kernel, chains=chains).x)
+    return chosen(found, f"annealing of {chains} chains over {sweeps} steps, then descent")
+
+
+@torch.no_grad()
+def exactly(energy: Energy) -> Mode | None:
+    """The proved mode, where it is affordable."""
+    if exact.seconds(energy) > AFFORDABLE:
+        return None
+    try:
+        least = exact.summation(energy).minimum()
+    except (TooManyStatesError, ValueError):  # ValueError: a batch of energies
+        return None
+    x = {site: value.to(energy.dtype) for site, value in least.items()}
+    return Mode(x, energy(x), proved=True, how="all values were looked at, or ruled out in parts")
+
+
+def chosen(found: Annealed, how: str) -> Mode:
+    """The lowest of several chains."""
+    least = found.energy.min()
+    tolerance = 1e-6 * float(least.abs()) + 1e-9
+    count = int((found.energy <= least + tolerance).sum())
+    told = f"{how}; {count} of {len(found.energy)} chains ended at the lowest energy; not proved"
+    return Mode(found.lowest, least, proved=False, how=told)
+
+
+def typical_change(energy: Energy) -> float:
+    """The median change of energy by one unit at random values, those of no change left out."""
+    x = random_start(energy, PROBES)
+    with torch.no_grad():
+        alphabets = movable(energy, None, "mode")
+        changes = local_differences(energy, read_terms(energy), x, alphabets).differences
+    sizes = torch.cat([value.flatten().abs() for value in changes.values()])
+    sizes = sizes[sizes > 1e-9 * sizes.max()]
+    return float(sizes.median()) if len(sizes) else 1.0

@@ -1,0 +1,483 @@
+"""Tempering leaves the product of its levels' laws unchanged: by transition matrices.
+
+The states are those of all replicas together, and a step is inner kernel and exchanges in one.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer
+from pyro_ebm.kernels import (
+    MALA,
+    DiscreteLangevin,
+    Gibbs,
+    GibbsWithGradients,
+    Kernel,
+    ParallelTempering,
+    Schedule,
+    advance,
+    resume,
+    run,
+    tempering,
+)
+from pyro_ebm.kernels.path import along
+from pyro_ebm.sites import Site, Sites, boolean
+from pyro_ebm.units import Bernoulli, Spin
+from tests.checks import random_states
+from tests.goodness import ALPHA, CHAINS, agreements, chi_square, counts_of
+from tests.machines import SMALL, Small, draw, ring_edges, stacked, varied
+from tests.outcomes import matrix_of, violation_of
+
+V, H = "visible", "hidden"
+
+
+def param_slow(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def independent(energy: Energy, bias: float = 0.6) -> BoltzmannMachine:
+    """Units of the same sites in fields of their own."""
+    layers = {}
+    for k, (name, site) in enumerate(energy.sites.items()):
+        unit = Bernoulli() if site.support is boolean else Spin()
+        biases = torch.linspace(-bias, bias + k, site.shape.numel(), dtype=torch.float64)
+        layers[name] = Layer(unit, site.shape.numel(), bias=biases)
+    machine = BoltzmannMachine(layers)
+    machine.constant = torch.tensor(0.7, dtype=torch.float64)
+    return machine
+
+
+def cosine(bits: Tensor) -> Tensor:
+    """Two bits, in no way linear."""
+    return 2 * (bits[..., 0] + 3 * bits[..., 1]).cos() + bits.prod(-1)
+
+
+ENERGIES: dict[str, Callable[[], Energy]] = {
+    "two layers": draw("tempered", {V: (Bernoulli(), 1), H: (Spin(), 1)}, [(V, H)]).machine,
+    "dense": draw("tempered dense", {V: (Bernoulli(), 2)}, [(V, V)]).machine,
+    "graph": draw("tempered graph", {V: (Spin(), 2)}, edges={(V, V): ring_edges(2)[:1]}).machine,
+    "no machine": lambda: CallableEnergy(
+        cosine, {V: Site(boolean, torch.Size([2]))}, dtype=torch.float64
+    ),
+}
+KERNELS: dict[str, Kernel] = {
+    "gibbs": Gibbs(),
+    "gradients": GibbsWithGradients(),
+    "langevin": DiscreteLangevin(step_size=1.0),
+}
+BETAS = (0.0, 0.3, 1.0)
+
+
+def product_states(energy: Energy, levels: int) -> Sites:
+    """All states of all replicas (states, levels, n)."""
+    units = [
+        (name, (0.0, 1.0) if site.support is boolean else (-1.0, 1.0), site.shape.numel())
+        for name, site in energy.sites.items()
+    ]
+    each = [v for _ in range(levels) for _, values, n in units for v in [values] * n]
+    flat = torch.tensor(list(itertools.product(*each)), dtype=torch.float64)
+    flat = flat.reshape(len(flat), levels, -1)
+    parts = flat.split([n for *_, n in units], -1)
+    return {name: part for (name, *_), part in zip(units, parts, strict=True)}
+
+
+def product_law(energy: Energy, kernel: ParallelTempering, states: Sites) -> Tensor:
+    """Π over the levels of exp(−E_β), by the definition."""
+    total = 0.0
+    for level, beta in enumerate(kernel.betas):
+        x = {name: value[:, level] for name, value in states.items()}
+        total = total + beta * energy(x)
+        if kernel.reference is not None:
+            total = total + (1 - beta) * kernel.reference(x)
+    return (-total).softmax(0)
+
+
+def one_step(kernel: ParallelTempering, energy: Energy, steps: int) -> Callable[[Sites], Sites]:
+    """A step from given values of the replicas, after so many others."""
+
+    def step(x: Sites) -> Sites:
+        state = kernel.init(energy, {name: value[:, -1] for name, value in x.items()})
+        replicas = kernel.kernel.init(kernel.path(energy), x)
+        state = state._replace(replicas=replicas, ladder=state.ladder._replace(steps=steps))
+        state, _ = kernel.step(energy, state)
+        torch.testing.assert_close(state.energy, energy(state.x), rtol=1e-12, atol=1e-12)
+        return state.replicas.x
+
+    return step
+
+
+def violations(kernel: ParallelTempering, energy: Energy, steps: int) -> set[str]:
+    states = product_states(energy, len(kernel.betas))
+    matrix = matrix_of(one_step(kernel, energy, steps), states)
+    return violation_of(matrix, product_law(energy, kernel, states)).found()
+
+
+@pytest.mark.parametrize(
+    ("reference", "steps"), [("flat", 0), ("flat", 1), ("independent", 0), ("independent", 1)]
+)
+@pytest.mark.parametrize("inner", KERNELS)
+@pytest.mark.parametrize("name", ENERGIES)
+def test_the_product_law_is_left_unchanged(
+    name: str, inner: str, reference: str, steps: int
+) -> None:
+    energy = ENERGIES[name]()
+    if name == "no machine" and inner == "gibbs":
+        pytest.skip("no conditional laws")
+    easy = independent(energy) if reference == "independent" else None
+    kernel = ParallelTempering(KERNELS[inner], BETAS, easy)
+    # 4^3 states, and for the Langevin kernel 4^3 · 2^3 · 2^2 outcomes of each.
+    assert not violations(kernel, energy, steps)
+
+
+def exact_levels(kernel: ParallelTempering, small: Small, chains: int, seed: int) -> Any:
+    """The state of chains whose replicas are independent draws from the laws of their levels."""
+    energy = small.machine()
+    rng = np.random.default_rng(seed)
+    states = small.tensors()
+    laws = [(-beta * torch.tensor(small.energies)).softmax(0).numpy() for beta in kernel.betas]
+    chosen = np.stack([rng.choice(len(law), chains, p=law) for law in laws], 1)
+    x = {name: value[chosen] for name, value in states.items()}  # (chains, levels, n)
+    state = kernel.init(energy, {name: value[:, -1] for name, value in x.items()})
+    return state._replace(replicas=kernel.kernel.init(kernel.path(energy), x))
+
+
+def p_value(kernel: ParallelTempering, small: Small, seed: int) -> float:
+    """The least p-value at β = 1 after 1, 4 and 16 steps, times three."""
+    energy = small.machine()
+    state = exact_levels(kernel, small, CHAINS, seed)
+    torch.manual_seed(seed)
+    found = []
+    for steps in (1, 3, 12):
+        state = advance(kernel, energy, state, steps)
+        found.append(chi_square(counts_of(state.x, small), small.probabilities))
+    return 3 * min(found)
+
+
+@pytest.mark.parametrize("name", ["sparse between layers", param_slow("torus")])
+@pytest.mark.parametrize("inner", ["gibbs", param_slow("gradients"), param_slow("langevin")])
+def test_exact_draws_stay_exact_draws(name: str, inner: str) -> None:
+    # α = 1e-6, N = 20,000; what it finds is said in test_exact_starts.py.
+    small = SMALL[name]
+    assert p_value(ParallelTempering(KERNELS[inner], (0.0, 0.5, 1.0)), small, 2) > ALPHA
+
+
+def test_chains_share_no_random_numbers() -> None:
+    small = SMALL["one shared coupling"]
+    kernel = ParallelTempering(Gibbs(), (0.0, 1.0))
+    assert agreements(small.machine(), kernel, small, seed=4) > ALPHA
+
+
+# --- the path ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reference", ["flat", "independent"])
+@pytest.mark.parametrize("name", SMALL)
+def test_the_terms_of_a_path_are_the_energies_between_its_ends(name: str, reference: str) -> None:
+    energy = SMALL[name].machine()
+    easy = independent(energy) if reference == "independent" else None
+    x = SMALL[name].tensors()
+    target, start = energy(x), 0.0 if easy is None else easy(x)
+    betas = torch.tensor([0.0, 0.2, 0.9], dtype=torch.float64)
+    levels = {site: value[:, None].expand(-1, 3, -1) for site, value in x.items()}
+    together = along(energy, easy, betas)
+    energies = together(levels)
+    sweep = ParallelTempering(Gibbs(), (0.5, 1.0))
+    assert sweep.kernel.init(together, levels).terms is not None
+    for k, beta in enumerate(betas):
+        wanted = beta * target + (1 - beta) * start
+        alone = along(energy, easy, beta)
+        for found in (energies[:, k], together.read().energy(levels)[:, k], alone.read().energy(x)):
+            torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        for site in x:
+            for block in energy.blocks(site):
+                one = alone.conditional(site, x, block).mean
+                many = together.conditional(site, levels, block).mean[:, k]
+                torch.testing.assert_close(many, one, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_of_a_path_is_that_between_its_ends() -> None:
+    energy = CallableEnergy(lambda x: x.square().sum(-1).cos(), 2, dtype=torch.float64)
+    easy = CallableEnergy(lambda x: x.square().sum(-1) / 2 + x[..., 0], 2, dtype=torch.float64)
+    betas = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    x = torch.randn(5, 3, 2, dtype=torch.float64, requires_grad=True)
+    path = along(energy, easy, betas)
+    value, gradient = path.energy_and_gradient({V: x.detach()}, (V,))
+    wanted = ((1 - betas) * easy(x) + betas * energy(x)).sum()
+    torch.testing.assert_close(value.sum(), wanted.detach())
+    torch.testing.assert_close(gradient[V], *torch.autograd.grad(wanted, x))
+
+
+def test_two_wells_are_joined_through_a_reference() -> None:
+    # Wells at ±4 whose barrier is 32 nats; MALA alone never crosses it.
+    wells = CallableEnergy(lambda x: (x.square() - 16).square().sum(-1) / 8, 1)
+    easy = CallableEnergy(lambda x: x.square().sum(-1) / 50, 1)
+    kernel = ParallelTempering(MALA(step_size=0.2), (0.0, 0.01, 0.03, 0.08, 0.2, 0.45, 1.0), easy)
+    start = torch.full((64, 1), 4.0)
+    chains = run(kernel, wells, Schedule(200, 150), initial=start, seed=1)
+    right = (chains.draws[V] > 0).float().mean((0, 1, 2))
+    assert 0.25 < float(right) < 0.75  # from all the 64 chains on one side
+    assert {"swap_rate", "replica", "acceptance_rate", "step_size"} <= set(chains.statistics)
+
+
+# --- the schedule, and what is told of it --------------------------------------------------------
+
+
+def flat_machine() -> BoltzmannMachine:
+    """Two free spins without fields: every exchange is made."""
+    return BoltzmannMachine({V: Layer(Spin(), 2, bias=torch.zeros(2))})
+
+
+@pytest.mark.parametrize("levels", [2, 3, 6, 7])
+def test_replicas_travel_straight_where_nothing_hinders_them(levels: int) -> None:
+    betas = tuple(torch.linspace(0, 1, levels).tolist())
+    kernel, energy = ParallelTempering(Gibbs(), betas), flat_machine()
+    steps = 60 * levels
+    state = advance(kernel, energy, kernel.init(energy, random_states(energy, (3,))), steps)
+    report = kernel.report(state)
+    assert report.barrier == 0
+    assert report.best_round_trip_rate == 0.5
+    # Each of the replicas is back after 2 · levels steps; the first trips begin at β = 1.
+    trips = levels * steps // (2 * levels)
+    assert trips - levels <= int(report.round_trips.min()) <= int(report.round_trips.max()) <= trips
+    assert report.round_trip_rate == pytest.approx(0.5, rel=0.1)
+
+
+def places(kernel: ParallelTempering, energy: Energy, steps: int, *, renewed: bool) -> list[Any]:
+    """Which replica is where, step by step; with the caches renewed before each step."""
+    x = random_states(energy, (1,))
+    state, found = kernel.init(energy, x), []
+    for _ in range(steps):
+        if renewed:
+            state = kernel.refresh(energy, state, {s: v.clone() for s, v in state.x.items()})
+        state, _ = kernel.step(energy, state)
+        found.append(state.ladder.replica[0].tolist())
+    return found
+
+
+def keeps_its_turns() -> bool:
+    """Whether even and odd exchanges alternate, also where x is given anew before each step."""
+    kernel, energy = ParallelTempering(Gibbs(), (0.0, 0.5, 0.7, 1.0)), flat_machine()
+    plain = places(kernel, energy, 4, renewed=False)
+    return (
+        plain == [[1, 0, 3, 2], [1, 3, 0, 2], [3, 1, 2, 0], [3, 2, 1, 0]]
+        and places(kernel, energy, 4, renewed=True) == plain
+    )
+
+
+def renews_what_it_knows() -> bool:
+    """Whether energies and replicas are those of new parameters and of a new x after `refresh`."""
+    one = SMALL["torus"].machine()
+    kernel = ParallelTempering(GibbsWithGradients(), (0.1, 0.5, 1.0))
+    state = kernel.init(one, random_states(one, (4,)))
+    state = advance(kernel, one, state, 3)
+    stronger = varied(SMALL["torus"], np.random.default_rng(1)).machine()
+    x = random_states(one, (4,))
+    new = kernel.refresh(stronger, state, x)
+    values = torch.cat([state.replicas.x[V][:, :-1], x[V][:, None]], 1)
+    return (
+        torch.equal(new.x[V], x[V])
+        and torch.allclose(new.energy, stronger(x))
+        and torch.equal(new.replicas.x[V], values)
+        and torch.allclose(new.replicas.energy, kernel.path(stronger)({V: values}))
+        and new.ladder is state.ladder
+    )
+
+
+def test_refresh_renews_the_caches_and_the_schedule_goes_on() -> None:
+    assert keeps_its_turns()
+    assert renews_what_it_knows()
+
+
+def test_a_refresh_that_restarts_at_even_is_found() -> None:
+    right = ParallelTempering.refresh
+
+    def restarting(kernel: Any, energy: Any, state: Any, x: Any) -> Any:
+        new = right(kernel, energy, state, x)
+        return new._replace(ladder=new.ladder._replace(steps=0))
+
+    with mock.patch.object(ParallelTempering, "refresh", restarting):
+        assert not keeps_its_turns()
+
+
+@pytest.mark.parametrize("stale", ["energy", "replicas"])
+def test_a_refresh_that_renews_too_little_is_found(stale: str) -> None:
+    right = ParallelTempering.refresh
+
+    def forgetful(kernel: Any, energy: Any, state: Any, x: Any) -> Any:
+        new = right(kernel, energy, state, x)
+        return new._replace(**{stale: getattr(state, stale)})
+
+    with mock.patch.object(ParallelTempering, "refresh", forgetful):
+        assert not renews_what_it_knows()
+
+
+def test_rejections_are_those_of_the_product_law_and_add_up_to_the_barrier() -> None:
+    small = SMALL["general"]
+    energy, states = small.machine(), torch.tensor(small.energies)
+    kernel = ParallelTempering(Gibbs(), (0.0, 0.4, 1.0))
+    laws = [(-beta * states).softmax(0) for beta in kernel.betas]
+    wanted = []
+    for k in range(2):
+        step = kernel.betas[k + 1] - kernel.betas[k]
+        rate = (step * (states[None] - states[:, None])).clamp(max=0).exp()
+        wanted.append(1 - float(laws[k] @ rate @ laws[k + 1]))
+    state = exact_levels(kernel, small, CHAINS, 1)
+    report = kernel.report(advance(kernel, energy, state, 1))
+    # A mean of numbers in [0, 1]: five standard errors are at most 0.018.
+    assert report.rejection_rates.tolist() == pytest.approx(wanted, abs=0.018)
+    assert report.barrier == pytest.approx(sum(wanted), abs=0.03)
+
+
+def test_an_adapted_ladder_rejects_equally_often() -> None:
+    small = draw("ladder", {V: (Spin(), 12)}, [(V, V)], scale=0.6)
+    energy = small.machine()
+    kernel = ParallelTempering(Gibbs(), (0.0, 0.6, 0.7, 0.8, 0.9, 1.0))
+    spreads = []
+    for _ in range(4):
+        state = kernel.init(energy, random_states(energy, (200,)))
+        state = advance(kernel, energy, state, 50)
+        rates = kernel.report(state).rejection_rates
+        spreads.append(float(rates.max() - rates.min()))
+        kernel = kernel.adapted(state)
+        assert kernel.betas[0] == 0
+        assert kernel.betas[-1] == 1
+    assert spreads[0] > 0.3
+    assert spreads[-1] < 0.05
+
+
+def test_a_ladder_follows_a_known_barrier() -> None:
+    # Λ(β) = β² on a fine ladder: equal parts are at square roots.
+    fine = torch.linspace(0, 1, 101, dtype=torch.float64)
+    rates = fine.square().diff().clamp(min=1e-3)
+    found = tempering.equal_rejections(fine.tolist(), rates.tolist())
+    assert found[::10] == pytest.approx((fine[::10] * (rates.sum())).sqrt().tolist(), abs=0.03)
+
+
+def test_tempering_runs_resumes_and_is_reproducible() -> None:
+    small = SMALL["torus"]
+    energy = small.machine()
+    kernel = ParallelTempering(Gibbs(), (0.2, 0.6, 1.0))
+    whole = run(kernel, energy, Schedule(10, 100), chains=3, seed=5)
+    parts = resume(run(kernel, energy, Schedule(10, 60), chains=3, seed=5), energy, 40)
+    assert torch.equal(whole.draws[V], parts.draws[V])
+    for name, value in whole.statistics.items():
+        assert torch.equal(value, parts.statistics[name]), name
+    assert kernel.report(whole.state).round_trips.tolist() == (
+        kernel.report(parts.state).round_trips.tolist()
+    )
+    assert torch.equal(energy(whole.last), whole.state.energy)
+
+
+# --- planted faults ------------------------------------------------------------------------------
+
+
+def rates_with(change: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    return mock.patch.object(tempering, "swap_rates", change)
+
+
+right_rates, right_exchanged, right_turn = (
+    tempering.swap_rates,
+    tempering.exchanged,
+    tempering.turn,
+)
+FAULTS: dict[str, Callable[[], Any]] = {
+    "inverted ratio": lambda: rates_with(lambda b, v: right_rates(b, -v)),
+    "always exchanged": lambda: rates_with(lambda b, v: torch.ones_like(right_rates(b, v))),
+    "forgotten β": lambda: rates_with(lambda b, v: right_rates(torch.arange(3.0).double(), v)),
+    "only one of two is copied": lambda: mock.patch.object(
+        tempering,
+        "exchanged",
+        lambda swapped: right_exchanged(swapped).minimum(torch.arange(3)),
+    ),
+    "reference forgotten in the ratio": lambda: mock.patch.object(
+        ParallelTempering, "step", step_without_reference
+    ),
+    "replicas not refreshed": lambda: mock.patch.object(
+        GibbsWithGradients, "refresh", lambda k, e, state, x: state._replace(x=x)
+    ),
+}
+
+
+def step_without_reference(kernel: Any, energy: Any, state: Any) -> Any:
+    """The exchanges see E in place of E − E_ref."""
+    faulty = replace(kernel, reference=None)
+    right_path = kernel.path
+
+    with mock.patch.object(ParallelTempering, "path", lambda k, e: right_path(e)):
+        return right_step(faulty, energy, state)
+
+
+right_step = ParallelTempering.step
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_transition_matrix_finds_a_fault(fault: str) -> None:
+    energy = ENERGIES["two layers"]()
+    kernel = ParallelTempering(GibbsWithGradients(), BETAS, independent(energy))
+    steps = 2 if "refreshed" in fault else 1
+
+    def found() -> set[str]:
+        states = product_states(energy, 3)
+        law = product_law(energy, kernel, states)
+
+        def step(x: Sites) -> Sites:
+            for k in range(steps):
+                x = one_step(kernel, energy, k)(x)
+            return x
+
+        return violation_of(matrix_of(step, states), law).found()
+
+    if "refreshed" in fault:
+        with FAULTS[fault]():
+            assert not caches_agree(kernel, energy)
+        assert caches_agree(kernel, energy)
+        return
+    with FAULTS[fault]():
+        assert "stationary" in found()
+    assert not found()
+
+
+def caches_agree(kernel: ParallelTempering, energy: Energy) -> bool:
+    """Whether the inner kernel knows the energies of the replicas after their exchange."""
+    state = advance(kernel, energy, kernel.init(energy, random_states(energy, (50,))), 5)
+    wanted = kernel.path(energy)(state.replicas.x)
+    return torch.allclose(state.replicas.energy, wanted, rtol=1e-12, atol=1e-12)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "betas",
+    [(), (1.0,), (0.5, 0.9), (1.0, 0.5), (0.0, 0.5, 0.5, 1.0), (-0.1, 1.0), (float("nan"), 1)],
+)
+def test_a_ladder_rises_to_one(betas: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="rising inverse temperatures"):
+        ParallelTempering(Gibbs(), betas)
+
+
+def test_bad_settings_are_refused_with_the_way_out() -> None:
+    energy = SMALL["torus"].machine()
+    x = random_states(energy, (2,))
+    with pytest.raises(TypeError, match="wanted a kernel"):
+        ParallelTempering("gibbs", (0.0, 1.0))  # type: ignore[arg-type]
+    other = independent(SMALL["restricted"].machine())
+    with pytest.raises(ValueError, match="The reference has the sites"):
+        ParallelTempering(Gibbs(), (0.0, 1.0), other).init(energy, x)
+    single = independent(energy).to(torch.float32)
+    with pytest.raises(ValueError, match=r"float32.*float64"):
+        ParallelTempering(Gibbs(), (0.0, 1.0), single).init(energy, x)
+    real = CallableEnergy(lambda x: x.square().sum(-1), 2)
+    with pytest.raises(ValueError, match="have no law"):
+        ParallelTempering(MALA(step_size=0.1), (0.0, 1.0)).init(real, {V: torch.zeros(3, 2)})
+    several = stacked([SMALL["torus"], SMALL["torus"]]).machine()
+    with pytest.raises(ValueError, match="wanted one machine"):
+        ParallelTempering(Gibbs(), (0.0, 1.0)).init(several, {V: torch.ones(3, 2, 9).double()})
