@@ -79,8 +79,8 @@ def evidence(diagnosis: Diagnosis, name: str) -> float:
 # --- machines ------------------------------------------------------------------------------------
 
 
-def sampled(machine: BoltzmannMachine, seed: int, draws: int = 500) -> Chains:
-    return run(Gibbs(), machine, Schedule(warmup=100, draws=draws), chains=16, seed=seed)
+def sampled(machine: BoltzmannMachine, seed: int) -> Chains:
+    return run(Gibbs(), machine, Schedule(warmup=100, draws=500), chains=16, seed=seed)
 
 
 def test_a_ferromagnet_above_its_critical_temperature_has_mixed() -> None:
@@ -115,7 +115,7 @@ def test_no_trap_is_missed() -> None:
 
 @pytest.mark.slow
 def test_no_false_alarm_on_a_machine() -> None:
-    verdicts = [diagnose(sampled(torus(0.3), k, draws=1000)).verdict for k in range(200)]
+    verdicts = [diagnose(sampled(torus(0.3), k)).verdict for k in range(200)]
     assert verdicts.count(MIXED) >= 199
 
 
