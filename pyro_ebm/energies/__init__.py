@@ -5,6 +5,7 @@ from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
 from .layers import Layer
+from .model import ModelEnergy, UnbatchedModelWarning
 from .pairwise import (
     PairwiseEnergy,
     PairwiseTerms,
@@ -20,8 +21,10 @@ __all__ = [
     "GradientEnergy",
     "Graph",
     "Layer",
+    "ModelEnergy",
     "PairwiseEnergy",
     "PairwiseTerms",
+    "UnbatchedModelWarning",
     "energy_and_gradient",
     "mean_energy_difference",
     "require_pairwise",

@@ -119,8 +119,9 @@ def draw(unit: Unit, field: Tensor) -> Tensor:
 def sweep_blocks(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
     """A sweep over one site, by the conditional laws of its blocks."""
     assert isinstance(energy, BlockEnergy)  # checked in `init`
-    value = x[site].clone()
+    value = x[site].clone(memory_format=torch.contiguous_format)
+    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
     for block in energy.blocks(site):
         law = energy.conditional(site, {**x, site: value}, block)
-        value[..., block] = law.sample().to(value.dtype)
+        units[..., block] = law.sample().to(value.dtype)
     return value
