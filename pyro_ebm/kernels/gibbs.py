@@ -72,6 +72,9 @@ class Gibbs(Kernel):
             raise ValueError(
                 f"Gibbs is to move {unknown}, but the energy has {list(energy.sites)}."
             )
+        if not isinstance(energy, PairwiseEnergy):
+            for site in self.moved(energy):
+                energy.blocks(site)  # refuses a site without conditional laws
         x = energy.accept(x)
         check_names(x, energy.sites)
         batch = same_batch(x, energy)
