@@ -53,7 +53,7 @@ from .statistics import (
     frozen_units,
     independent_log_likelihood,
 )
-from .units import Bernoulli, Spin, SpinDistribution, Unit
+from .units import Bernoulli, Categorical, Gaussian, Spin, SpinDistribution, Unit
 
 __all__ = [
     # named tensors
@@ -64,6 +64,8 @@ __all__ = [
     "Bernoulli",
     "Spin",
     "SpinDistribution",
+    "Categorical",
+    "Gaussian",
     # energies
     "Energy",
     "BlockEnergy",

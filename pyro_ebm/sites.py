@@ -92,6 +92,23 @@ def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
     return to_support(start)
 
 
+def flat_features(x: Tensor, site: Site) -> Tensor:  # (*batch, *site.shape) -> (*batch, numbers)
+    """What moments are taken of: numbers as they are, labels as one-hot vectors, in one row."""
+    own = len(site.shape)
+    flat = x.flatten(x.dim() - own) if own else x.unsqueeze(-1)
+    if not isinstance(site.support, constraints.integer_interval):
+        return flat
+    low, high = (
+        torch.as_tensor(bound, device=x.device).expand(site.shape).flatten()
+        for bound in (site.support.lower_bound, site.support.upper_bound)
+    )
+    size = high - low + 1
+    element = torch.arange(len(size), device=x.device).repeat_interleave(size)
+    first = (size.cumsum(0) - size)[element]
+    label = low[element] + torch.arange(len(element), device=x.device) - first
+    return (flat[..., element] == label).to(x.dtype)
+
+
 def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A site's value as a tensor of the energy's dtype, from whatever array type came.
 

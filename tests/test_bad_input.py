@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies import BoltzmannMachine, Energy, Graph, Layer
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Graph, Layer
 from pyro_ebm.kernels import Gibbs, Schedule, resume, run
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
@@ -398,8 +398,10 @@ SAMPLERS = {
     "moments of several machines at once": Bad(
         lambda: exact.moments(dense(bias=torch.zeros(3, N))), ValueError, ("batch", "one by one")
     ),
-    "an exact sum over no machine": Bad(
-        lambda: exact.log_partition(NoStructure()), TypeError, ("NoStructure", "BoltzmannMachine")
+    "an exact sum over real numbers": Bad(
+        lambda: exact.log_partition(CallableEnergy(lambda x: x.square().sum(-1), 2)),
+        TypeError,
+        ("CallableEnergy", "infinitely many", "estimated"),
     ),
 }
 

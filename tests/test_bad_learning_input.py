@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies import BoltzmannMachine, Energy
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy
 from pyro_ebm.learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -299,10 +299,14 @@ CASES: dict[str, Case] = {
         TooManyStatesError,
         ["1.27e+30 states of ['visible']", "bytes for 200 units", "only be estimated"],
     ),
-    "exact likelihood of no machine": (
-        learn(BITS, Plain(), objective=ExactLikelihood()),
+    "exact likelihood of real numbers": (
+        learn(
+            torch.zeros(3, 2),
+            CallableEnergy(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), 2),
+            objective=ExactLikelihood(),
+        ),
         TypeError,
-        ["Plain", "BoltzmannMachine"],
+        ["CallableEnergy", "infinitely many"],
     ),
     **{
         f"{type(objective).__name__} of no machine": (

@@ -731,7 +731,8 @@ def test_an_objective_and_an_energy_of_ones_own() -> None:
     """The loop knows nothing of machines: of figures there are only those that can be had."""
     machine, data = Curved(), some_rows(80, 3)
     history = fit(machine, data, ByEnumeration(), epochs=2, optimizer=LBFGS)
-    assert set(history.figures[-1]) == {"epoch", "seconds"}
+    taken = {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
+    assert set(history.figures[-1]) == taken
     weights = (-machine(THREE_BITS)).softmax(0).detach()
     torch.testing.assert_close(weights @ THREE_BITS, data.mean(0), rtol=0, atol=1e-4)
     torch.testing.assert_close(weights[7], data.prod(1).mean(), rtol=0, atol=1e-4)

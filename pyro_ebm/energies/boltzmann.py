@@ -90,6 +90,8 @@ class BoltzmannMachine(PairwiseEnergy):
         for ends, value in given.items():
             self.couple(ends, value)
         self.check_alike()
+        with torch.no_grad():
+            self.read().require_normalisable()
 
     def couple(self, ends: Pair, value: Given) -> None:
         """Adds one coupling; what a square matrix's diagonal does goes to bias and constant."""
@@ -107,6 +109,11 @@ class BoltzmannMachine(PairwiseEnergy):
         first, second = (self.layers[name] for name in ends)
         sizes = (first.size * first.unit.width, second.size * second.unit.width)
         if isinstance(value, Graph):
+            if first.unit.width > 1 or second.unit.width > 1:
+                raise ValueError(
+                    f"The coupling {ends} is a graph, but couplings of labels are matrices. Couple "
+                    f"the layers densely, or write the model as a RandomField."
+                )
             coupling: Coupling = value.coupling(ends, sizes, self.constant)
         elif ends[0] == ends[1]:
             coupling = self.symmetric(ends[0], value)
@@ -122,7 +129,8 @@ class BoltzmannMachine(PairwiseEnergy):
         size = layer.size * layer.unit.width
         if value is None:
             zeros = self.constant.new_zeros(size)
-            return Symmetric(site, nn.Parameter(self.constant.new_zeros(size, size)), zeros)
+            weight = nn.Parameter(self.constant.new_zeros(size, size))
+            return Symmetric(site, weight, zeros, layer.unit.width)
         check_parameter(value, f"the coupling inside {site!r}", (size, size))
         learned = isinstance(value, nn.Parameter)
         offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
@@ -130,7 +138,7 @@ class BoltzmannMachine(PairwiseEnergy):
             value.detach() if learned else value, offset, layer.unit
         )
         self.constant = self.constant + constant.to(self.constant)
-        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias)
+        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias, layer.unit.width)
 
     def check_alike(self) -> None:
         """Refuses parameters of different dtypes or devices."""
@@ -317,7 +325,7 @@ class BoltzmannMachine(PairwiseEnergy):
         return self.constant.device
 
     def read(self) -> PairwiseTerms:
-        units = {name: layer.unit for name, layer in self.layers.items()}
+        units = {name: layer.read_unit() for name, layer in self.layers.items()}
         biases = {name: self.uncoupled_bias(name) for name in self.layers}
         links = tuple(coupling.read() for coupling in self.couplings.values())
         terms = PairwiseTerms(units, biases, links, self.constant)
@@ -335,10 +343,23 @@ class BoltzmannMachine(PairwiseEnergy):
         return bias
 
     def evaluate(self, x: Sites) -> Tensor:
-        return self.read().energy(x)
+        terms = self.read()
+        return terms.energy(terms.features(x))
 
-    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n)
+    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        if labels := [site for site in sites if self.layers[site].unit.width > 1]:
+            raise TypeError(
+                f"The sites {labels} hold labels, in which there is no gradient; ask for `field`, "
+                f"which has the energies of all labels."
+            )
+        with torch.no_grad():
+            return self.read().energy_and_gradient(x, sites)
+
+    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n * width)
         """The field on every unit of a site: the log-odds of a bit, half those of a spin.
+
+        For units with labels it has one number for each label, for real units it is the precision
+        times the mean.
 
         Args:
             site: The site.
@@ -348,7 +369,8 @@ class BoltzmannMachine(PairwiseEnergy):
             ValueError: If one of these is missing.
         """
         x = self.around(site, x)
-        return self.spread(self.read().field(site, x), x)
+        terms = self.read()
+        return self.spread(terms.field(site, terms.features(x)), x)
 
     def blocks(self, site: str) -> tuple[Block, ...]:
         self.check_site(site)
@@ -357,16 +379,17 @@ class BoltzmannMachine(PairwiseEnergy):
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
         x = self.around(site, x)
         terms = self.read()
+        unit, features = terms.units[site], terms.features(x)
         if block is not None:
-            field = terms.block_field(site, x, block)
+            field, unit = terms.block_field(site, features, block), unit.part(block)
         elif terms.inner(site) is None:
-            field = terms.outer_field(site, x)
+            field = terms.outer_field(site, features)
         else:
             raise ValueError(
                 f"The units of {site!r} are coupled among themselves, so their joint "
                 f"conditional does not factorise. Ask for one of blocks({site!r})."
             )
-        return terms.units[site].conditional(self.spread(field, x))
+        return unit.conditional(self.spread(field, x))
 
     def check_site(self, site: str) -> None:
         """Refuses a site that the machine does not have.
@@ -412,14 +435,14 @@ class BoltzmannMachine(PairwiseEnergy):
         x = self.accept(x)
         terms = self.read()
         rest = [site for site in self.sites if site not in x]
-        if ends := terms.coupled(rest):
+        if ends := terms.obstacle(rest):
             raise ValueError(
                 f"The free energy of {list(x)} has no closed form: the units of {ends[0]!r} and "
                 f"{ends[1]!r}, which it sums over, are coupled. Use the mean-field bound, "
                 f"pyro_ebm.mean_field(machine, x).free_energy_bound, or, for a small machine, "
                 f"pyro_ebm.exact.log_prob(machine, x)."
             )
-        return terms.free_energy(x)
+        return terms.free_energy(terms.features(x))
 
     # ------------------------------------------------------------------ the same, differently
 
@@ -456,8 +479,11 @@ class BoltzmannMachine(PairwiseEnergy):
             ValueError: If the layers are of different kinds.
         """
         units = {layer.unit for layer in self.layers.values()}
-        if len(units) > 1:
-            raise ValueError(f"The layers have units of different kinds: {units}.")
+        if len(units) > 1 or any(unit.has_potential for unit in units):
+            raise ValueError(
+                f"The layers have units of different kinds, or with parameters: {units}; wanted "
+                f"one kind without."
+            )
         terms = self.read()
         machine = BoltzmannMachine.fully_visible(
             sum(layer.size for layer in self.layers.values()),

@@ -72,34 +72,44 @@ def register(module: nn.Module, name: str, value: Tensor) -> None:
 def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:
     """A full matrix W of −½ (x−x̂)ᵀW(x−x̂) as pair couplings, and what its diagonal does.
 
-    Only the symmetric part matters. Since x² = a + b x for the values of the unit, a self-coupling
-    is the bias (b/2 − x̂) W_ii and the constant −½ W_ii (a + x̂²).
+    Only the symmetric part matters. Its blocks D_i on the diagonal couple a unit to itself. Since
+    x² = a + b x for the features of the unit, and the product of two labels of one unit is 0, they
+    are the bias (b/2) diag(D) − D x̂ and the constant −½ (a Σ diag(D) + x̂ᵀ D x̂).
 
     Args:
-        matrix: W (*batch, n, n).
-        offset: x̂ (*batch, n).
+        matrix: W (*batch, n * width, n * width).
+        offset: x̂ (*batch, n * width).
         unit: The kind of unit.
 
     Returns:
-        The strict upper triangle of the symmetric part (*batch, n, n), the bias (*batch, n) and the
-        constant (*batch,).
+        The couplings of different units, each pair once, above the diagonal (*batch, n * width,
+        n * width), the bias (*batch, n * width) and the constant (*batch,).
 
     Raises:
         ValueError: If there is a self-coupling and x² is not linear in x.
     """
-    upper = ((matrix + matrix.mT) / 2).triu(1)
-    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    both = (matrix + matrix.mT) / 2
+    pairs = above(matrix.shape[-1], unit.width, matrix.device)
+    own = both.masked_fill(pairs | pairs.mT, 0)
+    diagonal = own.diagonal(dim1=-2, dim2=-1)
     if unit.square is None:
         if bool((diagonal != 0).any()):
             raise ValueError(
                 f"The couplings have a diagonal, but for {unit} a self-coupling is a precision and "
                 f"no bias. Set the diagonal to zero and give the unit its precision."
             )
-        return upper, torch.zeros_like(diagonal), diagonal.sum(-1)
+        return both * pairs, torch.zeros_like(diagonal), diagonal.sum(-1)
     a, b = unit.square
-    bias = (b / 2 - offset) * diagonal
-    constant = -(diagonal * (a + offset.square())).sum(-1) / 2
-    return upper, bias, constant
+    pull = (own @ offset.to(own).unsqueeze(-1)).squeeze(-1)
+    bias = b / 2 * diagonal - pull
+    constant = -(a * diagonal + offset * pull).sum(-1) / 2
+    return both * pairs, bias, constant
+
+
+def above(size: int, width: int, device: torch.device) -> Tensor:  # (size, size)
+    """Where the row's unit comes before the column's."""
+    unit = torch.arange(size, device=device) // width
+    return unit[:, None] < unit
 
 
 class Dense(Coupling):
@@ -107,7 +117,7 @@ class Dense(Coupling):
 
     Args:
         ends: The two sites.
-        weight: The couplings (*batch, n, m), learned or given.
+        weight: The couplings (*batch, n * width, m * width), learned or given.
     """
 
     weight: Tensor
@@ -124,25 +134,30 @@ class Dense(Coupling):
 class Symmetric(Coupling):
     """Every unit of a site with every other unit of it.
 
-    The free parameters are the strict upper triangle of `weight`; what stands below is not read.
+    The free parameters stand in `weight` above the diagonal; what is below, or couples features of
+    one unit, is not read.
 
     Args:
         site: The site.
-        weight: The couplings (*batch, n, n), learned or given.
-        self_bias: What self-couplings are, a bias (*batch, n) beside that of the layer.
+        weight: The couplings (*batch, n * width, n * width), learned or given.
+        self_bias: What self-couplings are, a bias (*batch, n * width) beside that of the layer.
+        width: The number of features of a unit.
     """
 
     weight: Tensor
     self_bias: Tensor
 
-    def __init__(self, site: str, weight: Tensor, self_bias: Tensor) -> None:
+    def __init__(self, site: str, weight: Tensor, self_bias: Tensor, width: int) -> None:
         super().__init__()
-        self.ends = (site, site)
+        self.ends, self.width = (site, site), width
         register(self, "weight", weight)
         self.register_buffer("self_bias", self_bias)
 
     def read(self) -> SymmetricLink:
-        upper = self.weight.triu(1)
+        if self.width == 1:
+            upper = self.weight.triu(1)
+        else:
+            upper = self.weight * above(self.weight.shape[-1], self.width, self.weight.device)
         return SymmetricLink(self.ends, upper + upper.mT)
 
 

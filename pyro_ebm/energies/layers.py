@@ -35,6 +35,10 @@ class Layer(nn.Module):
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"A layer has {size!r} units; wanted a positive integer.")
         self.unit, self.size = unit, size
+        for name, value in unit.parameters.items():
+            if value.dim():
+                check_parameter(value, f"the {name} of {unit}", (size,))
+            register(self, name, value)
         shape = (size * unit.width,)
         if bias is None:
             self.register_parameter("bias", None)  # made by the machine, in its dtype
@@ -49,7 +53,20 @@ class Layer(nn.Module):
         bias = self.bias
         if bias is None:
             bias = nn.Parameter(like.new_zeros(self.size * self.unit.width))
-        return Layer(self.unit, self.size, bias=bias, offset=self.offset)
+        layer = Layer(self.unit, self.size, bias=bias, offset=self.offset)
+        for name in self.unit.parameters:
+            value = getattr(self, name)
+            # A single number takes the machine's dtype; the user's tensors stay what they are.
+            register(layer, name, value if value.dim() or value.requires_grad else value.to(like))
+        return layer
+
+    def read_unit(self) -> Unit:
+        """The unit with its parameters as they are now, one number for each unit."""
+        parameters = {}
+        for name in self.unit.parameters:
+            value = getattr(self, name)
+            parameters[name] = value.expand(*value.shape[:-1], self.size)
+        return self.unit.with_parameters(parameters)
 
     def extra_repr(self) -> str:
         return f"{self.unit!r}, {self.size}"

@@ -1,11 +1,13 @@
 """Couplings as plain tensors: the pair terms between two sites, or inside one.
 
 Modules (`couplings.py`) read their parameters into links; every computation is done with these.
+What they couple are features: x itself for numbers, the one-hot vectors of labels.
 """
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from typing import Any, NamedTuple, Self, cast
@@ -34,6 +36,24 @@ def weighted_products(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     total = a.mT @ (b * w[:, None])
     for a, w, b in others:
         total.addmm_(a.mT, b * w[:, None])
+    return total
+
+
+def coupling_matrix(sizes: Mapping[str, int], links: "Sequence[Link]", like: Tensor) -> Tensor:
+    """The couplings as one symmetric matrix (*batch, n, n) over the features of sites in order.
+
+    Args:
+        sizes: The number of features of each site.
+        links: Couplings between or inside these sites.
+        like: Has the dtype and device.
+    """
+    starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    batch = torch.broadcast_shapes(*(link.batch for link in links), ())
+    total = like.new_zeros((*batch, sum(sizes.values()), sum(sizes.values())))
+    for link in links:
+        rows, columns = (slice(starts[end], starts[end] + sizes[end]) for end in link.ends)
+        total[..., rows, columns] = link.matrix()
+        total[..., columns, rows] = link.matrix().mT
     return total
 
 
@@ -111,10 +131,10 @@ class DenseLink(Link):
 
 @dataclass(frozen=True)
 class SymmetricLink(Link):
-    """½ xᵀ J x inside one site, J symmetric with zero diagonal."""
+    """½ xᵀ J x inside one site, J symmetric with zeros where it would couple a unit to itself."""
 
     ends: tuple[str, str]
-    weight: Tensor  # (*batch, n, n)
+    weight: Tensor  # (*batch, n * width, n * width)
 
     @property
     def batch(self) -> torch.Size:

@@ -11,7 +11,7 @@ closed-form gradients are computed on it; modules only say how their parameters 
 """
 
 import functools
-import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Unit
+from pyro_ebm.units import Gaussian, PlainUnit, QuadraticUnit, Unit
 
-from .base import Block, BlockEnergy, Energy
-from .links import GraphLink, Link, Phase
+from .base import Block, BlockEnergy, Energy, GradientEnergy
+from .links import GraphLink, Link, Phase, coupling_matrix
+from .normal import MultivariateNormal, joint_precision
 from .sweeps import coloured_sweep, sequential_sweep
 
 WHOLE = slice(None)
@@ -34,11 +35,10 @@ WHOLE = slice(None)
 Update = Callable[[Unit, Tensor], Tensor]  # a draw, or the mean, of units in a field it may spoil
 
 
-def unit_energy(unit: Unit, x: Tensor, field: Tensor) -> Tensor:  # (*batch,)
-    """Σ_i u(x_i) − field_i x_i."""
+def against(field: Tensor, x: Tensor) -> Tensor:  # (*batch,)
+    """Σ field · x."""
     # Where the field is one for all rows a product does it, in a third of the time.
-    energy = -(x @ field) if field.dim() == 1 else -torch.linalg.vecdot(field, x)
-    return energy + unit.potential(x).sum(-1) if unit.has_potential else energy
+    return x @ field if field.dim() == 1 else torch.linalg.vecdot(field, x)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,24 @@ class PairwiseTerms:
             self.constant.shape,
             *(bias.shape[:-1] for bias in self.biases.values()),
             *(link.batch for link in self.links),
+            *(
+                value.shape[:-1]
+                for unit in self.units.values()
+                for value in unit.parameters.values()
+            ),
         )
+
+    def features(self, x: Sites) -> Sites:
+        """T(x) of every site in x: what everything here is computed with."""
+        return {site: self.units[site].features(value) for site, value in x.items()}
+
+    def values(self, features: Sites) -> Sites:
+        """The x of these features."""
+        return {site: self.units[site].values(value) for site, value in features.items()}
+
+    def count(self, site: str) -> int:
+        """The number of units of a site."""
+        return self.biases[site].shape[-1] // self.units[site].width
 
     def require_finite(self) -> None:
         """Refuses NaN and infinite parameters, which sampling would turn into zeros in silence.
@@ -74,6 +91,11 @@ class PairwiseTerms:
         """
         named = [(f"the biases of {site!r}", b) for site, b in self.biases.items()]
         named += [(f"the couplings of {link.ends}", link.weight) for link in self.links]
+        named += [
+            (f"the {name} of {site!r}", value)
+            for site, unit in self.units.items()
+            for name, value in unit.parameters.items()
+        ]
         for name, value in named:
             # One reduction: a NaN or an infinity anywhere makes the sum of zeros NaN.
             if not bool((value.sum() * 0).isfinite()):
@@ -101,30 +123,64 @@ class PairwiseTerms:
         field = self.outer_field(site, x)
         return field if inner is None else inner.field(site, x, field)
 
-    def block_field(self, site: str, x: Sites, block: Block) -> Tensor:  # (*batch, len(block))
+    def block_field(self, site: str, x: Sites, block: Block) -> Tensor:  # (*batch, of the block)
         """The field on the units of a block, which are not coupled among themselves."""
-        if isinstance(block, slice):
-            block = torch.arange(self.biases[site].shape[-1])[block]
-        field = self.biases[site][..., block]
+        columns = self.columns(site, block)
+        field = self.biases[site][..., columns]
         for link in self.links:
             if site in link.ends:
-                field = field + link.block_field(site, x, block)
+                field = field + link.block_field(site, x, columns)
         return field
 
-    def energy(self, x: Sites) -> Tensor:  # (*batch,)
-        """E(x), over the sites that x holds: with some left out, what does not concern them."""
+    def columns(self, site: str, block: Block) -> Tensor:  # (units in the block * width,)
+        """The features of the units of a block, by number."""
+        width, device = self.units[site].width, self.biases[site].device
+        units = torch.arange(self.count(site), device=device)[block]
+        if width == 1:
+            return units
+        return (units[:, None] * width + torch.arange(width, device=device)).flatten()
+
+    def linear_energy(self, x: Sites) -> Tensor:  # (*batch,)
+        """E without the units' potentials, over the sites that x holds."""
         energy = self.constant
         for site, value in x.items():
-            energy = energy + unit_energy(self.units[site], value, self.biases[site])
+            energy = energy - against(self.biases[site], value)
         for link in self.links:
             if link.ends[0] in x and link.ends[1] in x:
                 energy = energy - link.interaction(x)
         return energy
 
+    def potential(self, x: Sites) -> Tensor | float:  # (*batch,)
+        """Σ u over the sites that x holds."""
+        return sum(
+            self.units[site].potential(value).sum(-1)
+            for site, value in x.items()
+            if self.units[site].has_potential
+        )
+
+    def energy(self, x: Sites) -> Tensor:  # (*batch,)
+        """E(x), over the sites that x holds: with some left out, what does not concern them."""
+        return self.linear_energy(x) + self.potential(x)
+
     def energy_in_field(self, site: str, field: Tensor, x: Sites) -> Tensor:  # (*batch,)
         """E(x) where the field on one site, uncoupled inside, is at hand: no product is needed."""
         others = {name: value for name, value in x.items() if name != site}
-        return self.energy(others) + unit_energy(self.units[site], x[site], field)
+        return self.linear_energy(others) + self.potential(x) - against(field, x[site])
+
+    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        """E(x) (*batch,), and ∂E/∂x (*batch, n) of some sites of numbers."""
+        batch = torch.broadcast_shapes(*(value.shape[:-1] for value in x.values()), self.batch)
+        fields, gradients = {}, {}
+        for site in sites:
+            fields[site] = self.field(site, x)
+            unit = self.units[site]
+            slope = unit.slope(x[site]) - fields[site] if unit.has_potential else -fields[site]
+            gradients[site] = slope.expand(*batch, slope.shape[-1])
+        if set(sites) != set(self.units):
+            return self.energy(x), gradients
+        # Every pair term stands in two fields.
+        halves = sum(against((fields[s] + self.biases[s]) / 2, x[s]) for s in sites)
+        return self.constant + self.potential(x) - halves, gradients
 
     def centred(self, offsets: Sites) -> "PairwiseTerms":
         """The same terms in x − x̂: offsets (*batch, n) by site, zero where left out."""
@@ -163,17 +219,10 @@ class PairwiseTerms:
         units = {site: new if site in changed else unit for site, unit in self.units.items()}
         return PairwiseTerms(units, biases, links, constant)
 
-    def matrix(self) -> Tensor:  # (*batch, n, n) over the units of all sites in order
+    def matrix(self) -> Tensor:  # (*batch, n, n) over the features of all sites in order
         """All couplings as one symmetric matrix."""
         sizes = {site: b.shape[-1] for site, b in self.biases.items()}
-        starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
-        batch = torch.broadcast_shapes(*(link.batch for link in self.links), ())
-        total = self.constant.new_zeros((*batch, sum(sizes.values()), sum(sizes.values())))
-        for link in self.links:
-            rows, columns = (slice(starts[end], starts[end] + sizes[end]) for end in link.ends)
-            total[..., rows, columns] = link.matrix()
-            total[..., columns, rows] = link.matrix().mT
-        return total
+        return coupling_matrix(sizes, self.links, self.constant)
 
     def clamped(self, x: Sites) -> "PairwiseTerms":
         """The energy of the other sites while those in x are held: E(x, ·), batched like x."""
@@ -188,7 +237,10 @@ class PairwiseTerms:
     def to(self, dtype: torch.dtype) -> "PairwiseTerms":
         """The same terms in another dtype."""
         return PairwiseTerms(
-            self.units,
+            {
+                site: unit.with_parameters({k: v.to(dtype) for k, v in unit.parameters.items()})
+                for site, unit in self.units.items()
+            },
             {site: b.to(dtype) for site, b in self.biases.items()},
             tuple(link.weighted(link.weight.to(dtype)) for link in self.links),
             self.constant.to(dtype),
@@ -198,13 +250,110 @@ class PairwiseTerms:
         """The ends of some coupling inside a set of sites, None if there is none."""
         return next((link.ends for link in self.links if set(link.ends) <= set(sites)), None)
 
+    def obstacle(self, sites: Sequence[str]) -> tuple[str, str] | None:
+        """The ends of a coupling inside a set of sites that denies them a closed form, else None.
+
+        Gaussian units may be coupled: they are one multivariate normal.
+        """
+        return next(
+            (
+                link.ends
+                for link in self.links
+                if set(link.ends) <= set(sites) and not self.is_gaussian(link)
+            ),
+            None,
+        )
+
+    def inside(self, sites: Sequence[str]) -> tuple[Link, ...]:
+        """The couplings inside a set of sites."""
+        return tuple(link for link in self.links if set(link.ends) <= set(sites))
+
+    def normal(self, sites: Sequence[str]) -> MultivariateNormal | None:
+        """The law of the Gaussian sites, among some, that are coupled among themselves, if any.
+
+        Raises:
+            ValueError: If their joint precision is not positive definite.
+        """
+        links = [link for link in self.inside(sites) if self.is_gaussian(link)]
+        joined = {end for link in links for end in link.ends}
+        if not joined:
+            return None
+        precisions = self.precisions([site for site in self.units if site in joined])
+        factor, info = torch.linalg.cholesky_ex(joint_precision(precisions, links))
+        if bool((info != 0).any()):
+            raise not_normalisable(links[0].ends, list(precisions))
+        return MultivariateNormal({s: v.shape[-1] for s, v in precisions.items()}, factor)
+
+    def is_gaussian(self, link: Link) -> bool:
+        """Whether a coupling is between Gaussian units."""
+        return all(isinstance(self.units[end], Gaussian) for end in link.ends)
+
+    def precisions(self, sites: Sequence[str]) -> Sites:
+        """The precisions (*batch, n) of sites with a quadratic potential."""
+        return {
+            site: torch.as_tensor(unit.precision).to(self.constant).expand_as(self.biases[site])
+            if not isinstance(unit.precision, Tensor)
+            else unit.precision
+            for site, unit in self.units.items()
+            if site in sites and isinstance(unit, QuadraticUnit)
+        }
+
     def free_energy(self, x: Sites) -> Tensor:  # (*batch,)
-        """F(x) in closed form; the sites that x leaves out must be uncoupled."""
+        """F(x) in closed form; the sites that x leaves out must have no `obstacle`."""
         energy = self.energy(x)
-        for site, unit in self.units.items():
-            if site not in x:
-                energy = energy - unit.cumulant(self.outer_field(site, x)).sum(-1)
+        rest = [site for site in self.units if site not in x]
+        normal = self.normal(rest)
+        if normal is not None:
+            energy = energy - normal.cumulant({s: self.outer_field(s, x) for s in normal.sizes})
+        for site in rest:
+            if normal is None or site not in normal.sizes:
+                energy = energy - self.units[site].cumulant(self.outer_field(site, x)).sum(-1)
         return energy
+
+    def free_energy_bound(self, means: Sites, hidden: Sequence[str]) -> Tensor:  # (*batch,)
+        """E + Σ (E[u] − entropy): an upper bound of F, for any means of independent hidden units.
+
+        Args:
+            means: Features of the other sites, and means of the hidden ones.
+            hidden: The names of these.
+        """
+        others = {site: value for site, value in means.items() if site not in hidden}
+        bound = self.linear_energy(means) + self.potential(others)
+        for site in hidden:
+            bound = bound + self.units[site].conjugate(means[site]).sum(-1)
+        return bound
+
+    def require_normalisable(self) -> None:
+        """Refuses couplings of real units under which exp(−E) has no finite integral.
+
+        Raises:
+            ValueError: If that is so, or, for units bounded on one side, if it cannot be told.
+        """
+        endless = {
+            site: unit.bounds
+            for site, unit in self.units.items()
+            if isinstance(unit, QuadraticUnit) and math.inf in (-unit.bounds[0], unit.bounds[1])
+        }
+        links = self.inside(list(endless))
+        if not links:
+            return  # the units' own potentials confine them
+        precisions = self.precisions(list(endless))
+        matrix = joint_precision(precisions, links)
+        if bool((torch.linalg.cholesky_ex(matrix).info == 0).all()):
+            return
+        if all(math.isinf(low) != math.isinf(high) for low, high in endless.values()):
+            # Where all units are bounded on one side, couplings that only push them back to it
+            # do no harm.
+            outward = torch.cat(
+                [
+                    torch.full_like(precisions[site][..., :], 1.0 if math.isinf(high) else -1.0)
+                    for site, (_, high) in endless.items()
+                ],
+                -1,
+            )
+            if bool((matrix * outward.unsqueeze(-1) * outward.unsqueeze(-2) >= 0).all()):
+                return
+        raise not_normalisable(links[0].ends, list(endless))
 
     def sweep(self, site: str, x: Sites, update: Update) -> Tensor:  # (*batch, n)
         """Every unit of a site updated once, block by block, given all the newest values.
@@ -215,6 +364,7 @@ class PairwiseTerms:
         unit, inner = self.units[site], self.inner(site)
         field = self.outer_field(site, x)
         value = x[site]
+        plain = isinstance(unit, PlainUnit) and unit.width == 1  # its units are all alike
         if inner is None:
             if field.shape != value.shape or field is self.biases[site]:
                 field = field.expand(value.shape).clone()
@@ -225,10 +375,16 @@ class PairwiseTerms:
             memory_format=torch.contiguous_format
         )
         base = field.expand(value.shape).reshape(-1, value.shape[-1]).mT
+
+        def of_some(field: Tensor, units: slice | Tensor) -> Tensor:
+            if plain:
+                return update(unit, field)
+            return update(unit.part(units), field.mT).mT
+
         if isinstance(inner, GraphLink):
-            coloured_sweep(units_first, base, inner, lambda f: update(unit, f))
+            coloured_sweep(units_first, base, inner, of_some)
         else:
-            sequential_sweep(units_first, base, inner.weight, lambda f: update(unit, f))
+            sequential_sweep(units_first, base, inner.weight, unit.width, of_some)
         return units_first.mT.contiguous().reshape(value.shape)
 
     def sweep_by_definition(self, site: str, x: Sites, update: Update) -> Tensor:
@@ -236,7 +392,9 @@ class PairwiseTerms:
         value = x[site].clone()
         x = {**x, site: value}
         for block in self.blocks(site):
-            value[..., block] = update(self.units[site], self.block_field(site, x, block))
+            unit = self.units[site].part(block)
+            columns = self.columns(site, block)
+            value[..., columns] = update(unit, self.block_field(site, x, block))
         return value
 
     def blocks(self, site: str) -> tuple[Block, ...]:
@@ -246,11 +404,11 @@ class PairwiseTerms:
             return (WHOLE,)
         if isinstance(inner, GraphLink):
             return tuple(colour.units for colour in inner.colours)
-        bias = self.biases[site]
-        return tuple(torch.arange(bias.shape[-1], device=bias.device).split(1))
+        device = self.biases[site].device
+        return tuple(torch.arange(self.count(site), device=device).split(1))
 
 
-class PairwiseEnergy(BlockEnergy):
+class PairwiseEnergy(BlockEnergy, GradientEnergy):
     """An energy of units in fields that are linear in the other units."""
 
     @abstractmethod
@@ -260,6 +418,15 @@ class PairwiseEnergy(BlockEnergy):
     @abstractmethod
     def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
         r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out."""
+
+
+def not_normalisable(ends: tuple[str, str], sites: Sequence[str]) -> ValueError:
+    """The error for real units whose couplings are stronger than their precisions."""
+    return ValueError(
+        f"The energy cannot be normalised: with the coupling {ends} the joint precision matrix of "
+        f"{list(sites)}, their precisions minus their couplings, is not positive definite. Weaken "
+        f"the couplings or raise the precisions, for example Gaussian(precision=...)."
+    )
 
 
 def require_pairwise(energy: Energy, what: str) -> PairwiseEnergy:
@@ -286,21 +453,23 @@ def mean_energy_difference(
     negative: Sites,
     weights: Tensor | None = None,
     negative_weights: Tensor | None = None,
+    means: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> Tensor:  # ()
     """Mean energy of one batch of states minus that of another, with its gradient in closed form.
 
-    The units' potentials are left out: no parameter enters them. The gradient is a constant, so
-    there is no second derivative.
+    Potentials of units without learned parameters are left out. The gradient is a constant in
+    biases and couplings, so there is no second derivative.
 
     It is the surrogate loss of every learning rule here: the positive and the negative phase. Since
-    the energy is multilinear, an expectation over independent units may stand for a state.
+    the pair terms are multilinear, the means of independent units may stand for a state.
 
     Args:
         terms: The energy, without batch dimensions.
-        positive: Values of all sites (rows, n).
-        negative: Values of all sites (other rows, n).
+        positive: Features of all sites (rows, n * width).
+        negative: Features of all sites (other rows, n * width).
         weights: Weights of the positive rows (rows,), summing to 1; equal ones if left out.
         negative_weights: Weights of the negative rows (other rows,), likewise.
+        means: The sites of either phase that hold means of independent units, not states.
     """
     rows = next(iter(positive.values())).shape[0]
     others = next(iter(negative.values())).shape[0]
@@ -310,11 +479,18 @@ def mean_energy_difference(
         negative_weights = terms.constant.new_full((others,), 1 / others)
     phases = ((positive, weights), (negative, -negative_weights))
     parameters = (*terms.biases.values(), *(link.weight for link in terms.links))
-    return MeanEnergyDifference.apply(terms, phases, *parameters)
+    difference = MeanEnergyDifference.apply(terms, phases, *parameters)
+    for (x, w), held in zip(phases, means, strict=True):
+        for site, unit in terms.units.items():
+            if any(value.requires_grad for value in unit.parameters.values()):
+                # E[u] depends on the unit's parameters as A* does at fixed means.
+                own = unit.conjugate(x[site]) if site in held else unit.potential(x[site])
+                difference = difference + w @ own.sum(-1)
+    return difference
 
 
 class MeanEnergyDifference(torch.autograd.Function):
-    """Σ weight · E(x) over phases and rows, less what no parameter enters.
+    """Σ weight · E(x) over phases and rows, without constant and potentials.
 
     It is linear in the parameters, so gradient and value, ⟨parameters, gradient⟩, are one
     computation.

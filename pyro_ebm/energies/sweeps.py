@@ -16,7 +16,7 @@ GROUP = 32
 
 
 def sequential_sweep(
-    x: Tensor, base: Tensor, weight: Tensor, update: Callable[[Tensor], Tensor]
+    x: Tensor, base: Tensor, weight: Tensor, width: int, update: Callable[[Tensor, slice], Tensor]
 ) -> None:
     """Visits the units of a dense layer one after another, in place.
 
@@ -24,27 +24,35 @@ def sequential_sweep(
     fields still to come. That is the same as recomputing each unit's field when its turn comes.
 
     Args:
-        x: Values (n, batch), overwritten.
-        base: The field from elsewhere (n, batch).
-        weight: Symmetric couplings with zero diagonal (n, n).
-        update: New values (batch,) from fields (batch,), which it may overwrite.
+        x: Features (n * width, batch), overwritten.
+        base: The field from elsewhere (n * width, batch).
+        weight: Symmetric couplings, zero inside a unit (n * width, n * width).
+        width: The number of features of a unit.
+        update: New features (width, batch) of a unit from its fields, which it may overwrite, and
+            its number.
     """
-    n = len(x)
-    for start in range(0, n, GROUP):
-        stop = min(start + GROUP, n)
-        fields = torch.addmm(base[start:stop], weight[start:stop], x)
-        columns = weight[start:stop, start:stop, None].unbind(0)
+    n = len(x) // width
+    group = max(1, GROUP // width)
+    for start in range(0, n, group):
+        stop = min(start + group, n)
+        rows = slice(start * width, stop * width)
+        fields = torch.addmm(base[rows], weight[rows], x)
+        columns = weight[rows, rows].split(width, 1)
         for k, (value, field, column) in enumerate(
-            zip(x[start:stop].unbind(0), fields.unbind(0), columns, strict=True), 1
+            zip(x[rows].split(width), fields.split(width), columns, strict=True), 1
         ):
-            new = update(field)
-            # Not addr_, which is half as fast.
-            fields[k:].addcmul_(column[k:], new - value)
+            new = update(field, slice(start + k - 1, start + k))
+            left = k * width
+            if width == 1:
+                # Not addmm_ or addr_, which is half as fast.
+                fields[left:].addcmul_(column[left:], new - value)
+            else:
+                fields[left:].addmm_(column[left:], new - value)
             value.copy_(new)
 
 
 def coloured_sweep(
-    x: Tensor, base: Tensor, link: GraphLink, update: Callable[[Tensor], Tensor]
+    x: Tensor, base: Tensor, link: GraphLink, update: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     """Visits the colours of a graph one after another, in place.
 
@@ -52,7 +60,7 @@ def coloured_sweep(
         x: Values (n, batch), overwritten.
         base: The field from elsewhere (n, batch).
         link: The couplings.
-        update: New values from fields (units, batch), which it may overwrite.
+        update: New values from fields (units, batch), which it may overwrite, and the units.
     """
     weight = link.edge_weights()
     chunk = max(1, CACHED // max(1, x.shape[1]))
@@ -70,4 +78,4 @@ def coloured_sweep(
             for position, source, edge in colour.hubs:
                 if start <= position < stop:
                     fields[position - start] += weight[edge] @ x[source]
-            x[units] = update(fields)
+            x[units] = update(fields, units)

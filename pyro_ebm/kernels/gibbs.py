@@ -33,7 +33,7 @@ class GibbsState(NamedTuple):
         """E(x), where the newest field gives it without a product; else None."""
         if self.terms is None or self.newest is None:
             return None
-        return self.terms.energy_in_field(*self.newest, self.x)
+        return self.terms.energy_in_field(*self.newest, self.terms.features(self.x))
 
 
 class GibbsInfo(NamedTuple):
@@ -92,31 +92,35 @@ class Gibbs(Kernel):
         with torch.no_grad():
             terms = energy.read()
             terms.require_finite()
+            terms.require_normalisable()
         return GibbsState(x, terms, None)
 
     @torch.no_grad()
     def step(self, energy: Energy, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
         x, terms = dict(state.x), state.terms
         newest: Newest | None = None
-        for site in self.moved(energy):
-            if terms is None:
+        if terms is None:
+            for site in self.moved(energy):
                 x[site] = sweep_blocks(energy, site, x)
-            else:
-                x[site], newest = draw_site(terms, site, x)
+            return GibbsState(x, terms, newest), GibbsInfo()
+        features = terms.features(x)
+        for site in self.moved(energy):
+            x[site], newest = draw_site(terms, site, features)
+            features[site] = terms.units[site].features(x[site])
         return GibbsState(x, terms, newest), GibbsInfo()
 
 
-def draw_site(terms: PairwiseTerms, site: str, x: Sites) -> tuple[Tensor, Newest | None]:
+def draw_site(terms: PairwiseTerms, site: str, features: Sites) -> tuple[Tensor, Newest | None]:
     """A sweep over one site; with the field on it, where it is drawn as a whole."""
     if terms.inner(site) is not None:
-        return terms.sweep(site, x, draw), None
-    field = terms.outer_field(site, x).expand(x[site].shape)
+        return terms.units[site].values(terms.sweep(site, features, draw)), None
+    field = terms.outer_field(site, features).expand(features[site].shape)
     return terms.units[site].sample(field.clone()), (site, field)
 
 
 def draw(unit: Unit, field: Tensor) -> Tensor:
-    """A draw of units in their fields, which it overwrites."""
-    return unit.sample(field)
+    """The features of a draw of units in their fields, which it overwrites."""
+    return unit.features(unit.sample(field))
 
 
 def sweep_blocks(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)

@@ -2,11 +2,12 @@
 
 from .base import Objective
 from .contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
-from .fit import History, Progress, fit, start_at_means
+from .fit import History, Progress, fit
 from .likelihood import ExactLikelihood
 from .mean_field import MeanFieldPosterior, mean_field
 from .monitor import Monitor
 from .posterior import ExactPosterior, MeanField, PositivePhase, SampledPosterior
+from .start import start_at_means
 
 __all__ = [
     "ContrastiveDivergence",

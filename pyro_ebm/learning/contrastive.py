@@ -65,16 +65,25 @@ def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
 
 
 @torch.no_grad()
-def negative_means(terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]) -> Sites:  # noqa: ANN401
-    """The chain's states for the gradient: hidden units by their means, where those are exact."""
+def negative_means(
+    terms: PairwiseTerms,
+    chain: Any,  # noqa: ANN401
+    observed: tuple[str, ...],
+) -> tuple[Sites, tuple[str, ...]]:
+    """The chain's features for the gradient: hidden units by their means, where those are exact.
+
+    Which sites hold means is told with them.
+    """
     if not uncoupled(terms, observed):
-        return chain.x
-    hidden = hidden_sites(terms, {site: chain.x[site] for site in observed})
+        return terms.features(chain.x), ()
+    features = terms.features({site: chain.x[site] for site in observed})
+    hidden = hidden_sites(terms, features)
     newest = getattr(chain, "newest", None)
     if newest is not None and hidden == [newest[0]]:
         # The kernel drew them last, so their fields are at hand: no product is needed.
-        return {**chain.x, newest[0]: terms.units[newest[0]].mean(newest[1])}
-    return ExactPosterior().infer(terms, {site: chain.x[site] for site in observed}).means
+        return {**features, newest[0]: terms.units[newest[0]].mean(newest[1])}, (newest[0],)
+    posterior = ExactPosterior().infer(terms, features)
+    return posterior.means, posterior.averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +113,7 @@ class ContrastiveDivergence(Objective):
         kernel = self.kernel or default_kernel(energy, observed)
         # Every step starts its own chains: here one row is enough for the kernel's checks.
         one = {site: value[:1] for site, value in x.items()}
-        start = infer(self.positive, terms, one).draw()
+        start = terms.values(infer(self.positive, terms, one).draw())
         return ChainState(kernel.init(energy, start), observed)
 
     def loss(
@@ -118,15 +127,18 @@ class ContrastiveDivergence(Objective):
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
-            chain = kernel.refresh(energy, state.chain, posterior.draw())
+            start = terms.values(posterior.draw())
+            chain = kernel.refresh(energy, state.chain, start)
         chain = advance(kernel, energy, chain, self.steps - 1)
         # Of the last sweep the hidden units' means are wanted, not a draw.
         by_means = self.kernel is None and uncoupled(terms, state.observed)
         last = Gibbs(state.observed) if by_means else kernel
         chain = advance(last, energy, chain, 1)
-        negative = negative_means(terms, chain, state.observed)
+        negative, averaged = negative_means(terms, chain, state.observed)
         # Each chain starts at a row, so it carries that row's weight.
-        loss = mean_energy_difference(terms, posterior.means, negative, weights, weights)
+        loss = mean_energy_difference(
+            terms, posterior.means, negative, weights, weights, (posterior.averaged, averaged)
+        )
         return loss, ChainState(chain, state.observed)
 
     def fantasies(self, state: ChainState) -> Sites:
@@ -164,7 +176,7 @@ class PersistentContrastiveDivergence(Objective):
         rows = torch.randint(rows_of(x), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
         kernel = self.kernel or default_kernel(energy, tuple(x))
-        return ChainState(kernel.init(energy, posterior.draw()), tuple(x))
+        return ChainState(kernel.init(energy, terms.values(posterior.draw())), tuple(x))
 
     def loss(
         self,
@@ -178,9 +190,11 @@ class PersistentContrastiveDivergence(Objective):
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, state.chain.x)
         chain = advance(kernel, energy, chain, self.steps)
-        negative = negative_means(terms, chain, state.observed)
-        positive = infer(self.positive, terms, x).means
-        loss = mean_energy_difference(terms, positive, negative, weights)
+        negative, averaged = negative_means(terms, chain, state.observed)
+        positive = infer(self.positive, terms, x)
+        loss = mean_energy_difference(
+            terms, positive.means, negative, weights, means=(positive.averaged, averaged)
+        )
         return loss, ChainState(chain, state.observed)
 
     def fantasies(self, state: ChainState) -> Sites:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from pyro_ebm.energies import BoltzmannMachine, Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, boolean, spin
 
@@ -235,48 +235,3 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
                 f"and learning spends itself on them. Call start_at_means(energy, data) first.",
                 stacklevel=3,
             )
-
-
-def start_at_means(
-    energy: BoltzmannMachine, data: Sites | Tensor, *, pseudocount: float = 1.0
-) -> None:
-    """Sets the biases of the observed layers so that, uncoupled, they have the data's means.
-
-    Args:
-        energy: A machine with two-valued units, whose biases are learned.
-        data: Observed sites (rows, n), or a bare tensor for `visible`.
-        pseudocount: Added to the count of each of the two values, so that the biases are finite.
-
-    Raises:
-        TypeError: If the energy has no layers with biases.
-        ValueError: If a site is not two-valued, its biases are given and not learned, or the
-            pseudocount is not positive.
-
-    References:
-        | A practical guide to training restricted Boltzmann machines (Hinton, 2012), §8
-        | https://doi.org/10.1007/978-3-642-35289-8_32
-    """
-    if not isinstance(energy, BoltzmannMachine):
-        raise TypeError(
-            f"start_at_means needs a BoltzmannMachine; {type(energy).__name__} is none."
-        )
-    if not pseudocount > 0:
-        raise ValueError(f"pseudocount is {pseudocount}; wanted a positive number.")
-    x = energy.accept(data)
-    rows = rows_of(x)
-    for site, value in x.items():
-        support = energy.sites[site].support
-        if support not in (boolean, spin):
-            raise ValueError(f"{site!r} is {support}; wanted {{0, 1}} or {{-1, 1}}.")
-        bias = energy.layers[site].bias
-        if not isinstance(bias, nn.Parameter):
-            raise ValueError(
-                f"The biases of {site!r} were given as a plain tensor, which is kept as it is. "
-                f"Give them as nn.Parameter, or leave them out, for them to be learned."
-            )
-        ones = (value > 0).to(energy.dtype).sum(0)
-        log_odds = (ones + pseudocount).log() - (rows - ones + pseudocount).log()
-        with torch.no_grad():
-            wanted = log_odds if support is boolean else log_odds / 2
-            # Self-couplings are a bias too.
-            bias.add_(wanted - energy.uncoupled_bias(site))

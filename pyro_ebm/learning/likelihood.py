@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites
 
@@ -27,7 +27,8 @@ class ExactLikelihood(Objective):
         rows_of(energy.accept(data))
         exact.require_small(energy)
         with torch.no_grad():
-            require_unbatched(exact.pairwise_terms(energy))
+            if isinstance(energy, PairwiseEnergy):
+                require_unbatched(energy.read())
 
     def loss(
         self,

@@ -23,9 +23,10 @@ class MeanFieldPosterior(NamedTuple):
     """q(h | v) for every row of the data.
 
     Args:
-        means: E[h] by hidden site (*batch, n).
-        free_energy_bound: E(v, φ) − H(φ) ≥ F(v) (*batch,), in nats: minus it is the evidence lower
-            bound up to log Z, and minus it minus log Z the bound of ln p(v) itself.
+        means: E[T(h)] by hidden site (*batch, n * width): of numbers the mean, of labels the
+            probabilities.
+        free_energy_bound: E_q[E(v, h)] − H(q) ≥ F(v) (*batch,), in nats: minus it is the evidence
+            lower bound up to log Z, and minus it minus log Z the bound of ln p(v) itself.
         sweeps: Sweeps over the hidden units that were made.
         change: The largest change of a mean in the last sweep; small where it has converged.
     """
@@ -75,7 +76,8 @@ def mean_field(
     with torch.no_grad():
         terms = require_pairwise(energy, "Mean field").read()
         terms.require_finite()
-        return coordinate_ascent(terms, observed, start, tolerance, max_sweeps)
+        terms.require_normalisable()
+        return coordinate_ascent(terms, terms.features(observed), start, tolerance, max_sweeps)
 
 
 def check_settings(tolerance: float, max_sweeps: int) -> None:
@@ -97,7 +99,7 @@ def coordinate_ascent(
     tolerance: float,
     max_sweeps: int,
 ) -> MeanFieldPosterior:
-    """`mean_field` on values that have passed the door."""
+    """`mean_field` on the features of values that have passed the door."""
     hidden = [site for site in terms.units if site not in observed]
     batch = torch.broadcast_shapes(*(v.shape[:-1] for v in observed.values()), terms.batch)
     means = dict(observed)
@@ -121,7 +123,7 @@ def coordinate_ascent(
         sweeps += 1
     return MeanFieldPosterior(
         {site: means[site] for site in hidden},
-        free_energy_bound(terms, means, hidden),
+        terms.free_energy_bound(means, hidden),
         sweeps,
         0.0 if exact else change,
     )
@@ -143,7 +145,7 @@ def starting_means(
             f"start[{site!r}] has shape {tuple(given.shape)}; wanted {shape}, one mean for each "
             f"unit of each row."
         ) from None
-    if not bool(terms.units[site].entropy(means).isfinite().all()):
+    if not bool(terms.units[site].conjugate(means).isfinite().all()):
         raise ValueError(f"start[{site!r}] has values that are no means of {terms.units[site]}.")
     return means
 
@@ -151,11 +153,3 @@ def starting_means(
 def expectation(unit: Unit, field: Tensor) -> Tensor:
     """The means of units in their fields."""
     return unit.mean(field)
-
-
-def free_energy_bound(terms: PairwiseTerms, means: Sites, hidden: list[str]) -> Tensor:  # (*batch,)
-    """E(v, φ) − Σ H(φ): an upper bound of F(v), for any means φ of the hidden sites."""
-    bound = terms.energy(means)
-    for site in hidden:
-        bound = bound - terms.units[site].entropy(means[site]).sum(-1)
-    return bound

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.partition import exact
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, flat_features
 
 from .base import Objective
 
@@ -72,10 +72,12 @@ class Monitor:
             gap = free_energy_gap(energy, some, fantasies)
             if gap is not None:
                 figures["free_energy_gap"] = gap
-            figures["moment_mismatch"] = moment_mismatch(moments_of(some), moments_of(fantasies))
+            figures["moment_mismatch"] = moment_mismatch(
+                moments_of(energy, some), moments_of(energy, fantasies)
+            )
         elif "log_likelihood" in figures:
             figures["moment_mismatch"] = moment_mismatch(
-                moments_of(data), exact_moments(energy, data)
+                moments_of(energy, data), exact_moments(energy, data)
             )
         return figures
 
@@ -84,14 +86,14 @@ def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | No
     """Mean F of the fantasies minus mean F of the data; None where F has no closed form."""
     if not isinstance(energy, PairwiseEnergy):
         return None
-    if energy.read().coupled([site for site in energy.sites if site not in data]):
+    if energy.read().obstacle([site for site in energy.sites if site not in data]):
         return None
     return float(energy.free_energy(fantasies).mean() - energy.free_energy(data).mean())
 
 
-def moments_of(x: Sites) -> Tensor:  # (n, n), means on the diagonal
+def moments_of(energy: Energy, x: Sites) -> Tensor:  # (n, n), means on the diagonal
     """Pair moments of rows, with the means where the squares would be."""
-    flat = torch.cat(list(x.values()), -1)
+    flat = torch.cat([flat_features(value, energy.sites[site]) for site, value in x.items()], -1)
     second = flat.mT @ flat / len(flat)
     return second.diagonal_scatter(flat.mean(0))
 

@@ -1,7 +1,8 @@
 """The positive phase: what the hidden units do while the data are clamped.
 
-Exact where they are uncoupled, by mean field or by Gibbs where they are not. The energy is linear
-in each unit, so the means of independent units stand for their states in every gradient.
+Exact where they are uncoupled, by mean field or by Gibbs where they are not. The pair terms are
+linear in each unit's features, so the means of independent units stand for their states in every
+gradient. Everything here is features, not values: see `PairwiseTerms.features`.
 """
 
 from abc import ABC, abstractmethod
@@ -9,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pyro_ebm.energies import PairwiseTerms
 from pyro_ebm.sites import Sites
+from pyro_ebm.units import Unit
 
 from .mean_field import check_settings, coordinate_ascent
 
@@ -21,11 +24,14 @@ class Posterior:
     """The hidden units given the data.
 
     Args:
-        means: Values of the observed and means of the hidden sites (rows, n).
-        draw: Makes a state of all sites, the hidden ones drawn.
+        means: Features of the observed sites, and of the hidden ones their means or a draw
+            (rows, n * width).
+        averaged: The hidden sites that `means` has means of.
+        draw: Makes features of all sites, the hidden ones drawn.
     """
 
     means: Sites
+    averaged: tuple[str, ...]
     draw: Callable[[], Sites]
 
 
@@ -34,7 +40,7 @@ class PositivePhase(ABC):
 
     @abstractmethod
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
-        """The hidden units given the observed ones (rows, n), without gradients."""
+        """The hidden units given features of the observed (rows, n * width), without gradients."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,11 @@ class ExactPosterior(PositivePhase):
         rows = len(next(iter(observed.values())))
         laws = {site: terms.outer_field(site, observed).expand(rows, -1) for site in hidden}
         means = {site: terms.units[site].mean(field) for site, field in laws.items()}
-        return Posterior({**observed, **means}, lambda: {**observed, **draw_units(terms, laws)})
+        return Posterior(
+            {**observed, **means},
+            tuple(hidden),
+            lambda: {**observed, **draw_units(terms, laws)},
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class MeanField(PositivePhase):
             fields = {site: terms.field(site, means) for site in found.means}
             return {**observed, **draw_units(terms, fields)}
 
-        return Posterior(means, draw)
+        return Posterior(means, tuple(found.means), draw)
 
 
 @dataclass(frozen=True)
@@ -104,16 +114,21 @@ class SampledPosterior(PositivePhase):
         x = dict(observed)
         for site in hidden:
             field = terms.outer_field(site, observed)
-            x[site] = terms.units[site].sample(field.expand(rows, -1).clone())
+            x[site] = draw_features(terms.units[site], field.expand(rows, -1).clone())
         for _ in range(self.steps):
             for site in hidden:
-                x[site] = terms.sweep(site, x, lambda unit, field: unit.sample(field))
-        return Posterior(x, lambda: x)
+                x[site] = terms.sweep(site, x, draw_features)
+        return Posterior(x, (), lambda: x)
 
 
 def draw_units(terms: PairwiseTerms, fields: Sites) -> Sites:
     """Draws of independent units in their fields, which are left as they are."""
-    return {site: terms.units[site].sample(field.clone()) for site, field in fields.items()}
+    return {site: draw_features(terms.units[site], field.clone()) for site, field in fields.items()}
+
+
+def draw_features(unit: Unit, field: Tensor) -> Tensor:
+    """The features of a draw of units in their fields, which it overwrites."""
+    return unit.features(unit.sample(field))
 
 
 def hidden_sites(terms: PairwiseTerms, observed: Sites) -> list[str]:
@@ -129,8 +144,9 @@ def choose_positive(terms: PairwiseTerms, observed: Sequence[str] | Sites) -> Po
 
 @torch.no_grad()
 def infer(positive: PositivePhase | None, terms: PairwiseTerms, observed: Sites) -> Posterior:
-    """The posterior by the phase that was chosen, or that the structure chooses."""
-    return (positive or choose_positive(terms, observed)).infer(terms, observed)
+    """The posterior by the phase that was chosen, or that the structure chooses, given values."""
+    phase = positive or choose_positive(terms, observed)
+    return phase.infer(terms, terms.features(observed))
 
 
 def rows_of(x: Sites) -> int:

@@ -2,6 +2,6 @@
 
 from . import exact
 from .enumeration import TooManyStatesError
-from .exact import Moments
+from .summation import Moments
 
 __all__ = ["Moments", "TooManyStatesError", "exact"]

@@ -13,7 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_ebm.energies import PairwiseTerms
 from pyro_ebm.sites import Sites
+from pyro_ebm.units import Unit
 
+MAX_STATES = 2**27  # enumerated one by one: about a minute for a hundred units
 BLOCK_ELEMENTS = 2**21  # numbers in one block of enumerated states
 
 
@@ -31,25 +33,23 @@ def in_digits(count: int) -> str:
     return f"{count:.3g}" if count.bit_length() < 1000 else f"2^{count.bit_length() - 1}"
 
 
-def number_of_states(terms: PairwiseTerms, sites: Sequence[str]) -> int:
-    """How many joint states some sites have.
+def is_finite(unit: Unit) -> bool:
+    """Whether a unit can be enumerated."""
+    return unit.levels is not None
 
-    Raises:
-        TypeError: If a unit has no levels.
-    """
+
+def number_of_states(terms: PairwiseTerms, sites: Sequence[str]) -> int:
+    """How many joint states some sites have, whose units can be enumerated."""
     count = 1
     for site in sites:
-        levels = terms.units[site].levels
-        if levels is None:
-            raise TypeError(f"{site!r} has units {terms.units[site]}, which have no finite states.")
-        count *= len(levels) ** terms.biases[site].shape[-1]
+        count *= len(terms.units[site].levels or ()) ** terms.count(site)
     return count
 
 
 def states_numbered(terms: PairwiseTerms, sites: Sequence[str], index: Tensor) -> Sites:
     """States of some sites by their numbers (count,), counted with the last unit fastest."""
     levels = [terms.units[site].levels or () for site in sites]
-    sizes = [terms.biases[site].shape[-1] for site in sites]
+    sizes = [terms.count(site) for site in sites]
     found = {}
     for site, values, size in zip(reversed(sites), reversed(levels), reversed(sizes), strict=True):
         table = torch.tensor(values, dtype=terms.constant.dtype, device=index.device)
@@ -78,7 +78,7 @@ def blocks_of_states(terms: PairwiseTerms, enumerated: Sequence[str]) -> Iterato
 
 def log_weights(terms: PairwiseTerms, enumerated: Sequence[str], start: int, stop: int) -> Tensor:
     """−F of some states (stop - start, *batch)."""
-    x = block_of_states(terms, enumerated, start, stop)
+    x = terms.features(block_of_states(terms, enumerated, start, stop))
     batch = len(terms.batch)
     x = {
         site: value.reshape(len(value), *[1] * batch, value.shape[-1]) for site, value in x.items()
@@ -100,45 +100,82 @@ def log_partition(terms: PairwiseTerms, enumerated: Sequence[str]) -> Tensor:  #
 
 
 def moments(terms: PairwiseTerms, enumerated: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """E[x] (n,) and E[x xᵀ] (n, n) over the units of all sites."""
+    """E[T] (n,) and E[T Tᵀ] (n, n) over the features of all sites."""
     log_z = log_partition(terms, enumerated)
     n = sum(b.shape[-1] for b in terms.biases.values())
     first, second = terms.constant.new_zeros(n), terms.constant.new_zeros(n, n)
     for start, stop in blocks_of_states(terms, enumerated):
-        x = block_of_states(terms, enumerated, start, stop)
+        x = terms.features(block_of_states(terms, enumerated, start, stop))
         p = (log_weights(terms, enumerated, start, stop) - log_z).exp()
-        means = torch.cat(
-            [
-                x[site] if site in x else unit.mean(terms.outer_field(site, x)).expand(len(p), -1)
-                for site, unit in terms.units.items()
-            ],
-            -1,
-        )
+        means, variances = given(terms, x, len(p))
         first += p @ means
-        second += (means * p[:, None]).mT @ means
-    return first, second.diagonal_scatter(mean_squares(terms, first))
+        second += (means * p[:, None]).mT @ means + (p @ variances).diag()
+    for rows, covariance in joint_covariance(terms, enumerated):
+        second[rows[:, None], rows] += covariance
+    return first, with_own_squares(terms, first, second)
 
 
-def mean_squares(terms: PairwiseTerms, first: Tensor) -> Tensor:  # (n,)
-    """E[x²] of every unit from its mean, since x² = a + b x for two values."""
-    sizes = [b.shape[-1] for b in terms.biases.values()]
-    parts = []
-    for unit, mean in zip(terms.units.values(), first.split(sizes), strict=True):
-        a, b = unit.square or (math.nan, math.nan)
-        parts.append(a + b * mean)
-    return torch.cat(parts)
+def given(terms: PairwiseTerms, x: Sites, rows: int) -> tuple[Tensor, Tensor]:  # (rows, n) each
+    """Means of all features given those in x, and variances of those in closed form."""
+    normal = terms.normal([site for site in terms.units if site not in x])
+    joint = {}
+    if normal is not None:
+        joint = normal.means({site: terms.outer_field(site, x) for site in normal.sizes})
+    means, variances = [], []
+    for site, unit in terms.units.items():
+        known = x.get(site, joint.get(site))
+        if known is None:
+            field = terms.outer_field(site, x)
+            means.append(unit.mean(field).expand(rows, -1))
+            variances.append(unit.variance(field).expand(rows, -1))
+        else:
+            means.append(known.expand(rows, -1))
+            variances.append(torch.zeros_like(means[-1]))
+    return torch.cat(means, -1), torch.cat(variances, -1)
+
+
+def joint_covariance(
+    terms: PairwiseTerms, enumerated: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The covariance of coupled Gaussian units given all the others, and which units these are."""
+    normal = terms.normal([site for site in terms.units if site not in enumerated])
+    if normal is not None:
+        sizes = [b.shape[-1] for b in terms.biases.values()]
+        number = torch.arange(sum(sizes), device=terms.constant.device).split(sizes)
+        rows = torch.cat(
+            [n for site, n in zip(terms.units, number, strict=True) if site in normal.sizes]
+        )
+        yield rows, normal.covariance()
+
+
+def with_own_squares(terms: PairwiseTerms, first: Tensor, second: Tensor) -> Tensor:  # (n, n)
+    """Pair moments with those inside a finite unit: T² = a + b T, and 0 for two of its labels."""
+    second = second.clone()
+    start = 0
+    for site, unit in terms.units.items():
+        size = terms.biases[site].shape[-1]
+        if unit.square is not None:
+            own = slice(start, start + size)
+            a, b = unit.square
+            same = torch.arange(size, device=second.device) // unit.width
+            block = second[own, own].masked_fill(same[:, None] == same, 0)
+            second[own, own] = block.diagonal_scatter(a + b * first[own])
+        start += size
+    return second
 
 
 def sample(terms: PairwiseTerms, enumerated: Sequence[str], count: int) -> Sites:
     """Draws of the enumerated sites from the table, then of the others given them."""
     blocks = blocks_of_states(terms, enumerated)
     table = torch.cat([log_weights(terms, enumerated, *block) for block in blocks])
-    chosen = draw_indices(table, count)
-    x = states_numbered(terms, enumerated, chosen)
-    for site, unit in terms.units.items():
-        if site not in enumerated:
-            field = terms.outer_field(site, {s: x[s] for s in enumerated})
-            x[site] = unit.sample(field.expand(count, -1).clone())
+    x = states_numbered(terms, enumerated, draw_indices(table, count))
+    features = terms.features(x)
+    rest = [site for site in terms.units if site not in enumerated]
+    fields = {site: terms.outer_field(site, features).expand(count, -1) for site in rest}
+    normal = terms.normal(rest)
+    joint = {} if normal is None else normal.sample({s: fields[s] for s in normal.sizes})
+    for site, field in fields.items():
+        x[site] = joint[site] if site in joint else terms.units[site].sample(field.clone())
     return x
 
 

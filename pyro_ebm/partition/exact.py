@@ -1,46 +1,45 @@
-r"""Exact answers for machines that are small enough: the oracle of every test, and no estimate.
+r"""Exact answers for energies that are small enough: the oracle of every test, and no estimate.
 
-log Z, probabilities, moments and independent draws, in float64. Layers that are not coupled among
-themselves are summed out in closed form, and the states of the others are enumerated; where that
-leaves too many, the units are split into three groups and Z is one matrix product of size 2^(n/3).
+log Z, probabilities, moments and independent draws, in float64. How they are summed follows from
+the energy's structure. Of pairwise machines, layers that are not coupled among themselves, and
+Gaussian ones, are summed out in closed form and the states of the others are enumerated; where that
+leaves too many, two-valued units are split into three groups and Z is one matrix product of size
+2^(n/3). Of any other energy with finite sites all states are gone through.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms, require_pairwise
+from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 
-from . import enumeration, split
-from .enumeration import (
-    TooManyStatesError,
-    as_float,
-    block_of_states,
-    in_digits,
-    number_of_states,
-)
-
-MAX_STATES = 2**27  # enumerated one by one: about a minute for a hundred units
-MAX_BYTES = 2**33  # of the matrices of the three-way split
+from .enumeration import MAX_STATES, TooManyStatesError, in_digits
+from .finite import FiniteSum, levels_of
+from .machines import MachineSum
+from .summation import Moments, Summation
 
 
-class Moments(NamedTuple):
-    """First and second moments of all units.
+def summation(energy: Energy) -> Summation:
+    """The way in which an energy is summed.
 
-    Args:
-        mean: E[x] of each site (n,).
-        second: E[x xᵀ] over the units of all sites in order (n, n).
+    Raises:
+        TypeError: If there is none: it has sites with infinitely many values, and no structure.
     """
-
-    mean: Sites
-    second: Tensor
+    if isinstance(energy, PairwiseEnergy):
+        return MachineSum(energy.read().to(torch.float64))
+    levels = {name: levels_of(site) for name, site in energy.sites.items()}
+    found = {name: values for name, values in levels.items() if values is not None}
+    if infinite := [name for name in levels if name not in found]:
+        raise TypeError(
+            f"Exact summation needs sites with finitely many values, or a pairwise energy; of this "
+            f"{type(energy).__name__} the sites {infinite} have infinitely many. Its log Z can "
+            f"only be estimated, or found by quadrature."
+        )
+    return FiniteSum(energy, found, {})
 
 
 def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
@@ -48,14 +47,17 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
 
     .. math:: \log Z = \log \sum_x e^{-E(x)}, \quad \partial \log Z = -E_p[\partial E]
 
+    Over real units it is an integral.
+
     Args:
-        energy: A machine of two-valued units, small enough by its structure.
+        energy: An energy that is small enough by its structure.
 
     Raises:
         TooManyStatesError: If it is not small enough.
-        TypeError: If the energy is not pairwise, or has units that cannot be enumerated.
+        TypeError: If there is no way to sum it.
+        ValueError: If it cannot be normalised.
     """
-    return log_partition_of(pairwise_terms(energy))
+    return summation(energy).log_partition()
 
 
 def log_prob(
@@ -72,13 +74,13 @@ def log_prob(
         TooManyStatesError: If the machine, or what x leaves out of it, is too large.
     """
     x = {site: value.double() for site, value in energy.accept(x).items()}
-    terms = pairwise_terms(energy)
-    log_z = log_partition_of(terms) if log_z is None else log_z
-    return log_partition_of(terms.clamped(x)) - log_z
+    sums = summation(energy)
+    log_z = sums.log_partition() if log_z is None else log_z
+    return sums.clamped(x).log_partition() - log_z
 
 
 def moments(energy: Energy) -> Moments:
-    """All means and pair moments, exact, in float64.
+    """All means and pair moments of the features, exact, in float64.
 
     Args:
         energy: As for `log_partition`, without batch dimensions in its parameters.
@@ -86,14 +88,8 @@ def moments(energy: Energy) -> Moments:
     Raises:
         TooManyStatesError: If it is too large.
     """
-    terms = unbatched(energy)
-    plan = choose_plan(terms)
-    sizes = [b.shape[-1] for b in terms.biases.values()]
-    if plan.is_split:
-        flat, second = split.moments(terms)
-    else:
-        flat, second = enumeration.moments(terms, plan.enumerated)
-    return Moments(dict(zip(terms.units, flat.split(sizes), strict=True)), second)
+    with torch.no_grad():
+        return summation(energy).moments()
 
 
 def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, n) each
@@ -110,13 +106,8 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
     """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")
-    terms = unbatched(energy)
-    plan = choose_plan(terms)
     with torch.no_grad(), forked(chosen_seed(seed), energy.device):
-        if plan.is_split:
-            x = split.sample(terms, count)
-        else:
-            x = enumeration.sample(terms, plan.enumerated, count)
+        x = summation(energy).sample(count)
     return {site: x[site].to(energy.dtype) for site in energy.sites}
 
 
@@ -124,37 +115,44 @@ def states(energy: Energy, sites: Sequence[str] | None = None) -> Sites:  # (sta
     """Every joint state of some sites, all of them if left out; the last unit changes fastest.
 
     Args:
-        energy: An energy whose units can be enumerated.
+        energy: An energy; its other sites may be of any kind.
         sites: Names of the sites.
 
     Raises:
         TooManyStatesError: If there are too many.
+        TypeError: If a site has infinitely many values.
         ValueError: If a site is unknown.
     """
-    terms = pairwise_terms(energy)
     if isinstance(sites, str):
         sites = (sites,)
     chosen = tuple(energy.sites if sites is None else sites)
     if unknown := [site for site in chosen if site not in energy.sites]:
         raise ValueError(f"Unknown sites {unknown}; the energy has {list(energy.sites)}.")
-    count = number_of_states(terms, chosen)
+    levels = {}
+    for site in chosen:
+        found = levels_of(energy.sites[site])
+        if found is None:
+            raise TypeError(f"{site!r} has no finite states: {energy.sites[site].support}.")
+        levels[site] = found
+    sums = FiniteSum(energy, levels, {})
+    count = math.prod(len(values) for site in levels.values() for values in site)
     if count > MAX_STATES:
         raise TooManyStatesError(
             f"The sites {list(chosen)} have {in_digits(count)} states, which would take "
             f"{in_digits(8 * count)} bytes a unit; at most {in_digits(MAX_STATES)} are enumerated."
         )
-    found = block_of_states(terms, chosen, 0, count)
-    return {site: value.to(energy.dtype) for site, value in found.items()}
+    return sums.states(0, count)
 
 
 def require_small(energy: Energy) -> None:
-    """Refuses a machine that is too large for exact summation.
+    """Refuses an energy that is too large for exact summation.
 
     Raises:
         TooManyStatesError: If it is.
         TypeError: As `log_partition`.
     """
-    choose_plan(pairwise_terms(energy))
+    with torch.no_grad():
+        _ = summation(energy).seconds
 
 
 def seconds(energy: Energy, x: Sites | None = None) -> float:
@@ -168,101 +166,10 @@ def seconds(energy: Energy, x: Sites | None = None) -> float:
     """
     try:
         with torch.no_grad():
-            terms = pairwise_terms(energy)
-            total = choose_plan(terms).seconds
+            sums = summation(energy)
+            total = sums.seconds
             if x is not None:
-                clamped = terms.clamped({site: value.double() for site, value in x.items()})
-                units = sum(clamped.biases[site].shape[-1] for site in clamped.biases)
-                # Every row has fields of its own, so that a state costs all its units.
-                total += choose_plan(clamped).seconds * (1 + units)
+                total += sums.clamped({site: v.double() for site, v in x.items()}).seconds
             return total
-    except (TooManyStatesError, TypeError):
+    except (TooManyStatesError, TypeError, ValueError):
         return math.inf
-
-
-# ---------------------------------------------------------------------- choosing the way
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to sum: `split` in three, or enumerate some sites and the others in closed form."""
-
-    is_split: bool
-    enumerated: tuple[str, ...]
-    states: int
-    seconds: float  # a rough estimate, on one core
-
-
-def pairwise_terms(energy: Energy) -> PairwiseTerms:
-    """The energy's terms in float64.
-
-    Raises:
-        TypeError: If the energy has no such terms or its units no levels.
-    """
-    return require_pairwise(energy, "Exact summation").read().to(torch.float64)
-
-
-def unbatched(energy: Energy) -> PairwiseTerms:
-    """The terms of an energy whose parameters have no batch dimensions."""
-    with torch.no_grad():
-        terms = pairwise_terms(energy)
-    if terms.batch:
-        raise ValueError(
-            "The parameters have batch dimensions: take the machines one by one for this."
-        )
-    return terms
-
-
-def choose_plan(terms: PairwiseTerms) -> Plan:
-    """The cheapest way that is possible.
-
-    Raises:
-        TooManyStatesError: If none is.
-    """
-    names = list(terms.units)
-    sizes = {site: b.shape[-1] for site, b in terms.biases.items()}
-    n, batch = sum(sizes.values()), math.prod(terms.batch)
-    options = []
-    for k in range(len(names) + 1):
-        for enumerated in itertools.combinations(names, k):
-            rest = [site for site in names if site not in enumerated]
-            if terms.coupled(rest) is None:
-                count = number_of_states(terms, enumerated)
-                # 5 ns for each number of a state.
-                seconds = as_float(count) * batch * (1 + sum(sizes[site] for site in rest)) * 5e-9
-                options.append(Plan(False, enumerated, count, seconds))
-    best = min(options, key=lambda plan: (plan.seconds, plan.states))
-    splittable = (
-        n >= 3
-        and not terms.batch
-        and all(len(unit.levels or ()) == 2 for unit in terms.units.values())
-        and split_bytes(n) <= MAX_BYTES
-    )
-    # 0.05 ns for each state in the split's product, 20 ns for each entry of its matrices.
-    seconds = as_float(2**n) * 5e-11 + 3 * as_float(2 ** (2 * n // 3)) * 2e-8
-    if splittable and seconds < best.seconds:
-        return Plan(True, (), 2**n, seconds)
-    if best.states > MAX_STATES:
-        raise TooManyStatesError(
-            f"Exact summation would enumerate {in_digits(best.states)} states of "
-            f"{list(best.enumerated)} (at most {in_digits(MAX_STATES)} are), or take "
-            f"{in_digits(split_bytes(n))} bytes for {n} units split in three (at most "
-            f"{in_digits(MAX_BYTES)}). "
-            f"For a machine of this size log Z can only be estimated."
-        )
-    return best
-
-
-def split_bytes(n: int) -> int:
-    """The memory of the three-way split of n two-valued units, gradients included."""
-    return 8 * 8 * 2 ** (2 * math.ceil(n / 3))
-
-
-def log_partition_of(terms: PairwiseTerms) -> Tensor:  # (*batch,)
-    """log Z of terms in float64."""
-    plan = choose_plan(terms)
-    return (
-        split.log_partition(terms)
-        if plan.is_split
-        else enumeration.log_partition(terms, plan.enumerated)
-    )

@@ -16,7 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from pyro_ebm.energies import PairwiseTerms
 from pyro_ebm.sites import Sites
 
-from .enumeration import BLOCK_ELEMENTS, TooManyStatesError, draw_indices, in_digits, mean_squares
+from .enumeration import (
+    BLOCK_ELEMENTS,
+    TooManyStatesError,
+    draw_indices,
+    in_digits,
+    with_own_squares,
+)
 
 MAX_LOG_SUM_STATES = 2**32  # summed as logarithms, where products of exponentials would underflow
 LOST = 1e-17  # the largest share of Z that underflow may have cost
@@ -126,7 +132,7 @@ def moments(terms: PairwiseTerms) -> tuple[Tensor, Tensor]:
         log_z = log_sums(tables(terms, matrix, bias)).logsumexp((0, 1))
         to_matrix, first = torch.autograd.grad(log_z, (matrix, bias))
     second = to_matrix + to_matrix.mT
-    return first, second.fill_diagonal_(0) + mean_squares(terms, first).diag()
+    return first, with_own_squares(terms, first, second)
 
 
 def sample(terms: PairwiseTerms, count: int) -> Sites:

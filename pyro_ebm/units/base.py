@@ -4,12 +4,14 @@ A kind of variable in a field, without a size:
 
 .. math:: p(x \mid \mathrm{field}) = \exp(\mathrm{field} \cdot T(x) - u(x) - A(\mathrm{field}))
 
-T(x) are the unit's features, `width` numbers for each unit: x itself for {0,1} and {-1,1}, the
-one-hot vector for a categorical unit. Values have shape (*batch, n), features, means and fields
-(*batch, n * width).
+T(x) are the unit's features, `width` numbers for each unit: x itself for numbers, the one-hot
+vector for a categorical unit. Values have shape (*batch, n), features, means and fields
+(*batch, n * width). The potential u may have parameters of its own, one number for each unit.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -32,9 +34,9 @@ class Unit(ABC):
     @property
     @abstractmethod
     def square(self) -> tuple[float, float] | None:
-        """(a, b) with x² = a + b x for every value x, where there are such; else None.
+        """(a, b) with T² = a + b T for every feature of every value, where there are such.
 
-        It is what makes a self-coupling a bias in disguise.
+        It is what makes a self-coupling a bias in disguise; None where it is a precision.
         """
 
     @abstractmethod
@@ -42,8 +44,16 @@ class Unit(ABC):
         """T(x)."""
 
     @abstractmethod
+    def values(self, features: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
+        """The x of these features."""
+
+    @abstractmethod
     def potential(self, x: Tensor) -> Tensor:  # (*batch, n) -> (*batch, n)
         """u(x), the part of the energy that no field enters."""
+
+    @abstractmethod
+    def slope(self, x: Tensor) -> Tensor:  # (*batch, n) -> (*batch, n)
+        """∂u/∂x."""
 
     @abstractmethod
     def conditional(self, field: Tensor) -> TorchDistribution:  # batch (*batch, n)
@@ -51,19 +61,92 @@ class Unit(ABC):
 
     @abstractmethod
     def cumulant(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
-        """A(field) = ln Σ exp(field·T(x) − u(x)); its gradient is `mean`."""
+        """A(field) = ln Σ exp(field·T(x) − u(x)), or the integral; its gradient is `mean`."""
+
+    @abstractmethod
+    def conjugate(self, mean: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
+        """A*(mean) = max over fields of field·mean − A(field).
+
+        It is E[u] minus the entropy in nats, of the unit whose E[T(x)] is `mean`.
+        """
 
     @abstractmethod
     def mean(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> the same
         """E[T(x)] in the field, for hot loops and mean field."""
 
     @abstractmethod
-    def entropy(self, mean: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
-        """The entropy in nats of the unit whose E[T(x)] is `mean`."""
+    def field(self, mean: Tensor) -> Tensor:  # (*batch, n * width) -> the same
+        """A field in which E[T(x)] is `mean`."""
+
+    @abstractmethod
+    def variance(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> the same
+        """Var[T(x)] in the field, of each feature."""
 
     @abstractmethod
     def sample(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
         """A draw from `conditional(field)`, for hot loops: `field` is overwritten on the way."""
+
+    # ------------------------------------------------------------------ parameters of u
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What u depends on, as unconstrained tensors (*batch, n) or ()."""
+
+    @abstractmethod
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
+        """The same kind of unit with other `parameters`."""
+
+    @abstractmethod
+    def part(self, units: slice | Tensor) -> Self:
+        """The kind of some of the units, where each has parameters of its own."""
+
+    @abstractmethod
+    def combined(self, weighted: Sequence[tuple[Tensor, "Unit"]]) -> Self:
+        """The unit whose u is a weighted sum, with weights (*batch, 1), of those of its kind.
+
+        Raises:
+            ValueError: If they are not all of its kind.
+        """
+
+
+class PlainUnit(Unit, ABC):
+    """A kind of variable with u = 0, which has no parameters."""
+
+    def potential(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def slope(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
+        return self
+
+    def part(self, units: slice | Tensor) -> Self:
+        return self
+
+    def combined(self, weighted: Sequence[tuple[Tensor, Unit]]) -> Self:
+        require_kind(self, [unit == self for _, unit in weighted], weighted)
+        return self
+
+
+def require_kind(
+    unit: Unit, alike: Sequence[bool], weighted: Sequence[tuple[Tensor, Unit]]
+) -> None:
+    """Refuses to join units of different kinds.
+
+    Raises:
+        ValueError: If some are not alike.
+    """
+    if not all(alike):
+        raise ValueError(
+            f"The units {[unit for _, unit in weighted]} are of different kinds, so the energies "
+            f"of a site cannot be added; wanted all like {unit}."
+        )
 
 
 def softplus(x: Tensor) -> Tensor:

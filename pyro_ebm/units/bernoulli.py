@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pyro_ebm.sites import boolean
 
-from .base import Unit, softplus
+from .base import PlainUnit, softplus
 
 
 @dataclass(frozen=True)
-class Bernoulli(Unit):
+class Bernoulli(PlainUnit):
     r"""A unit in {0, 1}: :math:`p(x = 1 \mid \mathrm{field}) = \sigma(\mathrm{field})`."""
 
     support = boolean
@@ -28,8 +28,8 @@ class Bernoulli(Unit):
     def features(self, x: Tensor) -> Tensor:
         return x
 
-    def potential(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+    def values(self, features: Tensor) -> Tensor:
+        return features
 
     def conditional(self, field: Tensor) -> dist.Bernoulli:
         return dist.Bernoulli(logits=field)
@@ -40,8 +40,15 @@ class Bernoulli(Unit):
     def mean(self, field: Tensor) -> Tensor:
         return field.sigmoid()
 
-    def entropy(self, mean: Tensor) -> Tensor:
-        return torch.special.entr(mean) + torch.special.entr(1 - mean)
+    def field(self, mean: Tensor) -> Tensor:
+        return mean.logit()
+
+    def variance(self, field: Tensor) -> Tensor:
+        # Not mean (1 − mean), which is 0 where the mean rounds to 1.
+        return field.sigmoid() * (-field).sigmoid()
+
+    def conjugate(self, mean: Tensor) -> Tensor:
+        return -(torch.special.entr(mean) + torch.special.entr(1 - mean))
 
     def sample(self, field: Tensor) -> Tensor:
         # Not torch.bernoulli: it takes almost four times as long.

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.sites import spin
 
-from .base import Unit, softplus
+from .base import PlainUnit, softplus
 
 
 class SpinDistribution(TorchDistribution):
@@ -69,7 +69,7 @@ class SpinDistribution(TorchDistribution):
 
 
 @dataclass(frozen=True)
-class Spin(Unit):
+class Spin(PlainUnit):
     r"""A unit in {-1, 1}: :math:`p(x = 1 \mid \mathrm{field}) = \sigma(2\, \mathrm{field})`."""
 
     support = spin
@@ -85,8 +85,8 @@ class Spin(Unit):
     def features(self, x: Tensor) -> Tensor:
         return x
 
-    def potential(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+    def values(self, features: Tensor) -> Tensor:
+        return features
 
     def conditional(self, field: Tensor) -> SpinDistribution:
         return SpinDistribution(field)
@@ -97,9 +97,16 @@ class Spin(Unit):
     def mean(self, field: Tensor) -> Tensor:
         return field.tanh()
 
-    def entropy(self, mean: Tensor) -> Tensor:
+    def field(self, mean: Tensor) -> Tensor:
+        return mean.atanh()
+
+    def variance(self, field: Tensor) -> Tensor:
+        # Not 1 − mean², which is 0 where the mean rounds to 1.
+        return 4 * (2 * field).sigmoid() * (-2 * field).sigmoid()
+
+    def conjugate(self, mean: Tensor) -> Tensor:
         up = (1 + mean) / 2
-        return torch.special.entr(up) + torch.special.entr(1 - up)
+        return -(torch.special.entr(up) + torch.special.entr(1 - up))
 
     def sample(self, field: Tensor) -> Tensor:
         up = torch.rand_like(field).lt_(field.mul_(2).sigmoid_())

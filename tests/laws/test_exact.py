@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_ebm.energies import BoltzmannMachine, Energy
-from pyro_ebm.partition import enumeration, exact, split
-from pyro_ebm.sites import Site, Sites, boolean
+from pyro_ebm.partition import enumeration, exact, machines, split
+from pyro_ebm.sites import Site, Sites
 from pyro_ebm.units import Bernoulli, Spin
 from tests import checks
 from tests.goodness import ALPHA, CHAINS, chi_square, counts_of
@@ -83,7 +84,7 @@ def test_exact_draws_follow_the_law_by_every_way(name: str) -> None:
     # α = 1e-6, N = 20,000: the smallest fault found is that of test_exact_starts.py.
     small = SMALL[name]
     machine = small.machine()
-    terms = exact.unbatched(machine)
+    terms = machine.read().to(torch.float64)
     draws = [exact.sample(machine, CHAINS, seed=4)]
     every = tuple(small.units)
     draws.append(enumeration.sample(terms, every, CHAINS))
@@ -176,7 +177,7 @@ def test_a_strong_glass_of_eighteen_spins_is_summed_by_logarithms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     glass = draw("glass of 18", {"visible": (Spin(), 18)}, [VV], scale=2000.0)
-    terms = exact.pairwise_terms(glass.machine())
+    terms = glass.machine().read()
     calls = []
     by_logarithms = split.log_sums_by_logarithms
 
@@ -189,7 +190,7 @@ def test_a_strong_glass_of_eighteen_spins_is_summed_by_logarithms(
     assert float(split.log_partition(terms)) == pytest.approx(wanted, rel=1e-13)
     weak = draw("weak glass of 18", {"visible": (Spin(), 18)}, [VV], scale=1.0)
     strong = len(calls)
-    split.log_partition(exact.pairwise_terms(weak.machine()))
+    split.log_partition(weak.machine().read())
     assert strong == 1
     assert len(calls) == 1  # the weak one was certified
     monkeypatch.setattr(split, "MAX_LOG_SUM_STATES", 2**17)
@@ -206,7 +207,7 @@ def test_thirty_dense_units_take_little_memory() -> None:
     log_z.backward()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     # Its states would take 8 GiB for one number each.
-    assert grown < 4 * exact.split_bytes(30) < 2**29
+    assert grown < 4 * machines.split_bytes(30) < 2**29
     # The bias's gradient is the mean.
     means = machine.layers["visible"].bias.grad
     moments = exact.moments(machine)
@@ -277,25 +278,27 @@ def test_too_many_states_are_refused_with_what_it_would_take() -> None:
 
 
 def test_the_layers_that_are_cheapest_to_enumerate_are_chosen() -> None:
-    plan = exact.choose_plan(exact.pairwise_terms(BoltzmannMachine.restricted(60, 8)))
+    plan = machines.choose_plan(BoltzmannMachine.restricted(60, 8).read())
     assert (plan.enumerated, plan.states) == (("hidden",), 2**8)
     deep = BoltzmannMachine.deep([40, 8, 40])
-    assert exact.choose_plan(exact.pairwise_terms(deep)).enumerated == ("hidden1",)
+    assert machines.choose_plan(deep.read()).enumerated == ("hidden1",)
     dense = BoltzmannMachine.fully_visible(24)
-    assert exact.choose_plan(exact.pairwise_terms(dense)).is_split
+    assert machines.choose_plan(dense.read()).is_split
 
 
 class Quadratic(Energy):
-    """An energy without structure."""
+    """An energy without structure, of a real site."""
 
-    sites: ClassVar = {"x": Site(boolean, torch.Size([2]))}
+    sites: ClassVar = {"x": Site(constraints.real, torch.Size([2]))}
     dtype, device = torch.float32, torch.device("cpu")
 
     def evaluate(self, x: Sites) -> Tensor:
         return x["x"].square().sum(-1)
 
 
-def test_an_energy_without_units_in_fields_is_refused() -> None:
-    for ask in (exact.log_partition, exact.moments, exact.states, lambda e: exact.sample(e, 3)):
-        with pytest.raises(TypeError, match="BoltzmannMachine; Quadratic is none"):
+def test_real_sites_without_structure_are_refused() -> None:
+    for ask in (exact.log_partition, exact.moments, lambda e: exact.sample(e, 3)):
+        with pytest.raises(TypeError, match=r"Quadratic the sites \['x'\] have infinitely many"):
             ask(Quadratic())
+    with pytest.raises(TypeError, match="'x' has no finite states"):
+        exact.states(Quadratic())

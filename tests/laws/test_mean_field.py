@@ -393,5 +393,5 @@ def test_a_bound_without_its_entropy_is_found() -> None:
     def without_entropy(terms: PairwiseTerms, means: Sites, hidden: list[str]) -> Tensor:
         return terms.energy(means)
 
-    with mock.patch("pyro_ebm.learning.mean_field.free_energy_bound", without_entropy):
+    with mock.patch.object(PairwiseTerms, "free_energy_bound", without_entropy):
         assert "bound" in violated(COUPLED["general"])

@@ -119,7 +119,7 @@ def faulty(fault: str, weight: Tensor) -> Tensor:
 def blocks_of_units(fault: str, blocks: list[Tensor], weight: Tensor) -> Callable[..., None]:
     """A sweep over blocks of units, x (n, batch) in place, with a fault."""
 
-    def sweep(x: Tensor, base: Tensor, update: Callable[[Tensor], Tensor]) -> None:
+    def sweep(x: Tensor, base: Tensor, update: Callable[[Tensor, Tensor], Tensor]) -> None:
         matrix = faulty(fault, weight)
         order = list(blocks)
         if fault == "two blocks at once":
@@ -132,7 +132,7 @@ def blocks_of_units(fault: str, blocks: list[Tensor], weight: Tensor) -> Callabl
                 field += base[block]
             if fault == "half precision":
                 field = field.half().double()
-            new = update(field if len(block) > 1 else field[0])
+            new = update(field, block)
             last = number == len(order) - 1
             if fault == "never moves" or (fault == "last block never updated" and last):
                 continue
@@ -154,7 +154,7 @@ def colours(fault: str, patch: Patch) -> None:
 def one_after_another(fault: str, patch: Patch) -> None:
     """Plants a fault in the sweep over a dense layer."""
 
-    def sweep(x: Tensor, base: Tensor, weight: Tensor, update: Callable) -> None:
+    def sweep(x: Tensor, base: Tensor, weight: Tensor, _: int, update: Callable) -> None:
         blocks = list(torch.arange(len(x)).split(1))
         blocks_of_units(fault, blocks, weight)(x, base, update)
 
@@ -415,6 +415,10 @@ def in_both(patch: Patch, name: str, fault: Callable[..., object]) -> None:
         patch.setattr(module, name, fault)
 
 
+def squared_means(_: PairwiseTerms, first: Tensor, second: Tensor) -> Tensor:
+    return second.diagonal_scatter(first.square())
+
+
 ORACLE: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]] = {
     "constant left out of log Z": (
         lambda patch: patch.setattr(
@@ -429,7 +433,7 @@ ORACLE: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]]
         checks.log_partition_error,
     ),
     "second moments without their diagonal": (
-        lambda patch: in_both(patch, "mean_squares", lambda _, first: first.square()),
+        lambda patch: in_both(patch, "with_own_squares", squared_means),
         "fully visible bits",
         checks.moment_error,
     ),

@@ -688,22 +688,24 @@ def replaced(target: Any, name: str, value: Any) -> Callable[[], AbstractContext
 
 
 def halved(
-    terms: PairwiseTerms, positive: Sites, negative: Sites, *weights: Tensor | None
+    terms: PairwiseTerms, positive: Sites, negative: Sites, *weights: Tensor | None, means: Any = ()
 ) -> Tensor:
     nothing = {site: torch.zeros_like(value) for site, value in positive.items()}
-    both = difference(terms, positive, negative, *weights)
+    both = difference(terms, positive, negative, *weights[:2])
     return both - difference(terms, positive, nothing, *weights[:1]) / 2
 
 
 def flipped(
-    terms: PairwiseTerms, positive: Sites, negative: Sites, *weights: Tensor | None
+    terms: PairwiseTerms, positive: Sites, negative: Sites, *weights: Tensor | None, means: Any = ()
 ) -> Tensor:
-    return -difference(terms, positive, negative, *weights)
+    return -difference(terms, positive, negative, *weights[:2])
 
 
-def other_hidden_units(terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]) -> Sites:
+def other_hidden_units(
+    terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]
+) -> tuple[Sites, tuple[str, ...]]:
     """The negative phase with the hidden units of one chain beside the visible ones of another."""
-    return {site: value if site == V else value.roll(1, 0) for site, value in chain.x.items()}
+    return {site: v if site == V else v.roll(1, 0) for site, v in chain.x.items()}, ()
 
 
 @contextmanager
@@ -718,10 +720,12 @@ def reused_hidden_draws() -> Iterator[None]:
             drawn.update(found.draw())
             return dict(drawn)
 
-        return Posterior(found.means, draw_and_keep)
+        return Posterior(found.means, found.averaged, draw_and_keep)
 
-    def negative(terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]) -> Sites:
-        return {**drawn, V: chain.x[V]}
+    def negative(
+        terms: PairwiseTerms, chain: Any, observed: tuple[str, ...]
+    ) -> tuple[Sites, tuple[str, ...]]:
+        return {**drawn, V: chain.x[V]}, ()
 
     with (
         mock.patch.object(ExactPosterior, "infer", infer),

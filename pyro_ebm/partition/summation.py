@@ -1,0 +1,61 @@
+"""What can be asked of an energy that can be summed exactly, however that is done."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Self
+
+from torch import Tensor
+
+from pyro_ebm.sites import Sites
+
+
+class Moments(NamedTuple):
+    """First and second moments of the features of all units.
+
+    Features are a number itself and the one-hot vector of a label, n * width of them at a site.
+
+    Args:
+        mean: E[T(x)] of each site (n * width,).
+        second: E[T Tᵀ] over the features of all sites in order (n * width, n * width).
+    """
+
+    mean: Sites
+    second: Tensor
+
+
+class Summation(ABC):
+    """Exact sums over the states of one energy, in float64.
+
+    Where real units are summed out, a sum is an integral.
+    """
+
+    @property
+    @abstractmethod
+    def seconds(self) -> float:
+        """Roughly how long `log_partition` takes on one core.
+
+        Raises:
+            TooManyStatesError: If it would take too long, or too much memory.
+        """
+
+    @abstractmethod
+    def log_partition(self) -> Tensor:  # (*batch,)
+        """log Z, differentiable in the parameters.
+
+        Raises:
+            TooManyStatesError: As `seconds`.
+        """
+
+    @abstractmethod
+    def clamped(self, x: Sites) -> Self:
+        """The same energy, batched like x, of the other sites while those in x are held.
+
+        With no sites left its `log_partition` is −E(x).
+        """
+
+    @abstractmethod
+    def moments(self) -> Moments:
+        """All means and pair moments."""
+
+    @abstractmethod
+    def sample(self, count: int) -> Sites:  # (count, n) each
+        """Independent draws."""
