@@ -2,15 +2,31 @@
 
 from .base import Kernel, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
+from .cycle import Cycle, Mixture
 from .gibbs import Gibbs
+from .hmc import HMC
+from .langevin import MALA, Langevin
+from .mass import DenseMass, DiagonalMass, Mass, UnitMass
+from .random_walk import MetropolisHastings, RandomWalk
 from .run import resume, run
 
 __all__ = [
+    "HMC",
+    "MALA",
     "Chains",
+    "Cycle",
+    "DenseMass",
+    "DiagonalMass",
     "Gibbs",
     "Kernel",
+    "Langevin",
+    "Mass",
+    "MetropolisHastings",
+    "Mixture",
     "NonFiniteEnergyError",
+    "RandomWalk",
     "Schedule",
+    "UnitMass",
     "advance",
     "resume",
     "run",

@@ -1,5 +1,6 @@
 """What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -127,13 +128,14 @@ class Record:
         self.statistics = {"lp": torch.empty((chains, draws), dtype=energy.dtype)}
 
     def add(self, x: Sites, statistics: Mapping[str, Tensor]) -> None:
-        """One draw."""
+        """One draw; a statistic that it lacks is NaN there, 0 or False."""
         for name, value in x.items():
             self.draws[name][:, self.filled] = value
         for name, value in statistics.items():
             if name not in self.statistics:
                 like = self.statistics["lp"]
-                self.statistics[name] = torch.empty_like(like, dtype=value.dtype)
+                nothing = math.nan if value.is_floating_point() else 0
+                self.statistics[name] = torch.full_like(like, nothing, dtype=value.dtype)
             self.statistics[name][:, self.filled] = value
         self.filled += 1
 

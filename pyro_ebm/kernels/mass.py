@@ -1,0 +1,220 @@
+r"""The mass matrix: the shape that steps and momenta have.
+
+One idea for all kernels that move a vector. With :math:`M^{-1} = \Sigma = L L^\top` the momentum of
+Hamiltonian dynamics is :math:`L^{-\top} r` with :math:`r \sim N(0, I)`, and the noise of Langevin
+dynamics and of the random walk is :math:`L \xi`. Kernels keep the whitened r and need two products
+only: L r, which moves the position, and :math:`L^\top \partial U`, which moves r. The best Σ is the
+covariance of the law.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class Mass(ABC):
+    """A mass matrix: kept where it is given, to be found in the warm-up where it is not."""
+
+    @abstractmethod
+    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
+        """The position (*batch, d) plus step · L r, in place."""
+
+    @abstractmethod
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """The whitened momentum r (*batch, d) minus step · Lᵀ ∂U/∂u, in place."""
+
+    @property
+    @abstractmethod
+    def is_wanted(self) -> bool:
+        """Whether it is to be found in the warm-up."""
+
+    @abstractmethod
+    def second_moment(self, deviations: Tensor) -> Tensor:
+        """The sum over rows (n, d) of what Σ is the mean of: (d,) or (d, d)."""
+
+    @abstractmethod
+    def estimated(self, inverse: Tensor) -> Self:
+        """The same kind of mass with the estimate of Σ that `second_moment` leads to."""
+
+    @abstractmethod
+    def require(self, like: Tensor) -> None:
+        """Refuses to serve vectors (*batch, d) of another length, dtype or device.
+
+        Raises:
+            ValueError: If they are.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class UnitMass(Mass):
+    """M = I: steps and momenta of the same size in all coordinates."""
+
+    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
+        return position.add_(whitened, alpha=step)
+
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
+        return whitened.add_(gradient, alpha=-step)
+
+    @property
+    def is_wanted(self) -> bool:
+        return False
+
+    def second_moment(self, deviations: Tensor) -> Tensor:
+        return torch.ones_like(deviations[0])
+
+    def estimated(self, inverse: Tensor) -> Self:
+        return self
+
+    def require(self, like: Tensor) -> None:
+        pass
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DiagonalMass(Mass):
+    """A diagonal M, whose inverse is a variance for each coordinate.
+
+    Args:
+        variance: The diagonal (d,) of M⁻¹; found in the warm-up if left out, and 1 until then.
+
+    Raises:
+        ValueError: If it is not a vector of positive numbers.
+    """
+
+    variance: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        v = self.variance
+        if v is not None and not (
+            isinstance(v, Tensor) and v.dim() == 1 and bool((v.isfinite() & (v > 0)).all())
+        ):
+            raise ValueError(f"variance is {v!r}; wanted a tensor (d,) of positive numbers.")
+
+    def __repr__(self) -> str:
+        return f"DiagonalMass({'' if self.variance is None else summary(self.variance)})"
+
+    @cached_property
+    def scale(self) -> Tensor | None:  # (d,)
+        """L, a standard deviation for each coordinate."""
+        return None if self.variance is None else self.variance.sqrt()
+
+    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
+        if self.scale is None:
+            return position.add_(whitened, alpha=step)
+        return position.addcmul_(whitened, self.scale, value=step)
+
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
+        if self.scale is None:
+            return whitened.add_(gradient, alpha=-step)
+        return whitened.addcmul_(gradient, self.scale, value=-step)
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.variance is None
+
+    def second_moment(self, deviations: Tensor) -> Tensor:
+        return deviations.square().sum(0)
+
+    def estimated(self, inverse: Tensor) -> Self:
+        return type(self)(inverse)
+
+    def require(self, like: Tensor) -> None:
+        require_like(self.variance, like)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DenseMass(Mass):
+    """A full M, whose inverse is a covariance matrix.
+
+    Args:
+        covariance: M⁻¹ (d, d), positive definite; found in the warm-up if left out, and the unit
+            matrix until then. It needs more draws than coordinates, which many chains give soon.
+
+    Raises:
+        ValueError: If it is not symmetric and positive definite.
+    """
+
+    covariance: Tensor | None = None
+    factor: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        c = self.covariance
+        if c is None:
+            return
+        if not isinstance(c, Tensor) or c.dim() != 2 or c.shape[0] != c.shape[1]:
+            raise ValueError(f"covariance is {c!r}; wanted a square tensor (d, d).")
+        factor, failed = torch.linalg.cholesky_ex(c)
+        if bool(failed) or not bool(factor.isfinite().all()) or not torch.allclose(c, c.mT):
+            raise ValueError(
+                f"covariance {tuple(c.shape)} is not symmetric and positive definite; add a small "
+                f"multiple of the unit matrix, or use DiagonalMass()."
+            )
+        object.__setattr__(self, "factor", factor)
+
+    def __repr__(self) -> str:
+        return f"DenseMass({'' if self.covariance is None else summary(self.covariance)})"
+
+    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
+        if self.factor is None:
+            return position.add_(whitened, alpha=step)
+        rows(position).addmm_(rows(whitened), self.factor.mT, alpha=step)
+        return position
+
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
+        if self.factor is None:
+            return whitened.add_(gradient, alpha=-step)
+        rows(whitened).addmm_(gradient.reshape(-1, gradient.shape[-1]), self.factor, alpha=-step)
+        return whitened
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.covariance is None
+
+    def second_moment(self, deviations: Tensor) -> Tensor:
+        return deviations.mT @ deviations
+
+    def estimated(self, inverse: Tensor) -> Self:
+        return type(self)(inverse)
+
+    def require(self, like: Tensor) -> None:
+        require_like(self.covariance, like)
+
+
+UNIT_MASS: Mass = UnitMass()
+DIAGONAL_MASS: Mass = DiagonalMass()  # to be found
+
+
+def rows(value: Tensor) -> Tensor:  # (*batch, d) -> (n, d)
+    """A view with one batch dimension."""
+    return value.view(-1, value.shape[-1])
+
+
+def require_like(inverse: Tensor | None, like: Tensor) -> None:
+    """Refuses an inverse mass for other vectors.
+
+    Raises:
+        ValueError: If its length, dtype or device is not that of `like`.
+    """
+    if inverse is None:
+        return
+    if inverse.shape[-1] != like.shape[-1]:
+        raise ValueError(
+            f"The mass is for {inverse.shape[-1]} coordinates, but the sites that the kernel moves "
+            f"have {like.shape[-1]}."
+        )
+    if inverse.dtype != like.dtype or inverse.device != like.device:
+        raise ValueError(
+            f"The mass is {inverse.dtype} on {inverse.device}, the energy computes in {like.dtype} "
+            f"on {like.device}; convert its tensor with .to(...)."
+        )
+
+
+def summary(value: Tensor) -> str:
+    """A tensor in words."""
+    diagonal = value if value.dim() == 1 else value.diagonal()
+    what = "variance" if value.dim() == 1 else "covariance"
+    shape = "×".join(map(str, value.shape))
+    return f"{what}: {shape}, from {float(diagonal.min()):.3g} to {float(diagonal.max()):.3g}"
