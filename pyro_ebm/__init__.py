@@ -7,6 +7,14 @@ of contents.
 
 from . import datasets, plots
 from .diagnostics import to_arviz
+from .distributions import (
+    Boltzmann,
+    EnergyDistribution,
+    IntractableNormalizerError,
+    Ising,
+    RestrictedBoltzmann,
+    Sampler,
+)
 from .energies import (
     BlockEnergy,
     BoltzmannMachine,
@@ -17,6 +25,7 @@ from .energies import (
     Layer,
     PairwiseEnergy,
 )
+from .infer import AmortizedMeanFieldGuide, MeanFieldGuide, energy_factor
 from .kernels import (
     HMC,
     MALA,
@@ -55,7 +64,7 @@ from .learning import (
     mean_field,
     start_at_means,
 )
-from .partition import Moments, TooManyStatesError, exact
+from .partition import LogPartition, Moments, TooManyStatesError, exact, exactly
 from .sites import Site, Sites
 from .statistics import (
     FrozenUnits,
@@ -116,6 +125,15 @@ __all__ = [
     "exact",
     "Moments",
     "TooManyStatesError",
+    "LogPartition",
+    "exactly",
+    # energies as Pyro distributions
+    "EnergyDistribution",
+    "Boltzmann",
+    "RestrictedBoltzmann",
+    "Ising",
+    "Sampler",
+    "IntractableNormalizerError",
     # learning
     "fit",
     "History",
@@ -132,6 +150,10 @@ __all__ = [
     "SampledPosterior",
     "mean_field",
     "MeanFieldPosterior",
+    # inside Pyro's models and guides
+    "energy_factor",
+    "MeanFieldGuide",
+    "AmortizedMeanFieldGuide",
     # ArviZ, data, figures
     "to_arviz",
     "datasets",

@@ -2,6 +2,7 @@
 
 from . import exact
 from .enumeration import TooManyStatesError
+from .result import LogPartition, exactly
 from .summation import Moments
 
-__all__ = ["Moments", "TooManyStatesError", "exact"]
+__all__ = ["LogPartition", "Moments", "TooManyStatesError", "exact", "exactly"]

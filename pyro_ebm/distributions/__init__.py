@@ -1,0 +1,17 @@
+"""Energies as Pyro distributions."""
+
+from .energy_distribution import EnergyDistribution
+from .intractable import IntractableNormalizerError
+from .reading import read_once
+from .sampling import Sampler
+from .tensors import Boltzmann, Ising, RestrictedBoltzmann
+
+__all__ = [
+    "Boltzmann",
+    "EnergyDistribution",
+    "IntractableNormalizerError",
+    "Ising",
+    "RestrictedBoltzmann",
+    "Sampler",
+    "read_once",
+]
