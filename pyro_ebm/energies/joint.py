@@ -23,7 +23,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, trusting
 
 Message = Any  # the dict in which Pyro's handlers pass on what is known of one site
 
@@ -148,7 +148,7 @@ class Model(NamedTuple):
     def at(self, values: Sites, real: frozenset[str], wanted: frozenset[str] | None = None) -> Pass:
         """A pass at given values."""
         handler = AtValues(values, real, wanted, self.guarded)
-        with pyro.validation_enabled(False), handler:
+        with pyro.validation_enabled(False), trusting(), handler:
             self.enumerating()(*self.args, **self.kwargs)
         return handler.told()
 
@@ -160,7 +160,7 @@ class Model(NamedTuple):
                 total = total + value.sum()
             return total
         handler = AtValues(values, real, frozenset())
-        with pyro.validation_enabled(False), safe_logarithm():
+        with pyro.validation_enabled(False), trusting(), safe_logarithm():
             total = self.evaluator.log_prob(self.trace(handler))
         for value in handler.log_jacobians.values():
             total = total + value.sum()
