@@ -5,7 +5,7 @@ machine is small enough, learning from data, and ArviZ for the chains. The names
 of contents.
 """
 
-from . import datasets, plots
+from . import datasets, infer, plots
 from .diagnostics import to_arviz
 from .distributions import (
     Boltzmann,
@@ -23,9 +23,17 @@ from .energies import (
     GradientEnergy,
     Graph,
     Layer,
+    ModelEnergy,
     PairwiseEnergy,
+    UnbatchedModelWarning,
 )
-from .infer import AmortizedMeanFieldGuide, MeanFieldGuide, energy_factor
+from .infer import (
+    AmortizedMeanFieldGuide,
+    EnergyKernel,
+    MeanFieldGuide,
+    WithinGibbs,
+    energy_factor,
+)
 from .kernels import (
     HMC,
     MALA,
@@ -95,6 +103,8 @@ __all__ = [
     "Layer",
     "Graph",
     "CallableEnergy",
+    "ModelEnergy",
+    "UnbatchedModelWarning",
     # sampling
     "Kernel",
     "Gibbs",
@@ -134,6 +144,10 @@ __all__ = [
     "Ising",
     "Sampler",
     "IntractableNormalizerError",
+    # inside Pyro's MCMC
+    "infer",
+    "EnergyKernel",
+    "WithinGibbs",
     # learning
     "fit",
     "History",

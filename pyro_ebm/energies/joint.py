@@ -160,7 +160,7 @@ class Model(NamedTuple):
                 total = total + value.sum()
             return total
         handler = AtValues(values, real, frozenset())
-        with pyro.validation_enabled(False), trusting(), safe_logarithm():
+        with safe_logarithm(), pyro.validation_enabled(False), trusting():
             total = self.evaluator.log_prob(self.trace(handler))
         for value in handler.log_jacobians.values():
             total = total + value.sum()
@@ -168,7 +168,7 @@ class Model(NamedTuple):
 
     def trace(self, handler: Messenger) -> poutine.Trace:
         """The trace of a pass under a handler."""
-        with handler:
+        with pyro.validation_enabled(False), trusting(), handler:
             return poutine.trace(self.enumerating()).get_trace(*self.args, **self.kwargs)
 
     def enumerating(self) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
@@ -284,8 +283,7 @@ class ModelEnergy(BlockEnergy):
     def in_free_space(self, values: Sites) -> Sites:
         """The values of one chain as the energy has them."""
         handler = AtValues(self.native(values), frozenset(), frozenset())
-        with pyro.validation_enabled(False):
-            nodes: dict[str, Any] = self.model.trace(handler).nodes
+        nodes: dict[str, Any] = self.model.trace(handler).nodes
         return {
             name: biject_to(nodes[name]["fn"].support).inv(value) if name in self.real else value
             for name, value in handler.told().values.items()

@@ -13,6 +13,8 @@ import torch
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites
 
+Findings = dict[str, str | int | float]
+
 
 class Kernel(ABC):
     """A Markov transition; see the module's docstring."""
@@ -39,6 +41,45 @@ class Kernel(ABC):
 
         What was computed from them is computed again; counters of deterministic schedules go on.
         """
+
+
+class TunableKernel(Kernel):
+    """A kernel whose settings may be left to a warm-up: those that are None are found there."""
+
+    @abstractmethod
+    def tuning(self, steps: int) -> Kernel:
+        """The kernel for a warm-up of so many steps; itself, where nothing is left to be found."""
+
+    @property
+    @abstractmethod
+    def findings(self) -> Findings:
+        """The settings in short, for the attributes of a run."""
+
+
+class Tuning(Kernel):
+    """A kernel that changes its settings as it moves: for the warm-up, not for draws.
+
+    What it has learned so far is in its state, so that it can be stopped and go on.
+    """
+
+    @abstractmethod
+    def tuned(self, state: Any) -> tuple[Kernel, Any]:  # noqa: ANN401
+        """The kernel with the settings found, and its state."""
+
+
+def in_warmup(kernel: Kernel, steps: int) -> Kernel:
+    """The kernel that runs in a warm-up of so many steps."""
+    return kernel.tuning(steps) if isinstance(kernel, TunableKernel) and steps else kernel
+
+
+def after_warmup(kernel: Kernel, state: Any) -> tuple[Kernel, Any]:  # noqa: ANN401
+    """The kernel that makes the draws, and its state."""
+    return kernel.tuned(state) if isinstance(kernel, Tuning) else (kernel, state)
+
+
+def findings_of(kernel: Kernel) -> Findings:
+    """A kernel's settings in short, where it was tuned or could be."""
+    return kernel.findings if isinstance(kernel, TunableKernel) else {}
 
 
 def advance(kernel: Kernel, energy: Energy, state: Any, steps: int) -> Any:  # noqa: ANN401
