@@ -8,6 +8,7 @@ from pyro.infer.mcmc.util import diagnostics, print_summary, select_samples
 
 from pyro_ebm.energies import Energy, ModelEnergy
 from pyro_ebm.kernels import Chains, Schedule, resume, run
+from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 
 from .energy_kernel import EnergyKernel
@@ -89,9 +90,10 @@ class MCMC(AbstractMCMC):
         """
         self._args, self._kwargs = args, kwargs
         self.energy: Energy = self.kernel.energy_of(*args, **kwargs)
-        start = self.initial_params
+        seed, start = chosen_seed(self.seed), self.initial_params
         if start is None:
-            start = self.kernel.start(self.energy, self.num_chains)
+            with forked(seed, self.energy.device):
+                start = self.kernel.start(self.energy, self.num_chains)
         self.take(
             run(
                 self.kernel.kernel,
@@ -99,7 +101,7 @@ class MCMC(AbstractMCMC):
                 self.schedule,
                 chains=self.num_chains,
                 initial=start,
-                seed=self.seed,
+                seed=seed,
             )
         )
 
