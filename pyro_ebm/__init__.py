@@ -50,10 +50,13 @@ from .kernels import (
     NonFiniteEnergyError,
     RandomWalk,
     Schedule,
+    TunableKernel,
+    Tuning,
     UnitMass,
     advance,
     resume,
     run,
+    warmup,
 )
 from .learning import (
     ContrastiveDivergence,
@@ -119,6 +122,9 @@ __all__ = [
     "DenseMass",
     "Cycle",
     "Mixture",
+    "TunableKernel",
+    "Tuning",
+    "warmup",
     "Schedule",
     "run",
     "resume",

@@ -1,6 +1,6 @@
 """Transitions that leave exp(-E) unchanged, and running them."""
 
-from .base import Kernel, advance
+from .base import Kernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
 from .cycle import Cycle, Mixture
 from .gibbs import Gibbs
@@ -9,6 +9,7 @@ from .langevin import MALA, Langevin
 from .mass import DenseMass, DiagonalMass, Mass, UnitMass
 from .random_walk import MetropolisHastings, RandomWalk
 from .run import resume, run
+from .warmup import warmup
 
 __all__ = [
     "HMC",
@@ -26,8 +27,11 @@ __all__ = [
     "NonFiniteEnergyError",
     "RandomWalk",
     "Schedule",
+    "TunableKernel",
+    "Tuning",
     "UnitMass",
     "advance",
     "resume",
     "run",
+    "warmup",
 ]

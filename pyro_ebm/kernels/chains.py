@@ -61,8 +61,9 @@ class Chains:
             has changed; the others are the kernel's, of that step.
         warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
         warmup_statistics: As `statistics`, of the warm-up.
-        attributes: Kernel, schedule, seed, dtype, versions, seconds, whether interrupted.
-        kernel: The kernel that made them.
+        attributes: Kernel, what the warm-up found, schedule, seed, dtype, versions, seconds,
+            whether interrupted.
+        kernel: The kernel that made them, as tuned; in a warm-up that was stopped the tuning one.
         schedule: The schedule asked for.
         state: The kernel's state after the last draw.
         generators: The state of the random numbers after the last draw.

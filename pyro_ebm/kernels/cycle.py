@@ -6,7 +6,7 @@ a sampler within Gibbs; a site that no kernel moves is clamped.
 
 import functools
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,7 +16,15 @@ from torch import Tensor
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites
 
-from .base import Kernel
+from .base import (
+    Findings,
+    Kernel,
+    TunableKernel,
+    Tuning,
+    after_warmup,
+    findings_of,
+    in_warmup,
+)
 from .settings import require_positive
 
 
@@ -41,7 +49,7 @@ class CompositionState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Cycle(Kernel):
+class Cycle(TunableKernel):
     """One kernel after another, in the given order, as one step.
 
     It reports what the kernels report; of a name that several have, the second under the name with
@@ -78,9 +86,17 @@ class Cycle(Kernel):
             reports.append(info._asdict())
         return state, together(reports)
 
+    def tuning(self, steps: int) -> Kernel:
+        parts = tuple(in_warmup(kernel, steps) for kernel in self.kernels)
+        return composition_in_warmup(self, parts)
+
+    @property
+    def findings(self) -> Findings:
+        return findings_of_all(self.kernels)
+
 
 @dataclass(frozen=True, eq=False)
-class Mixture(Kernel):
+class Mixture(TunableKernel):
     """One of the kernels, chosen at random for all chains, as one step.
 
     It reports what the chosen kernel reports.
@@ -125,6 +141,58 @@ class Mixture(Kernel):
         below = sum(bound <= uniform for bound in accumulate(self.shares))
         number = min(below, len(self.kernels) - 1)  # the shares may add up to a little below 1
         return step_one(number, self.kernels[number], energy, state)
+
+    def tuning(self, steps: int) -> Kernel:
+        expected = (max(1, round(steps * share)) for share in self.shares)
+        parts = tuple(map(in_warmup, self.kernels, expected))
+        return composition_in_warmup(self, parts)
+
+    @property
+    def findings(self) -> Findings:
+        return findings_of_all(self.kernels)
+
+
+@dataclass(frozen=True, eq=False)
+class CompositionTuning(Tuning):
+    """A composition in its warm-up, in which each of its kernels is tuned.
+
+    Args:
+        composition: The composition of the kernels that are being tuned.
+    """
+
+    composition: Cycle | Mixture
+
+    def init(self, energy: Energy, x: Sites) -> CompositionState:
+        return self.composition.init(energy, x)
+
+    def refresh(self, energy: Energy, state: CompositionState, x: Sites) -> CompositionState:
+        return self.composition.refresh(energy, state, x)
+
+    def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
+        return self.composition.step(energy, state)
+
+    def tuned(self, state: CompositionState) -> tuple[Kernel, CompositionState]:
+        pairs = [
+            after_warmup(*pair) for pair in zip(self.composition.kernels, state.states, strict=True)
+        ]
+        kernels, states = zip(*pairs, strict=True)
+        return replace(self.composition, kernels=kernels), state._replace(states=states)
+
+
+def composition_in_warmup(composition: Cycle | Mixture, parts: tuple[Kernel, ...]) -> Kernel:
+    """The composition of kernels that are being tuned; itself, where none is."""
+    if parts == composition.kernels:
+        return composition
+    return CompositionTuning(replace(composition, kernels=parts))
+
+
+def findings_of_all(kernels: tuple[Kernel, ...]) -> Findings:
+    """The findings of each kernel, under its number."""
+    return {
+        f"kernel_{number}_{name}": value
+        for number, kernel in enumerate(kernels)
+        for name, value in findings_of(kernel).items()
+    }
 
 
 def require_kernels(name: str, kernels: tuple[Kernel, ...]) -> None:

@@ -1,8 +1,8 @@
 """Hamiltonian Monte Carlo, all chains at once."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites
 
-from .base import Kernel
 from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, Mass
-from .settings import require_positive, require_set
+from .settings import require_positive, require_probability, require_set
+from .tuning import Mover, Settings
 
 
 class HMCInfo(NamedTuple):
@@ -27,7 +27,7 @@ class HMCInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class HMC(Kernel):
+class HMC(Mover):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
     The n-th trajectory has the length :math:`T (1 - j + j h_n)`, where h is the Halton sequence
@@ -40,6 +40,8 @@ class HMC(Kernel):
             M⁻¹ the covariance of the law, π/2 leads a normal law to an independent draw.
         jitter: j, by what share of T the lengths vary: 0 never, 1 down to a single step.
         mass: M, the mass matrix.
+        target_acceptance: The mean acceptance that the warm-up finds ε for; more where chains get
+            stuck in narrow places.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -55,10 +57,12 @@ class HMC(Kernel):
     trajectory_length: float | None = None
     jitter: float = 1.0
     mass: Mass = DIAGONAL_MASS
+    target_acceptance: float = 0.8
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
         require_positive("trajectory_length", self.trajectory_length)
+        require_probability("target_acceptance", self.target_acceptance)
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}; wanted a number from 0 to 1.")
 
@@ -74,7 +78,7 @@ class HMC(Kernel):
         assert self.step_size is not None  # checked in `init`
         assert self.trajectory_length is not None
         coordinates = Coordinates.of(energy, self.sites)
-        share = 1 - self.jitter + self.jitter * halton(state.steps)
+        share = 1 - self.jitter * halton(state.steps)
         count = max(1, math.ceil(self.trajectory_length * share / self.step_size))
         proposal = propose(energy, coordinates, state, self.mass, (self.step_size, count))
         after, verdict = settle(coordinates, state, proposal)
@@ -86,6 +90,14 @@ class HMC(Kernel):
             verdict.diverging,
         )
         return after, info
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.step_size, self.trajectory_length, self.mass)
+
+    def at(self, settings: Settings) -> Self:
+        size, length, mass = settings
+        return replace(self, step_size=size, trajectory_length=length, mass=mass)
 
 
 def halton(number: int) -> float:

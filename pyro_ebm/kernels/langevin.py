@@ -6,8 +6,8 @@ with the step size τ and the inverse mass :math:`\Sigma = L L^\top`, in unconst
 """
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from .dynamics import (
     settle,
 )
 from .mass import DIAGONAL_MASS, UNIT_MASS, Mass
-from .settings import require_positive, require_set
+from .settings import require_positive, require_probability, require_set
+from .tuning import Mover, Settings
 
 
 class LangevinInfo(NamedTuple):
@@ -105,13 +106,14 @@ class Langevin(Kernel):
 
 
 @dataclass(frozen=True, eq=False)
-class MALA(Kernel):
+class MALA(Mover):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
     Args:
         sites: The sites to move; all continuous ones if left out.
         step_size: τ.
         mass: M = Σ⁻¹.
+        target_acceptance: The mean acceptance that the warm-up finds τ for.
 
     Raises:
         ValueError: If the step size is not positive.
@@ -124,9 +126,11 @@ class MALA(Kernel):
     sites: tuple[str, ...] | None = None
     step_size: float | None = None
     mass: Mass = DIAGONAL_MASS
+    target_acceptance: float = 0.574
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
+        require_probability("target_acceptance", self.target_acceptance)
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         require_set(self, "step_size")
@@ -145,3 +149,10 @@ class MALA(Kernel):
         rate = verdict.acceptance_rate
         info = MALAInfo(rate, torch.full_like(rate, self.step_size), verdict.diverging)
         return after, info
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.step_size, 0.0, self.mass)
+
+    def at(self, settings: Settings) -> Self:
+        return replace(self, step_size=settings.size, mass=settings.mass)

@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+PRIOR = 5.0  # the draws for which the old mass counts in a new one
+
 
 class Mass(ABC):
     """A mass matrix: kept where it is given, to be found in the warm-up where it is not."""
@@ -33,12 +35,19 @@ class Mass(ABC):
         """Whether it is to be found in the warm-up."""
 
     @abstractmethod
-    def second_moment(self, deviations: Tensor) -> Tensor:
-        """The sum over rows (n, d) of what Σ is the mean of: (d,) or (d, d)."""
+    def shape(self, size: int) -> tuple[int, ...]:
+        """What is estimated of vectors (d,): variances (d,), or covariances (d, d)."""
 
     @abstractmethod
-    def estimated(self, inverse: Tensor) -> Self:
-        """The same kind of mass with the estimate of Σ that `second_moment` leads to."""
+    def estimated(self, inverse: Tensor, draws: int) -> Self:
+        """The same kind of mass, with Σ from variances (d,) or covariances (d, d) of so many draws.
+
+        Of few draws it is drawn to the old Σ, and a covariance to its diagonal.
+        """
+
+    @abstractmethod
+    def whitened(self, deviations: Tensor) -> Tensor:
+        """L⁻¹ of deviations (n, d)."""
 
     @abstractmethod
     def require(self, like: Tensor) -> None:
@@ -63,11 +72,14 @@ class UnitMass(Mass):
     def is_wanted(self) -> bool:
         return False
 
-    def second_moment(self, deviations: Tensor) -> Tensor:
-        return torch.ones_like(deviations[0])
+    def shape(self, size: int) -> tuple[int, ...]:
+        return (size,)
 
-    def estimated(self, inverse: Tensor) -> Self:
+    def estimated(self, inverse: Tensor, draws: int) -> Self:
         return self
+
+    def whitened(self, deviations: Tensor) -> Tensor:
+        return deviations
 
     def require(self, like: Tensor) -> None:
         pass
@@ -115,11 +127,14 @@ class DiagonalMass(Mass):
     def is_wanted(self) -> bool:
         return self.variance is None
 
-    def second_moment(self, deviations: Tensor) -> Tensor:
-        return deviations.square().sum(0)
+    def shape(self, size: int) -> tuple[int, ...]:
+        return (size,)
 
-    def estimated(self, inverse: Tensor) -> Self:
-        return type(self)(inverse)
+    def estimated(self, inverse: Tensor, draws: int) -> Self:
+        return type(self)(towards(self.variance, inverse, draws))
+
+    def whitened(self, deviations: Tensor) -> Tensor:
+        return deviations if self.scale is None else deviations / self.scale
 
     def require(self, like: Tensor) -> None:
         require_like(self.variance, like)
@@ -146,13 +161,13 @@ class DenseMass(Mass):
             return
         if not isinstance(c, Tensor) or c.dim() != 2 or c.shape[0] != c.shape[1]:
             raise ValueError(f"covariance is {c!r}; wanted a square tensor (d, d).")
-        factor, failed = torch.linalg.cholesky_ex(c)
+        factor, failed = torch.linalg.cholesky_ex(c.double())
         if bool(failed) or not bool(factor.isfinite().all()) or not torch.allclose(c, c.mT):
             raise ValueError(
                 f"covariance {tuple(c.shape)} is not symmetric and positive definite; add a small "
                 f"multiple of the unit matrix, or use DiagonalMass()."
             )
-        object.__setattr__(self, "factor", factor)
+        object.__setattr__(self, "factor", factor.to(c.dtype))
 
     def __repr__(self) -> str:
         return f"DenseMass({'' if self.covariance is None else summary(self.covariance)})"
@@ -173,11 +188,19 @@ class DenseMass(Mass):
     def is_wanted(self) -> bool:
         return self.covariance is None
 
-    def second_moment(self, deviations: Tensor) -> Tensor:
-        return deviations.mT @ deviations
+    def shape(self, size: int) -> tuple[int, ...]:
+        return (size, size)
 
-    def estimated(self, inverse: Tensor) -> Self:
-        return type(self)(inverse)
+    def estimated(self, inverse: Tensor, draws: int) -> Self:
+        old = None if self.covariance is None else self.covariance.diagonal()
+        symmetric = (inverse + inverse.mT) / 2 * (draws / (draws + len(inverse) + PRIOR))
+        symmetric.diagonal().copy_(towards(old, inverse.diagonal(), draws))
+        return type(self)(symmetric)
+
+    def whitened(self, deviations: Tensor) -> Tensor:
+        if self.factor is None:
+            return deviations
+        return torch.linalg.solve_triangular(self.factor, deviations.mT, upper=False).mT
 
     def require(self, like: Tensor) -> None:
         require_like(self.covariance, like)
@@ -190,6 +213,12 @@ DIAGONAL_MASS: Mass = DiagonalMass()  # to be found
 def rows(value: Tensor) -> Tensor:  # (*batch, d) -> (n, d)
     """A view with one batch dimension."""
     return value.view(-1, value.shape[-1])
+
+
+def towards(old: Tensor | None, variance: Tensor, draws: int) -> Tensor:  # (d,)
+    """Estimated variances, drawn a little to the old ones: none of few draws is 0 or far off."""
+    before = torch.ones_like(variance) if old is None else old
+    return (draws * variance + PRIOR * before) / (draws + PRIOR)
 
 
 def require_like(inverse: Tensor | None, like: Tensor) -> None:

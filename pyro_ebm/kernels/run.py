@@ -14,7 +14,7 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
 from pyro_ebm.sites import Sites, boolean, check_names, describe, random_values, spin
 
-from .base import Kernel, same_batch
+from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 
 
@@ -28,6 +28,9 @@ def run(
     seed: int | None = None,
 ) -> Chains:
     """Draws from p(x) ∝ exp(−energy(x)) by many chains at once, in one process.
+
+    Settings of the kernel that are None are found in the warm-up and kept for the draws; what was
+    found is in the attributes and in the `kernel` of what is returned.
 
     Ctrl-C ends the run and keeps the draws made so far, marked as interrupted.
 
@@ -55,6 +58,7 @@ def run(
     seed = chosen_seed(seed)
     with forked(seed, energy.device):
         x = random_start(energy, chains) if initial is None else given_start(energy, initial)
+        kernel = in_warmup(kernel, schedule.warmup)
         state = kernel.init(energy, x)
         attributes: Attributes = {
             "inference_library": "pyro_ebm",
@@ -139,6 +143,8 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
     with tqdm(total=warmup + draws * thinning, disable=None, leave=False, unit="step") as bar:
         try:
             for steps, record in zip((warmup, draws * thinning), records, strict=True):
+                if record is records[1]:
+                    kernel, state = after_warmup(kernel, state)
                 for step in range(1, steps + 1):
                     before = state.x
                     state, info = kernel.step(energy, state)
@@ -162,10 +168,13 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
         warmup_statistics=warmup_statistics if kept_warmup else {},
         attributes={
             **start.attributes,
+            "kernel": repr(kernel),
+            **findings_of(kernel),
             "interrupted": interrupted,
             "warmup_done": int(start.attributes["warmup_done"]) + min(done, warmup),
             "seconds": float(start.attributes["seconds"]) + time.perf_counter() - begin,
         },
+        kernel=kernel,
         state=state,
         generators=generator_state(energy.device),
     )

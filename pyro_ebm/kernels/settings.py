@@ -17,6 +17,16 @@ def require_positive(name: str, value: float | None) -> None:
         )
 
 
+def require_probability(name: str, value: float) -> None:
+    """Refuses what is not between 0 and 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not (isinstance(value, int | float) and 0 < value < 1):
+        raise ValueError(f"{name} is {value!r}; wanted a number between 0 and 1.")
+
+
 def require_set(kernel: Kernel, *names: str) -> None:
     """Refuses to start while settings are left to the warm-up.
 

@@ -1,0 +1,197 @@
+"""The warm-up of kernels that move a vector: step size, mass and length of trajectories."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy
+from pyro_ebm.sites import Sites
+
+from .adaptation import Reach, Spread, StepSize
+from .base import Findings, Kernel, TunableKernel, Tuning
+from .mass import Mass
+
+WINDOWS = (0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new mass
+QUARTER = math.pi / 2  # of the period of a normal law: the time to an independent draw
+LONGEST, SHORT = 1000, 10  # leapfrog steps at most, and in the first window
+LEAST_RATE = 1e-3  # of acceptance, for its harmonic mean
+
+
+class Settings(NamedTuple):
+    """What can be found for a mover.
+
+    Args:
+        size: The length of a step; None if it is to be found.
+        length: The length of trajectories, as a time; None if it is to be found, 0 if there are
+            none.
+        mass: The mass matrix.
+    """
+
+    size: float | None
+    length: float | None
+    mass: Mass
+
+
+class Mover(TunableKernel):
+    """A kernel that moves the continuous sites as one vector, by a step size and a mass."""
+
+    target_acceptance: float
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings:
+        """Its settings as they are given."""
+
+    @abstractmethod
+    def at(self, settings: Settings) -> Self:
+        """The kernel with these settings."""
+
+    def tuning(self, steps: int) -> Kernel:
+        size, length, mass = self.settings
+        wanted = size is None or length is None or mass.is_wanted
+        return MoverTuning(self, steps) if wanted else self
+
+    @property
+    def findings(self) -> Findings:
+        # Every concrete mover is a dataclass.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        return {**numbers, "mass": repr(self.settings.mass)}
+
+
+class MoverTuningState(NamedTuple):
+    """The kernel's state, and what has been learned so far.
+
+    Args:
+        inner: The kernel's state.
+        mass: The mass of the next step.
+        size: The step size, and its acceptance.
+        spread: The draws of the window.
+        reach: How far these reach.
+        done: The steps so far.
+    """
+
+    inner: Any
+    mass: Mass
+    size: StepSize
+    spread: Spread
+    reach: Reach
+    done: int
+
+    @property
+    def x(self) -> Sites:
+        """The values."""
+        x: Sites = self.inner.x
+        return x
+
+    @property
+    def energy(self) -> Tensor:  # (*batch,)
+        """E(x)."""
+        energy: Tensor = self.inner.energy
+        return energy
+
+
+@dataclass(frozen=True, eq=False)
+class MoverTuning(Tuning):
+    r"""A mover in its warm-up.
+
+    The step size follows the acceptance of all chains. The mass is renewed at the end of windows
+    that grow, from the spread of all chains in the window. Trajectories become a quarter of the
+    period of the widest direction, :math:`\frac{\pi}{2} \sigma_{\max}` in the metric of the mass.
+
+    Args:
+        kernel: The mover, with what was given.
+        steps: The steps of the warm-up.
+    """
+
+    kernel: Mover
+    steps: int
+
+    def init(self, energy: Energy, x: Sites) -> MoverTuningState:
+        size, length, mass = self.kernel.settings
+        trial = self.kernel.at(Settings(size or 1.0, 1.0 if length is None else length, mass))
+        inner = trial.init(energy, x)
+        position = rows(inner)
+        found = StepSize.at(self.first_size(energy, inner) if size is None else size)
+        reach = Reach(torch.randn_like(position[0]))
+        return MoverTuningState(inner, mass, found, Spread.around(position, mass), reach, 0)
+
+    def refresh(self, energy: Energy, state: MoverTuningState, x: Sites) -> MoverTuningState:
+        return state._replace(inner=self.kernel.refresh(energy, state.inner, x))
+
+    def first_size(self, energy: Energy, inner: Any) -> float:  # noqa: ANN401 (the mover's State)
+        """A step size of which about half of the proposals survive, by doubling or halving."""
+        size, factor = 1.0, 0.0
+        while 1e-10 < size < 1e10:
+            trial = self.kernel.at(Settings(size, size, self.kernel.settings.mass))
+            _, info = trial.step(energy, inner)
+            wanted = 2.0 if float(report(info)["acceptance_rate"].mean()) > 0.5 else 0.5
+            if factor not in (0.0, wanted):
+                break
+            factor, size = wanted, size * wanted
+        return size
+
+    @torch.no_grad()
+    def step(self, energy: Energy, state: MoverTuningState) -> tuple[MoverTuningState, NamedTuple]:
+        kernel = self.current(state)
+        inner, info = kernel.step(energy, state.inner)
+        rate, position = report(info)["acceptance_rate"], rows(inner)
+        # At first a harmonic mean, which heeds the chains that are stuck far out.
+        early = self.is_early(state)
+        mean = 1 / (1 / rate.clamp_min(LEAST_RATE)).mean() if early else rate.mean()
+        size = state.size.after(float(mean), kernel.target_acceptance)
+        spread = state.spread.after(position)
+        reach = state.reach.after(state.mass.whitened(position - spread.mean))
+        after = MoverTuningState(inner, state.mass, size, spread, reach, state.done + 1)
+        return self.renewed(after), info
+
+    def is_early(self, state: MoverTuningState) -> bool:
+        """Whether chains may still be far from where they belong."""
+        return state.done < WINDOWS[0] * self.steps
+
+    def current(self, state: MoverTuningState) -> Mover:
+        """The mover of the next step."""
+        given = self.kernel.settings
+        size = state.size.size if given.size is None else given.size
+        longest = (SHORT if self.is_early(state) else LONGEST) * size
+        return self.kernel.at(Settings(size, self.length(state, size, longest), state.mass))
+
+    def length(self, state: MoverTuningState, size: float, longest: float) -> float:
+        """The length of trajectories, of one step at least."""
+        if self.kernel.settings.length is not None:
+            return self.kernel.settings.length
+        return max(size, min(QUARTER * state.reach.deviation, longest))
+
+    def renewed(self, state: MoverTuningState) -> MoverTuningState:
+        """With a new mass, where a window ends."""
+        if state.done not in {max(1, round(share * self.steps)) for share in WINDOWS}:
+            return state
+        wanted = self.kernel.settings.mass.is_wanted
+        mass = state.spread.mass(state.mass) if wanted else state.mass
+        return state._replace(
+            mass=mass,
+            size=StepSize.at(state.size.size),
+            spread=Spread.around(rows(state.inner), mass),
+            reach=Reach(state.reach.direction * state.reach.deviation**2),
+        )
+
+    def tuned(self, state: MoverTuningState) -> tuple[Mover, Any]:
+        given = self.kernel.settings
+        size = state.size.average if given.size is None else given.size
+        length = self.length(state, size, LONGEST * size)
+        return self.kernel.at(Settings(size, length, state.mass)), state.inner
+
+
+def rows(inner: Any) -> Tensor:  # noqa: ANN401 (the mover's State)
+    """The positions of all chains (n, d)."""
+    position: Tensor = inner.point.position
+    return position.reshape(-1, position.shape[-1])
+
+
+def report(info: NamedTuple) -> dict[str, Tensor]:
+    """What a step reports, by name."""
+    return info._asdict()
