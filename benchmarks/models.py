@@ -57,11 +57,11 @@ at_once = seconds(lambda: energy_and_gradient(energy, many, REALS))
 alone = seconds(lambda: energy_and_gradient(energy, one, REALS), inner=5)
 print(f"{'gradients of the log joint a second':52s}{'':>10s}")
 print(f"{'  one chain':52s}{1 / alone:10.0f}")
-print(f"{f'  {CHAINS} chains at once':52s}{CHAINS / at_once:10.0f}{alone * CHAINS / at_once:8.1f} ×")
-
-kernel = Cycle(
-    (Gibbs(("label",)), HMC(REALS, step_size=0.05, trajectory_length=0.15, jitter=0.0))
+print(
+    f"{f'  {CHAINS} chains at once':52s}{CHAINS / at_once:10.0f}{alone * CHAINS / at_once:8.1f} ×"
 )
+
+kernel = Cycle((Gibbs(("label",)), HMC(REALS, step_size=0.05, trajectory_length=0.15, jitter=0.0)))
 
 
 def stepper(start: dict[str, Tensor]) -> Callable[[], None]:
