@@ -5,7 +5,7 @@ machine is small enough, learning from data, and ArviZ for the chains. The names
 of contents.
 """
 
-from . import datasets, plots
+from . import datasets, infer, plots
 from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
 from .distributions import (
     Boltzmann,
@@ -28,18 +28,26 @@ from .energies import (
     GradientEnergy,
     Graph,
     Layer,
+    ModelEnergy,
     PairwiseEnergy,
     PatternFactors,
     RandomField,
     SpectralConvolution,
     SpectralLinear,
     TableFactors,
+    UnbatchedModelWarning,
     clamp,
     convolutional_energy,
     interpolate,
     mlp_energy,
 )
-from .infer import AmortizedMeanFieldGuide, MeanFieldGuide, energy_factor
+from .infer import (
+    AmortizedMeanFieldGuide,
+    EnergyKernel,
+    MeanFieldGuide,
+    WithinGibbs,
+    energy_factor,
+)
 from .kernels import (
     HMC,
     MALA,
@@ -173,6 +181,8 @@ __all__ = [
     "DistributionEnergy",
     "interpolate",
     "clamp",
+    "ModelEnergy",
+    "UnbatchedModelWarning",
     # sampling
     "Kernel",
     "Gibbs",
@@ -248,6 +258,10 @@ __all__ = [
     "Potts",
     "Sampler",
     "IntractableNormalizerError",
+    # inside Pyro's MCMC
+    "infer",
+    "EnergyKernel",
+    "WithinGibbs",
     # learning
     "fit",
     "History",
