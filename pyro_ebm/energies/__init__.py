@@ -1,7 +1,14 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
 from .algebra import clamp, combined, interpolate
-from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
+from .base import (
+    BlockEnergy,
+    Energy,
+    GradientEnergy,
+    SweepEnergy,
+    energy_and_gradient,
+    sweep_blocks,
+)
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
 from .couplings import Graph
@@ -47,6 +54,7 @@ __all__ = [
     "RandomField",
     "SpectralConvolution",
     "SpectralLinear",
+    "SweepEnergy",
     "TableFactors",
     "UnbatchedModelWarning",
     "clamp",
@@ -57,4 +65,5 @@ __all__ = [
     "mean_energy_difference",
     "mlp_energy",
     "require_pairwise",
+    "sweep_blocks",
 ]

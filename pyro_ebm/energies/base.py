@@ -189,3 +189,27 @@ class BlockEnergy(Energy):
         Raises:
             ValueError: If no block is given and the site has several.
         """
+
+
+class SweepEnergy(BlockEnergy):
+    """An energy that knows more of a sweep than its blocks one after another."""
+
+    @abstractmethod
+    def sweep(self, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+        """The site's value after a transition that leaves its law given the rest unchanged.
+
+        It draws every element, without a history; x itself is left as it was.
+
+        Raises:
+            ValueError: As `conditional`.
+        """
+
+
+def sweep_blocks(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+    """A sweep over one site, by the conditional laws of its blocks."""
+    value = x[site].clone(memory_format=torch.contiguous_format)
+    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
+    for block in energy.blocks(site):
+        law = energy.conditional(site, {**x, site: value}, block)
+        units[..., block] = law.sample().to(value.dtype)
+    return value

@@ -22,9 +22,12 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.sites import Site, Sites
 
-from .base import Block
+from .base import Block, Energy
+from .energy_site import EnergySite, energy_of
+from .field_energy import FieldEnergy
 from .first_pass import random_pass
 from .joint import Message, Model, is_deterministic, term
+from .pairwise import PairwiseEnergy
 
 
 class Reach(NamedTuple):
@@ -147,6 +150,52 @@ class Prober:
                             return False
         return True
 
+    def energy_site(
+        self, site: str, reach: Reach, sources: dict[str, frozenset[str]]
+    ) -> EnergySite | None:
+        """How a site is swept that is an energy, and that the rest sees element by element.
+
+        None if it is not, or if its energy depends on other sites.
+        """
+        msg = self.nodes[site]
+        found = energy_of(msg["fn"])
+        if found is None or msg["mask"] is not None or msg["scale"] != 1:
+            return None
+        energy, own = found
+        levels = levels_of_elements(energy, own)
+        fixed = sources[site] <= {site} and self.is_fixed(site)
+        if levels is None or not fixed or not isinstance(energy, PairwiseEnergy | FieldEnergy):
+            return None
+        made = EnergySite(energy, own, reach.terms - {site}, levels, msg["value"].shape)
+        return made if self.is_separable(site, made) else None
+
+    def is_fixed(self, site: str) -> bool:
+        """Whether the site's own term is the same whatever the others are."""
+        value = self.starts[0][site]
+        terms = [self.model.at({**s, site: value}, self.real).terms[site] for s in self.starts]
+        return all(torch.equal(terms[0], other) for other in terms[1:])
+
+    def is_separable(self, site: str, made: EnergySite) -> bool:
+        """Whether the rest of the model is a sum over the site's elements, each seen alone."""
+        shape = made.shape
+        number = torch.arange(shape.numel()).reshape(shape)
+        values = made.levels
+        for start in self.starts:
+            before = self.model.entries_at(start, self.real, made.terms)
+            for bit in range(max(shape.numel() - 1, 1).bit_length()):
+                for wanted in (0, 1):
+                    changed = (number >> bit) % 2 == wanted
+                    other = values[torch.randint(len(values), shape)].to(start[site])
+                    at = {**start, site: torch.where(changed, other, start[site])}
+                    after = self.model.entries_at(at, self.real, made.terms)
+                    for name, entry in before.items():
+                        if entry.shape[entry.dim() - len(shape) :] != shape:
+                            return False
+                        moved = ~((entry == after[name]) | (entry.isnan() & after[name].isnan()))
+                        if bool((moved & ~changed).any()):
+                            return False
+        return True
+
     def moved(
         self, start: Sites, site: str, values: Tensor, mask: Tensor
     ) -> tuple[Sites, set[str]]:
@@ -233,3 +282,13 @@ class DiscreteSite(NamedTuple):
             summed = [k for k in range(value.dim()) if k - value.dim() not in self.parallel]
             total = total + (value.sum(summed) if summed else value)
         return total
+
+
+def levels_of_elements(energy: Energy, site: str) -> Tensor | None:
+    """The values of an element of an energy's site; None where there are not finitely many."""
+    if isinstance(energy, FieldEnergy):
+        return torch.arange(max(energy.states)).double()
+    if isinstance(energy, PairwiseEnergy):
+        levels = energy.read().units[site].levels
+        return None if levels is None else torch.tensor(levels, dtype=torch.float64)
+    return None

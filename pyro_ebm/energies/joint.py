@@ -21,7 +21,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Independent, biject_to
 
 from pyro_ebm.sites import Sites, trusting
 
@@ -49,6 +49,7 @@ class AtValues(Messenger):
         real: The sites that are given unconstrained.
         wanted: The sites whose terms are computed; all of them if left out.
         guarded: The sites whose term is −∞ where the value is outside the support.
+        read: What the term of a site is: ln p given its parents, or its parts.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class AtValues(Messenger):
         real: frozenset[str],
         wanted: frozenset[str] | None = None,
         guarded: frozenset[str] = frozenset(),
+        read: Callable[[Message], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.given, self.real, self.wanted, self.guarded = given, real, wanted, guarded
+        self.read = read or term
         self.values: Sites = {}
         self.terms: Sites = {}
         self.log_jacobians: Sites = {}
@@ -88,7 +91,7 @@ class AtValues(Messenger):
                 f"values. Give it the same sites in every pass."
             )
         if self.wanted is None or name in self.wanted:
-            self.terms[name] = term(msg)
+            self.terms[name] = self.read(msg)
             if name in self.guarded:
                 inside = msg["fn"].support.check(msg["value"])
                 self.terms[name] = self.terms[name].masked_fill(~inside, -torch.inf)
@@ -152,6 +155,13 @@ class Model(NamedTuple):
             self.enumerating()(*self.args, **self.kwargs)
         return handler.told()
 
+    def entries_at(self, values: Sites, real: frozenset[str], wanted: frozenset[str]) -> Sites:
+        """ln p of the elements of some sites, one by one, in a pass at given values."""
+        handler = AtValues(values, real, wanted, read=entries)
+        with pyro.validation_enabled(False), trusting(), handler:
+            self.function(*self.args, **self.kwargs)
+        return handler.told().terms
+
     def log_joint(self, values: Sites, real: frozenset[str]) -> Tensor:  # ()
         """ln p of one chain's values, in unconstrained space, enumerated sites summed out."""
         total: Any = 0.0
@@ -182,6 +192,23 @@ def term(msg: Message) -> Tensor:
     """ln p of a site given its parents, scaled and masked, not summed."""
     log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
     return scale_and_mask(log_prob, msg["scale"], msg["mask"])
+
+
+def entries(msg: Message) -> Tensor:
+    """ln p of a site's elements one by one, as far as its law takes them apart.
+
+    `to_event` sums over elements that are independent: here they stay apart.
+    """
+    law, count = msg["fn"], 0
+    while isinstance(law, Independent):
+        count += law.reinterpreted_batch_ndims
+        law = law.base_dist
+    log_prob = law.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+    scale, mask = (
+        part[(..., *[None] * count)] if isinstance(part, Tensor) and part.dim() else part
+        for part in (msg["scale"], msg["mask"])
+    )
+    return scale_and_mask(log_prob, scale, mask)
 
 
 def is_deterministic(msg: Message) -> bool:

@@ -12,8 +12,9 @@ from torch.distributions import biject_to, constraints
 
 from pyro_ebm.sites import Site, Sites, batch_shape, describe
 
-from .base import Block, BlockEnergy
+from .base import Block, SweepEnergy, sweep_blocks
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
+from .energy_site import EnergySite
 from .finite import FiniteLaw
 from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
 from .joint import AtValues, Message, Model, ModelStructureError
@@ -28,7 +29,7 @@ class UnbatchedModelWarning(UserWarning):
     """A model cannot be batched over chains: they are evaluated one after another."""
 
 
-class ModelEnergy(BlockEnergy):
+class ModelEnergy(SweepEnergy):
     r"""A Pyro model's log joint as an energy over its latent sites.
 
     .. math:: E(u) = -\ln p(x(u), \text{data}) - \ln \left| \partial x / \partial u \right|
@@ -41,9 +42,11 @@ class ModelEnergy(BlockEnergy):
     that fails, or gives other numbers than one chain alone, chains are evaluated one after another,
     and a warning says so.
 
-    The elements of a discrete site are drawn given all the rest by trying each value in the terms
-    that depend on it; those of a plate at once where they are independent given the rest, otherwise
-    one after another.
+    A site that is an energy of its own (an `EnergyDistribution` that no other site enters) is swept
+    as that energy is, if the rest of the model looks at its elements one by one. The elements of
+    another discrete site are drawn given all the rest by trying each value in the terms that depend
+    on it; those of a plate at once where they are independent given the rest, otherwise one after
+    another.
 
     Args:
         model: A Pyro model: a callable, or a `PyroModule`. Its sites must be the same in every
@@ -81,6 +84,7 @@ class ModelEnergy(BlockEnergy):
             self.batched = True
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
+            self.energy_sites: dict[str, EnergySite] = {}
             self.conditionals = self.find_conditionals(starts, sources)
 
     @property
@@ -205,6 +209,32 @@ class ModelEnergy(BlockEnergy):
         terms = self.model.at(self.native(x), self.real, found.terms).terms
         return {"weights": found.total(terms).reshape(-1)}
 
+    def sweep(self, site: str, x: Sites) -> Tensor:
+        known = self.energy_sites.get(site)
+        if known is None:
+            return sweep_blocks(self, site, x)
+        batch, rows = self.as_rows(x)
+        with torch.no_grad():
+            weights = self.each(functools.partial(self.weights_of_levels, site, known), rows)
+            found = known.sweep(rows[site], weights["weights"].movedim(1, 0))
+        return found.reshape(batch + found.shape[1:])
+
+    def weights_of_levels(self, site: str, known: EnergySite, x: Sites) -> Sites:
+        """ln p of the rest of the model for one chain, at each value of each element."""
+        found = []
+        for level in known.levels.unbind():
+            value = torch.full_like(x[site], float(level))
+            at = self.native({**x, site: self.inside(site, value)})
+            found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
+        return {"weights": torch.stack(found)}
+
+    def inside(self, site: str, value: Tensor) -> Tensor:
+        """Labels that an element has not, as its last one."""
+        support = self.sites[site].support
+        if not isinstance(support, constraints.integer_interval):
+            return value
+        return torch.minimum(value, torch.as_tensor(support.upper_bound).to(value))
+
     def discrete_site(self, site: str) -> DiscreteSite:
         """How a discrete site is drawn.
 
@@ -245,6 +275,10 @@ class ModelEnergy(BlockEnergy):
                 else Reach(frozenset(), ())
             )
             found[site] = DiscreteSite.of(law, self.sites[site], values.to(self.like), reach)
+            if self.model.evaluator is None and not self.moving:
+                known = prober.energy_site(site, reach, sources)
+                if known is not None:
+                    self.energy_sites[site] = known
         return found
 
     def dependences(

@@ -257,6 +257,11 @@ class PairwiseTerms:
             self.constant.to(dtype),
         )
 
+    def with_field(self, site: str, field: Tensor) -> "PairwiseTerms":  # (*batch, n * width)
+        """The energy in a further field on one site."""
+        biases = {**self.biases, site: self.biases[site] + field}
+        return PairwiseTerms(self.units, biases, self.links, self.constant)
+
     def scaled(self, factor: Tensor) -> "PairwiseTerms":  # (*batch,)
         """The energy multiplied by a factor: at the inverse temperature `factor`."""
         return PairwiseTerms(

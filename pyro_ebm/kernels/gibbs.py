@@ -12,7 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.energies import (
+    BlockEnergy,
+    Energy,
+    PairwiseEnergy,
+    PairwiseTerms,
+    SweepEnergy,
+    sweep_blocks,
+)
 from pyro_ebm.sites import Sites, check_names, covers
 from pyro_ebm.units import Unit
 
@@ -101,7 +108,7 @@ class Gibbs(Kernel):
         newest: Newest | None = None
         if terms is None:
             for site in self.moved(energy):
-                x[site] = sweep_blocks(energy, site, x)
+                x[site] = sweep_over(energy, site, x)
             return GibbsState(x, terms, newest), GibbsInfo()
         features = terms.features(x)
         for site in self.moved(energy):
@@ -123,12 +130,9 @@ def draw(unit: Unit, field: Tensor) -> Tensor:
     return unit.features(unit.sample(field))
 
 
-def sweep_blocks(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """A sweep over one site, by the conditional laws of its blocks."""
+def sweep_over(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+    """A sweep over one site of an energy that is not pairwise."""
     assert isinstance(energy, BlockEnergy)  # checked in `init`
-    value = x[site].clone(memory_format=torch.contiguous_format)
-    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
-    for block in energy.blocks(site):
-        law = energy.conditional(site, {**x, site: value}, block)
-        units[..., block] = law.sample().to(value.dtype)
-    return value
+    if isinstance(energy, SweepEnergy):
+        return energy.sweep(site, x)
+    return sweep_blocks(energy, site, x)
