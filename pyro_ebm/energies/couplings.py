@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_ebm.sites import all_true
 from pyro_ebm.units import Unit, name_of
 
 from .base import AbstractModule
@@ -55,7 +56,7 @@ def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
             f"{name} has shape {tuple(value.shape)}; wanted {shape}, "
             f"where batch dimensions may lead."
         )
-    if not bool(torch.isfinite(value).all()):
+    if not all_true(torch.isfinite(value)):
         raise ValueError(f"{name} contains NaN or infinite values; wanted finite numbers.")
     return value
 
