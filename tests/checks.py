@@ -20,7 +20,7 @@ LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}  # relative to the size of 
 
 def distance(found: Tensor, wanted: np.ndarray | Tensor) -> float:
     """The largest difference, relative where the values are larger than 1; NaN is no number."""
-    wanted = torch.as_tensor(wanted, dtype=torch.float64)
+    wanted = torch.as_tensor(wanted, dtype=torch.float64).detach()
     found = found.detach().double()
     assert found.shape == wanted.shape, f"{found.shape} is not {wanted.shape}"
     return float(((found - wanted).abs() / wanted.abs().clamp_min(1)).max().nan_to_num(np.inf))

@@ -336,7 +336,10 @@ LABEL_DRAWS = {
 }
 
 
-@pytest.mark.parametrize("name", ["labels and bits", "fully visible labels"])
+@pytest.mark.parametrize(
+    "name",
+    ["labels and bits", pytest.param("fully visible labels", marks=pytest.mark.slow)],
+)
 def test_faults_in_the_draws_of_labels_are_found(name: str, monkeypatch: Patch) -> None:
     small = FINITE[name]
     labels_drawn("none", monkeypatch)
