@@ -113,7 +113,8 @@ class MALA(Mover):
         sites: The sites to move; all continuous ones if left out.
         step_size: τ.
         mass: M = Σ⁻¹.
-        target_acceptance: The mean acceptance that the warm-up finds τ for.
+        target_acceptance: The mean acceptance that the warm-up finds τ for; more where chains get
+            stuck in narrow places.
 
     Raises:
         ValueError: If the step size is not positive.

@@ -103,7 +103,9 @@ class DiagonalMass(Mass):
         if v is not None and not (
             isinstance(v, Tensor) and v.dim() == 1 and bool((v.isfinite() & (v > 0)).all())
         ):
-            raise ValueError(f"variance is {v!r}; wanted a tensor (d,) of positive numbers.")
+            raise ValueError(
+                f"variance is {describe(v)}; wanted a tensor (d,) of positive, finite numbers."
+            )
 
     def __repr__(self) -> str:
         return f"DiagonalMass({'' if self.variance is None else summary(self.variance)})"
@@ -160,7 +162,7 @@ class DenseMass(Mass):
         if c is None:
             return
         if not isinstance(c, Tensor) or c.dim() != 2 or c.shape[0] != c.shape[1]:
-            raise ValueError(f"covariance is {c!r}; wanted a square tensor (d, d).")
+            raise ValueError(f"covariance is {describe(c)}; wanted a square tensor (d, d).")
         factor, failed = torch.linalg.cholesky_ex(c.double())
         if bool(failed) or not bool(factor.isfinite().all()) or not torch.allclose(c, c.mT):
             raise ValueError(
@@ -239,6 +241,14 @@ def require_like(inverse: Tensor | None, like: Tensor) -> None:
             f"The mass is {inverse.dtype} on {inverse.device}, the energy computes in {like.dtype} "
             f"on {like.device}; convert its tensor with .to(...)."
         )
+
+
+def describe(value: object) -> str:
+    """What was given, on one line."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    few = f" {value.tolist()}" if value.numel() <= 10 else ""
+    return f"a tensor {tuple(value.shape)}{few}"
 
 
 def summary(value: Tensor) -> str:

@@ -15,9 +15,17 @@ from .adaptation import Reach, Spread, StepSize
 from .base import Findings, Kernel, TunableKernel, Tuning
 from .mass import Mass
 
-WINDOWS = (0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new mass
+EARLY = 0.1  # the share of it in which chains may still be far from where they belong
+WINDOWS = (
+    0.05,
+    0.1,
+    0.16,
+    0.25,
+    0.4,
+    0.8,
+)  # the shares of the warm-up after which there is a new mass
 QUARTER = math.pi / 2  # of the period of a normal law: the time to an independent draw
-LONGEST, SHORT = 1000, 10  # leapfrog steps at most, and in the first window
+LONGEST, SHORT = 1000, 10  # leapfrog steps at most, and early on
 LEAST_RATE = 1e-3  # of acceptance, for its harmonic mean
 
 
@@ -151,7 +159,7 @@ class MoverTuning(Tuning):
 
     def is_early(self, state: MoverTuningState) -> bool:
         """Whether chains may still be far from where they belong."""
-        return state.done < WINDOWS[0] * self.steps
+        return state.done < EARLY * self.steps
 
     def current(self, state: MoverTuningState) -> Mover:
         """The mover of the next step."""

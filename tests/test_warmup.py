@@ -1,0 +1,465 @@
+"""Warm-ups: what they find, that they find the same again, stopping and going on; bad settings."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import arviz as az
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy
+from pyro_ebm.kernels import (
+    HMC,
+    MALA,
+    Chains,
+    Cycle,
+    DenseMass,
+    DiagonalMass,
+    Gibbs,
+    Kernel,
+    Langevin,
+    MetropolisHastings,
+    Mixture,
+    RandomWalk,
+    Schedule,
+    Tuning,
+    UnitMass,
+    advance,
+    resume,
+    run,
+    warmup,
+)
+from pyro_ebm.kernels.cycle import CompositionTuning
+from pyro_ebm.kernels.tuning import MoverTuning
+from tests.densities import SMALL, Quadratic
+
+DEVIATIONS = torch.logspace(-2, 2, 9, dtype=torch.float64)
+
+
+def correlated(size: int, correlation: float) -> Quadratic:
+    """A stationary normal law, of deviation 1 everywhere."""
+    number = torch.arange(size)
+    covariance = correlation ** (number[:, None] - number).abs().double()
+    return Quadratic(torch.linalg.inv(covariance))
+
+
+def network() -> CallableEnergy:
+    """A network over a normal law."""
+    first, second = torch.randn(5, 16), torch.randn(16)
+    return CallableEnergy(
+        lambda x: x.square().sum(-1) / 2 + torch.tanh(x @ first) @ second, 5, dtype=torch.float32
+    )
+
+
+TARGETS: dict[str, Callable[[], Energy]] = {
+    "correlated": lambda: correlated(20, 0.8),
+    "scales from 0.01 to 100": lambda: Quadratic(torch.diag(DEVIATIONS**-2)),
+    "network": network,
+    "gamma": lambda: SMALL["gamma"].as_energy(),
+    "dirichlet": lambda: SMALL["dirichlet"].as_energy(),
+}
+KERNELS: dict[str, Kernel] = {
+    "HMC": HMC(),
+    "HMC, dense": HMC(mass=DenseMass()),
+    "HMC, aiming higher": HMC(target_acceptance=0.9),
+    "MALA": MALA(),
+    "MALA, dense": MALA(mass=DenseMass()),
+    "random walk": RandomWalk(),
+}
+
+
+# --- what is found -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        *itertools.product(KERNELS, ("correlated", "gamma")),
+        *itertools.product(("HMC", "MALA"), ("scales from 0.01 to 100", "network", "dirichlet")),
+    ],
+)
+def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
+    kernel: Any = KERNELS[name]
+    chains = run(kernel, TARGETS[target](), Schedule(150, 60), chains=50, seed=1)
+    found = float(chains.statistics["acceptance_rate"].mean())
+    assert abs(found - kernel.target_acceptance) < 0.05
+    assert isinstance(chains.kernel, type(kernel))
+
+
+@pytest.mark.parametrize("kernel", [HMC(), MALA()])
+def test_the_variances_are_found(kernel: Kernel) -> None:
+    chains = run(kernel, TARGETS["scales from 0.01 to 100"](), Schedule(300, 1), chains=50, seed=0)
+    variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
+    # About 50 × 60 dependent draws: 15 % are five errors of independent ones.
+    torch.testing.assert_close(variance.sqrt(), DEVIATIONS, rtol=0.15, atol=0)
+
+
+def test_the_covariance_is_found() -> None:
+    energy = correlated(6, 0.9)
+    chains = run(HMC(mass=DenseMass()), energy, Schedule(300, 1), chains=50, seed=0)
+    covariance = chains.kernel.mass.covariance  # type: ignore[attr-defined]
+    unwhitened = covariance @ energy.precision
+    assert float(torch.linalg.eigvals(unwhitened).abs().log().abs().max()) < 0.3
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_trajectories_are_a_quarter_of_the_period_of_the_widest_direction(
+    correlation: float,
+) -> None:
+    energy = correlated(10, correlation)
+    chains = run(HMC(), energy, Schedule(300, 1), chains=100, seed=0)
+    widest = float(torch.linalg.eigvalsh(energy.precision).min()) ** -0.5
+    found = chains.kernel.trajectory_length  # type: ignore[attr-defined]
+    assert found == pytest.approx(math.pi / 2 * widest, rel=0.15)
+
+
+def test_few_chains_are_tuned_too() -> None:
+    chains = run(HMC(), correlated(5, 0.5), Schedule(500, 200), chains=2, seed=0)
+    assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.8) < 0.1
+    variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
+    assert bool(((variance > 0.4) & (variance < 2.5)).all())
+
+
+def test_what_was_given_is_kept() -> None:
+    energy, short = correlated(3, 0.5), Schedule(20, 2)
+    tuned = run(HMC(step_size=0.1, trajectory_length=1.0), energy, short, seed=0).kernel
+    assert (tuned.step_size, tuned.trajectory_length) == (0.1, 1.0)
+    assert tuned.mass.variance is not None
+    mass = DiagonalMass(torch.ones(3, dtype=torch.float64))
+    tuned = run(HMC(mass=mass), energy, short, seed=0).kernel
+    assert tuned.mass is mass
+    assert tuned.step_size is not None
+    for kernel in (
+        HMC(step_size=0.1, trajectory_length=1.0, mass=mass),
+        HMC(step_size=0.1, trajectory_length=1.0, mass=UnitMass()),
+        MALA(step_size=0.1, mass=mass),
+        RandomWalk(scale=0.1, mass=UnitMass()),
+        Cycle((MALA(step_size=0.1, mass=mass), Langevin())),
+    ):
+        assert run(kernel, energy, short, seed=0).kernel is kernel
+
+
+def test_kernels_of_a_composition_are_tuned_each() -> None:
+    density = SMALL["with a label"]
+    label = MetropolisHastings("label", lambda x: dist.Bernoulli(0.2 + 0.2 * x))
+    for composition in (Cycle((label, MALA())), Mixture((label, MALA()), (1, 3))):
+        chains = run(composition, density.as_energy(), Schedule(400, 100), chains=200, seed=0)
+        first, second = chains.kernel.kernels  # type: ignore[attr-defined]
+        assert type(chains.kernel) is type(composition)
+        assert first is label
+        name = "acceptance_rate_1" if isinstance(composition, Cycle) else "acceptance_rate"
+        rate = chains.statistics[name]
+        if isinstance(composition, Mixture):  # a step size is reported by MALA only
+            rate = rate[chains.statistics["step_size"].isfinite()]
+        assert abs(float(rate.mean()) - 0.574) < 0.06
+        assert chains.attributes["kernel_1_step_size"] == second.step_size
+
+
+def test_the_findings_are_printed_and_stored(tmp_path: Any) -> None:
+    chains = run(HMC(), correlated(4, 0.3), Schedule(50, 5), chains=8, seed=0)
+    kernel: Any = chains.kernel
+    assert f"step_size={kernel.step_size}" in repr(kernel)
+    assert "DiagonalMass(variance: 4, from " in repr(kernel)
+    assert chains.attributes["kernel"] == repr(kernel)
+    wanted = ("step_size", "trajectory_length", "target_acceptance")
+    assert {n: chains.attributes[n] for n in wanted} == {n: getattr(kernel, n) for n in wanted}
+    data = chains.to_arviz()
+    data.to_netcdf(str(tmp_path / "chains.nc"))
+    assert data["posterior"].attrs["step_size"] == kernel.step_size
+    steps = np.full((8, 5), kernel.step_size)
+    np.testing.assert_allclose(data["sample_stats"]["step_size"].values, steps)
+
+
+def test_the_draws_are_made_by_the_kernel_as_tuned() -> None:
+    energy = correlated(3, 0.5)
+    chains = run(HMC(), energy, Schedule(40, 10), chains=8, seed=0)
+    kernel, state = warmup(HMC(), energy, chains.last, steps=40, seed=0)
+    assert isinstance(kernel, HMC)
+    assert kernel.step_size is not None
+    first = advance(kernel, energy, state, 3)
+    again = kernel.refresh(energy, first, first.x)
+    assert torch.equal(again.point.gradient, first.point.gradient)
+
+
+# --- again, stopped, going on --------------------------------------------------------------------
+
+
+def assert_same(first: Chains, second: Chains) -> None:
+    """Draws, statistics and kernel, to the last bit."""
+    for one, other in (
+        (first.draws, second.draws),
+        (first.statistics, second.statistics),
+        (first.warmup_draws, second.warmup_draws),
+    ):
+        assert list(one) == list(other)
+        for name in one:
+            assert torch.equal(one[name], other[name]), name
+    assert repr(first.kernel) == repr(second.kernel)
+
+
+RUNS: dict[str, tuple[Kernel, str]] = {
+    "HMC": (HMC(), "correlated normal in two sites"),
+    "HMC, dense": (HMC(mass=DenseMass()), "correlated normal"),
+    "HMC on a simplex": (HMC(), "dirichlet"),
+    "MALA": (MALA(), "gamma"),
+    "random walk": (RandomWalk(), "bounded"),
+    "cycle": (Cycle((RandomWalk(("a",)), HMC(("b",)))), "correlated normal in two sites"),
+    "mixture": (Mixture((MALA(("a",)), MALA())), "correlated normal in two sites"),
+    "Langevin": (Langevin(step_size=0.01, power=0.6), "normal"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_sixty_draws_and_forty_more_are_a_hundred(name: str) -> None:
+    kernel, density = RUNS[name]
+    energy = SMALL[density].as_energy()
+    before = torch.get_rng_state()
+    hundred = run(kernel, energy, Schedule(30, 50), chains=5, seed=3)
+    sixty = run(kernel, energy, Schedule(30, 30), chains=5, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert_same(hundred, resume(resume(sixty, energy, 5), energy, 15))
+
+
+def stop_before(number: int, patch: pytest.MonkeyPatch) -> None:
+    """Someone presses Ctrl-C before a step of the run; steps inside of steps do not count."""
+    depth, count = [0], itertools.count()
+
+    def outermost(right: Callable[..., Any], counted: bool) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            if counted and not depth[0] and next(count) == number:
+                raise KeyboardInterrupt
+            depth[0] += 1
+            try:
+                return right(*args)
+            finally:
+                depth[0] -= 1
+
+        return wrapped
+
+    patch.setattr(MoverTuning, "init", outermost(MoverTuning.init, False))
+    for kernel in (MoverTuning, CompositionTuning, HMC, Cycle):
+        patch.setattr(kernel, "step", outermost(kernel.step, True))
+
+
+@pytest.mark.parametrize("after", [0, 3, 17, 29, 30, 41])
+@pytest.mark.parametrize("name", ["HMC", "HMC on a simplex", "cycle"])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
+    name: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, density = RUNS[name]
+    energy, schedule = SMALL[density].as_energy(), Schedule(30, 20, keep="everything")
+    whole = run(kernel, energy, schedule, chains=5, seed=3)
+    stop_before(after, monkeypatch)
+    stopped = run(kernel, energy, schedule, chains=5, seed=3)
+    assert stopped.interrupted
+    assert stopped.attributes["warmup_done"] == min(after, 30)
+    assert isinstance(stopped.kernel, Tuning) == (after < 30)
+    monkeypatch.undo()
+    kept = max(0, after - 30)
+    assert_same(whole, resume(stopped, energy, 20 - kept))
+
+
+@pytest.mark.parametrize("kernel", [HMC(), Gibbs()])
+def test_a_warm_up_depends_on_its_seed_alone(kernel: Kernel) -> None:
+    if isinstance(kernel, HMC):
+        energy: Energy = correlated(3, 0.5)
+        x = {"x": torch.zeros(6, 3, dtype=torch.float64)}
+    else:
+        energy = BoltzmannMachine.restricted(4, 3)
+        x = {"visible": torch.ones(6, 4), "hidden": torch.ones(6, 3)}
+    before = torch.get_rng_state()
+    first, state = warmup(kernel, energy, x, steps=30, seed=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    second, again = warmup(kernel, energy, x, steps=30, seed=2)
+    assert repr(first) == repr(second)
+    assert all(torch.equal(state.x[site], again.x[site]) for site in x)
+    third, _ = warmup(kernel, energy, x, steps=30, seed=3)
+    assert (repr(third) == repr(first)) is isinstance(kernel, Gibbs)
+
+
+def test_after_learning_chains_follow_the_new_parameters() -> None:
+    center = torch.nn.Parameter(torch.zeros(()))
+    energy = CallableEnergy(lambda x: (x - center).square().sum(-1) / 2, 1)
+    chains = run(HMC(), energy, Schedule(50, 20), chains=100, seed=0)
+    with torch.no_grad():
+        center.fill_(30.0)
+    more = resume(chains, energy, 50).draws["visible"][:, -20:]
+    assert abs(float(more.mean()) - 30) < 0.2
+
+
+# --- bad settings, bad starts --------------------------------------------------------------------
+
+NORMAL = correlated(3, 0.5)
+START = {"x": torch.zeros(4, 3, dtype=torch.float64)}
+MIXED = SMALL["with a label"].as_energy()
+
+BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "negative step": (lambda: HMC(step_size=-1.0), ValueError, r"step_size is -1\.0.*positive"),
+    "step of NaN": (lambda: MALA(step_size=math.nan), ValueError, "step_size is nan"),
+    "step of Langevin": (lambda: Langevin(step_size=0.0), ValueError, "step_size is 0"),
+    "no length": (lambda: HMC(trajectory_length=0.0), ValueError, "trajectory_length is 0"),
+    "jitter": (lambda: HMC(jitter=1.5), ValueError, r"jitter is 1\.5.*0 to 1"),
+    "power": (lambda: Langevin(power=2.0), ValueError, r"power is 2\.0"),
+    "scale": (lambda: RandomWalk(scale=-0.1), ValueError, r"scale is -0\.1"),
+    "target": (lambda: HMC(target_acceptance=80), ValueError, "target_acceptance is 80.*between"),
+    "variance": (lambda: DiagonalMass(torch.tensor([1.0, 0.0])), ValueError, "variance.*positive"),
+    "covariance": (lambda: DenseMass(-torch.eye(2)), ValueError, "not symmetric and positive"),
+    "no square": (lambda: DenseMass(torch.ones(2, 3)), ValueError, "covariance.*square"),
+    "mass of another length": (
+        lambda: MALA(None, 0.1, DiagonalMass(torch.ones(2).double())).init(NORMAL, START),
+        ValueError,
+        "mass is for 2 coordinates.*3",
+    ),
+    "mass of another dtype": (
+        lambda: MALA(None, 0.1, DiagonalMass(torch.ones(3))).init(NORMAL, START),
+        ValueError,
+        "mass is torch.float32.*torch.float64",
+    ),
+    "not tuned": (
+        lambda: HMC().init(NORMAL, START),
+        ValueError,
+        "no step_size and no traj.*warmup",
+    ),
+    "no warm-up": (lambda: run(MALA(), NORMAL, Schedule(0, 5)), ValueError, "no step_size yet"),
+    "no steps": (lambda: warmup(HMC(), NORMAL, START, steps=0), ValueError, "steps is 0"),
+    "a discrete site": (
+        lambda: MALA(("label",), 0.1).init(MIXED, {}),
+        ValueError,
+        r"MALA moves continuous sites, but 'label' is \{0, 1\}.*Gibbs\(\('label',\)\).*Cycle",
+    ),
+    "only discrete sites": (
+        lambda: run(HMC(), BoltzmannMachine.restricted(3, 2)),
+        ValueError,
+        "HMC moves continuous sites, but the energy has only 'visible'",
+    ),
+    "an unknown site": (lambda: HMC(("y",), 1.0, 1.0).init(NORMAL, START), ValueError, "'y'"),
+    "a site twice": (lambda: MALA(("x", "x"), 1.0).init(NORMAL, START), ValueError, "once"),
+    "a bare name": (lambda: MALA("x", 1.0).init(NORMAL, START), ValueError, "tuple of names"),  # type: ignore[arg-type]
+    "no sites": (lambda: MALA((), 1.0).init(NORMAL, START), ValueError, "tuple of names"),
+    "a start of no energy": (
+        lambda: MALA(None, 0.1).init(
+            CallableEnergy(lambda x: x[:, 0].log(), 1), {"visible": torch.tensor([[1.0], [0.0]])}
+        ),
+        ValueError,
+        r"energy is not finite at the start of the chains \[1\]",
+    ),
+    "a start outside": (
+        lambda: HMC(None, 0.1, 1.0).init(SMALL["gamma"].as_energy(), {"x": -torch.ones(2, 2)}),
+        ValueError,
+        "not in GreaterThan",
+    ),
+    "no kernels": (lambda: Cycle(()), TypeError, r"wanted a tuple, Cycle\(\(first, second\)\)"),
+    "a list": (lambda: Cycle([HMC()]), TypeError, "wanted a tuple"),  # type: ignore[arg-type]
+    "no kernel": (lambda: Mixture((HMC(), 3)), TypeError, "Mixture was given 3"),  # type: ignore[arg-type]
+    "weights": (lambda: Mixture((HMC(), MALA()), (1.0,)), ValueError, "one number for each"),
+    "a weight of zero": (lambda: Mixture((HMC(),), (0.0,)), ValueError, "weight is 0"),
+    "no proposal": (
+        lambda: MetropolisHastings("x", 0.5),  # type: ignore[arg-type]
+        TypeError,
+        "proposal is 0.5.*function",
+    ),
+    "proposal for no site": (
+        lambda: MetropolisHastings("y", lambda x: dist.Normal(x, 1.0)).init(NORMAL, START),
+        ValueError,
+        r"move 'y', but the energy has \['x'\]",
+    ),
+    "proposal of a wrong shape": (
+        lambda: MetropolisHastings("x", lambda x: dist.Normal(x[..., 0], 1.0)).init(NORMAL, START),
+        ValueError,
+        r"draws the shape \(4,\) from a value of shape \(4, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_refused(name: str) -> None:
+    action, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        action()
+
+
+# --- two-dimensional densities -------------------------------------------------------------------
+
+
+def ring(x: Tensor) -> Tensor:
+    """The first potential of Rezende and Mohamed (2015)."""
+    radius = ((x.norm(dim=-1) - 2) / 0.4).square() / 2
+    sides = torch.stack([-(((x[:, 0] - c) / 0.6).square()) / 2 for c in (2, -2)])
+    return radius - sides.logsumexp(0)
+
+
+def double_well(x: Tensor) -> Tensor:
+    return 2 * (x[:, 0].square() - 1).square() + x[:, 1].square() / 2
+
+
+def banana(x: Tensor) -> Tensor:
+    """x₀ ~ N(0, 4), x₁ | x₀ ~ N(x₀² / 4, 1)."""
+    return x[:, 0].square() / 8 + (x[:, 1] - x[:, 0].square() / 4).square() / 2
+
+
+def eight_normals(x: Tensor) -> Tensor:
+    angle = torch.arange(8) * math.pi / 4
+    centers = 4 / 1.414 * torch.stack([angle.cos(), angle.sin()], 1).to(x.dtype)
+    squares = (x[:, None] - centers).square().sum(-1) / (2 * (0.5 / 1.414) ** 2)
+    return -(-squares).logsumexp(-1)
+
+
+# E[x₀], E[x₁], E[x₀²], E[x₁²], by quadrature; of the banana by hand.
+PLANE: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, float, float, float]]] = {
+    "ring": (ring, (0.0, 0.0, 3.3035016013235627, 1.3952778294082304)),
+    "double well": (double_well, (0.0, 0.0, 0.8521361521783343, 1.0)),
+    "banana": (banana, (0.0, 1.0, 4.0, 1.0 + 3.0)),
+}
+
+
+def moments_off(draws: Tensor, truth: tuple[float, ...]) -> list[float]:
+    """By how many of their standard errors the means of x and x² are off."""
+    arrays = draws.double().numpy()
+    found = []
+    for power in (1, 2):
+        for column in range(arrays.shape[2]):
+            values = arrays[:, :, column] ** power
+            error = float(az.mcse({"v": values}, method="mean")["v"])
+            found.append((values.mean() - truth[len(found)]) / error)
+    return found
+
+
+@pytest.mark.parametrize("name", PLANE)
+@pytest.mark.parametrize(
+    "kernel", [HMC(), pytest.param(MALA(target_acceptance=0.8), marks=pytest.mark.slow)]
+)
+def test_moments_in_the_plane_are_within_four_errors(kernel: Kernel, name: str) -> None:
+    energy, truth = PLANE[name]
+    chains = run(kernel, CallableEnergy(energy, 2), Schedule(200, 400), chains=20, seed=0)
+    assert max(map(abs, moments_off(chains.draws["visible"], truth))) < 4
+
+
+@pytest.mark.slow
+def test_eight_modes_are_right_or_called_not_mixed() -> None:
+    chains = run(HMC(), CallableEnergy(eight_normals, 2), Schedule(300, 500), chains=20, seed=0)
+    draws = chains.draws["visible"]
+    off = moments_off(draws, (0.0, 0.0, 4.126246126330153, 4.126246126330153))
+    assert (
+        max(map(abs, off)) < 4 or float(az.rhat({"v": draws[:, :, 0].double().numpy()})["v"]) > 1.05
+    )
+
+
+@pytest.mark.slow
+def test_a_funnel_is_right_or_called_not_mixed() -> None:
+    """Neal's funnel in ten dimensions: E v² = 9."""
+
+    def funnel(x: Tensor) -> Tensor:
+        v = x[:, 0]
+        return v.square() / 18 + 4.5 * v + (x[:, 1:].square() * (-v).exp()[:, None]).sum(-1) / 2
+
+    chains = run(HMC(), CallableEnergy(funnel, 10), Schedule(500, 500), chains=20, seed=0)
+    v = chains.draws["visible"][:, :, 0].double().numpy()
+    off = abs((v**2).mean() - 9) / float(az.mcse({"v": v**2}, method="mean")["v"])
+    assert off < 4 or float(az.rhat({"v": v})["v"]) > 1.05
