@@ -10,6 +10,7 @@ from .factor_graph import FactorGraph, FactorGroup
 from .field_energy import FieldEnergy
 from .layers import Layer
 from .links import GraphLink, Link
+from .model import ModelEnergy, UnbatchedModelWarning
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
 from .pairwise import (
     PairwiseEnergy,
@@ -39,6 +40,7 @@ __all__ = [
     "GraphLink",
     "Layer",
     "Link",
+    "ModelEnergy",
     "PairwiseEnergy",
     "PairwiseTerms",
     "PatternFactors",
@@ -46,6 +48,7 @@ __all__ = [
     "SpectralConvolution",
     "SpectralLinear",
     "TableFactors",
+    "UnbatchedModelWarning",
     "clamp",
     "combined",
     "convolutional_energy",

@@ -161,6 +161,8 @@ def energy_and_gradient(energy: Energy, x: Sites, sites: Sequence[str]) -> tuple
     with torch.enable_grad():
         moved = {site: x[site].detach().requires_grad_() for site in sites}
         value = energy.evaluate({**x, **moved})
+        if not value.requires_grad:  # a constant
+            return value, {site: torch.zeros_like(v) for site, v in moved.items()}
         # A site that the energy does not depend on has the gradient zero.
         gradients = torch.autograd.grad(
             value.sum(), list(moved.values()), allow_unused=True, materialize_grads=True

@@ -43,6 +43,15 @@ def against(field: Tensor, x: Tensor) -> Tensor:  # (*batch,)
     return x @ field if field.dim() == 1 else torch.linalg.vecdot(field, x)
 
 
+def in_rows(unit: Unit, shape: torch.Size) -> Unit:
+    """A kind whose parameters differ within the batch of values (*batch, n), for these in rows."""
+    batched = {name: value for name, value in unit.parameters.items() if value.dim() > 1}
+    if not batched:
+        return unit
+    rows = {name: value.expand(shape).reshape(-1, shape[-1]) for name, value in batched.items()}
+    return unit.with_parameters({**unit.parameters, **rows})
+
+
 @dataclass(frozen=True)
 class PairwiseTerms:
     """A pairwise energy as plain tensors: see the module's docstring.
@@ -423,6 +432,7 @@ class PairwiseTerms:
             memory_format=torch.contiguous_format
         )
         base = field.expand(value.shape).reshape(-1, value.shape[-1]).mT
+        unit = in_rows(unit, value.shape)
 
         def of_some(field: Tensor, units: slice | Tensor) -> Tensor:
             if plain:

@@ -12,6 +12,7 @@ own space.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import torch
@@ -109,12 +110,12 @@ class Coordinates:
             parts.append(Part.of(name, energy.sites[name], first))
         return cls(tuple(parts))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The sites."""
         return tuple(part.name for part in self.parts)
 
-    @property
+    @cached_property
     def all_real(self) -> bool:
         """Whether no site needs a bijector."""
         return all(part.to_support is None for part in self.parts)
@@ -158,7 +159,6 @@ class Coordinates:
         e = energy.evaluate({**x, **values})
         return Height(position, e, e if self.all_real else e - self.log_volume(position, values))
 
-    @torch.no_grad()
     def slope(self, energy: Energy, x: Sites, position: Tensor) -> Slope:
         """The potential and its gradient at a position; of x the other sites are read."""
         if self.all_real:

@@ -54,6 +54,7 @@ class Proposal(NamedTuple):
     log_ratio: Tensor
 
 
+@torch.no_grad()
 def init_dynamics(
     energy: Energy, sites: tuple[str, ...] | None, x: Sites, mass: Mass, mover: str
 ) -> DynamicsState:
@@ -71,6 +72,7 @@ def init_dynamics(
     return DynamicsState(x, point, 0)
 
 
+@torch.no_grad()
 def refresh_dynamics(
     energy: Energy, sites: tuple[str, ...] | None, state: DynamicsState, x: Sites
 ) -> DynamicsState:

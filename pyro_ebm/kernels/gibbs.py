@@ -72,6 +72,9 @@ class Gibbs(Kernel):
             raise ValueError(
                 f"Gibbs is to move {unknown}, but the energy has {list(energy.sites)}."
             )
+        if not isinstance(energy, PairwiseEnergy):
+            for site in self.moved(energy):
+                energy.blocks(site)  # refuses a site without conditional laws
         x = energy.accept(x)
         check_names(x, energy.sites)
         batch = same_batch(x, energy)
@@ -123,8 +126,9 @@ def draw(unit: Unit, field: Tensor) -> Tensor:
 def sweep_blocks(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
     """A sweep over one site, by the conditional laws of its blocks."""
     assert isinstance(energy, BlockEnergy)  # checked in `init`
-    value = x[site].clone()
+    value = x[site].clone(memory_format=torch.contiguous_format)
+    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
     for block in energy.blocks(site):
         law = energy.conditional(site, {**x, site: value}, block)
-        value[..., block] = law.sample().to(value.dtype)
+        units[..., block] = law.sample().to(value.dtype)
     return value

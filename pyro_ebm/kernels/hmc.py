@@ -16,6 +16,8 @@ from .mass import DIAGONAL_MASS, Mass
 from .settings import require_positive, require_probability, require_set
 from .tuning import Mover, Settings
 
+ROUNDING = 1e-6  # of a step: what a whole number of steps may be off by
+
 
 class HMCInfo(NamedTuple):
     """What the trajectory and the Metropolis test did, (*batch,) each."""
@@ -79,7 +81,8 @@ class HMC(Mover):
         assert self.trajectory_length is not None
         coordinates = Coordinates.of(energy, self.sites)
         share = 1 - self.jitter * halton(state.steps)
-        count = max(1, math.ceil(self.trajectory_length * share / self.step_size))
+        steps = self.trajectory_length * share / self.step_size
+        count = max(1, math.ceil(steps - ROUNDING))
         proposal = propose(energy, coordinates, state, self.mass, (self.step_size, count))
         after, verdict = settle(coordinates, state, proposal)
         rate = verdict.acceptance_rate

@@ -42,9 +42,11 @@ def metropolis(log_ratio: Tensor) -> Verdict:  # (*batch,)
 
 def choose(accepted: Tensor, new: Tensors, old: Tensors) -> Tensors:
     """Of each tensor (*batch, ...) the new value where accepted (*batch,), else the old one."""
-    chosen = []
+    chosen: dict[tuple[int, int], Tensor] = {}  # a tensor may stand in two places
     for after, before in zip(new, old, strict=True):
-        own = before.dim() - accepted.dim()
-        where = accepted.reshape(*accepted.shape, *[1] * own) if own else accepted
-        chosen.append(torch.where(where, after, before))
-    return type(old)(*chosen)
+        if (id(after), id(before)) not in chosen:
+            own = before.dim() - accepted.dim()
+            where = accepted.reshape(*accepted.shape, *[1] * own) if own else accepted
+            chosen[id(after), id(before)] = torch.where(where, after, before)
+    pairs = zip(new, old, strict=True)
+    return type(old)(*(chosen[id(after), id(before)] for after, before in pairs))

@@ -199,7 +199,7 @@ def count_flips(energy: Energy, before: Sites, after: Sites) -> dict[str, Tensor
     counts = []
     for name, site in energy.sites.items():
         if site.support.is_discrete:
-            change = (after[name] - before[name]).flatten(1)
+            change = (after[name] - before[name]).reshape(len(after[name]), -1)
             if site.support not in (boolean, spin):
                 change = change.sign()
             # Not (after != before).sum(-1), which is three times as slow.
