@@ -216,7 +216,7 @@ def test_exact_draws_stay_exact_draws(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KERNELS)
-@pytest.mark.parametrize("name", ["cubic", "mixed"])
+@pytest.mark.parametrize("name", ["cubic", pytest.param("mixed", marks=pytest.mark.slow)])
 def test_exact_draws_of_any_energy_stay_exact_draws(name: str, kind: str) -> None:
     assert p_value_after_steps(KERNELS[kind], name) > ALPHA
 
