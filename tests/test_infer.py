@@ -291,7 +291,10 @@ REALS = ["level", "scale"]
 BLOCKS = {
     "ours": [(Gibbs(), ["label"]), (STEPS, REALS)],
     "NUTS": [(Gibbs(), ["label"]), (functools.partial(NUTS, max_tree_depth=4), REALS)],
-    "Pyro's HMC": [(Gibbs(), ["label"]), (functools.partial(PyroHMC, step_size=0.2, num_steps=3), REALS)],
+    "Pyro's HMC": [
+        (Gibbs(), ["label"]),
+        (functools.partial(PyroHMC, step_size=0.2, num_steps=3), REALS),
+    ],
     "a function": [(draw_labels, ["label"]), (MALA(step_size=0.03), REALS)],
     "three blocks": [
         (Gibbs(), ["label"]),
