@@ -49,7 +49,8 @@ class EnergySite:
         for name, entry in found.items():
             if entry.shape[entry.dim() - len(self.shape) :] != self.shape:
                 raise ValueError(f"{name!r} has entries {tuple(entry.shape)}.")
-            total = total + entry.sum(list(range(entry.dim() - len(self.shape))))
+            # Not sum(dim=()): torch takes no dimensions to mean all of them.
+            total = total + entry.reshape(-1, *self.shape).sum(0)
         return total
 
     def sweep(self, value: Tensor, log_weights: Tensor) -> Tensor:  # (*batch, *shape)
