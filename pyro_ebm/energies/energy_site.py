@@ -18,7 +18,8 @@ from .base import Energy
 from .field_energy import FieldEnergy
 from .joint import unwrapped
 from .labels import draw_labels
-from .pairwise import PairwiseEnergy, PairwiseTerms
+from .pairwise import PairwiseEnergy
+from .terms import PairwiseTerms
 
 
 @dataclass(frozen=True, eq=False)
