@@ -40,16 +40,18 @@ class EnergySite:
     levels: Tensor
     shape: torch.Size
 
-    def log_weights(self, found: Sites) -> Tensor:  # (*shape)
-        """The sum of terms element by element.
+    @property
+    def draws_hidden(self) -> bool:
+        """Whether the units that the energy sums out can be drawn at once, given the site."""
+        if isinstance(self.energy, FieldEnergy):
+            return True
+        terms = self.energy.read()
+        return terms.obstacle([name for name in terms.units if name != self.site]) is None
 
-        Raises:
-            ValueError: If a term has other elements.
-        """
-        total = torch.zeros(self.shape)
-        for name, entry in found.items():
-            if entry.shape[entry.dim() - len(self.shape) :] != self.shape:
-                raise ValueError(f"{name!r} has entries {tuple(entry.shape)}.")
+    def log_weights(self, found: Sites) -> Tensor:  # (*shape)
+        """The sum of terms element by element; each ends in the dimensions of the site."""
+        total = torch.zeros(self.shape, device=self.energy.device)
+        for entry in found.values():
             # Not sum(dim=()): torch takes no dimensions to mean all of them.
             total = total + entry.reshape(-1, *self.shape).sum(0)
         return total
