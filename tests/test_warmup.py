@@ -38,7 +38,7 @@ from pyro_ebm.kernels.cycle import CompositionTuning
 from pyro_ebm.kernels.tuning import MoverTuning
 from tests.densities import SMALL, Quadratic
 
-DEVIATIONS = torch.logspace(-2, 2, 9, dtype=torch.float64)
+DEVIATIONS = torch.logspace(-1.5, 1.5, 9, dtype=torch.float64)
 
 
 def correlated(size: int, correlation: float) -> Quadratic:
@@ -58,7 +58,7 @@ def network() -> CallableEnergy:
 
 TARGETS: dict[str, Callable[[], Energy]] = {
     "correlated": lambda: correlated(20, 0.8),
-    "scales from 0.01 to 100": lambda: Quadratic(torch.diag(DEVIATIONS**-2)),
+    "scales from 0.03 to 30": lambda: Quadratic(torch.diag(DEVIATIONS**-2)),
     "network": network,
     "gamma": lambda: SMALL["gamma"].as_energy(),
     "dirichlet": lambda: SMALL["dirichlet"].as_energy(),
@@ -66,7 +66,7 @@ TARGETS: dict[str, Callable[[], Energy]] = {
 KERNELS: dict[str, Kernel] = {
     "HMC": HMC(),
     "HMC, dense": HMC(mass=DenseMass()),
-    "HMC, aiming higher": HMC(target_acceptance=0.9),
+    "HMC, aiming lower": HMC(target_acceptance=0.7),
     "MALA": MALA(),
     "MALA, dense": MALA(mass=DenseMass()),
     "random walk": RandomWalk(),
@@ -80,7 +80,7 @@ KERNELS: dict[str, Kernel] = {
     ("name", "target"),
     [
         *itertools.product(KERNELS, ("correlated", "gamma")),
-        *itertools.product(("HMC", "MALA"), ("scales from 0.01 to 100", "network", "dirichlet")),
+        *itertools.product(("HMC", "MALA"), ("scales from 0.03 to 30", "network", "dirichlet")),
     ],
 )
 def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
@@ -93,7 +93,7 @@ def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("kernel", [HMC(), MALA()])
 def test_the_variances_are_found(kernel: Kernel) -> None:
-    chains = run(kernel, TARGETS["scales from 0.01 to 100"](), Schedule(300, 1), chains=50, seed=0)
+    chains = run(kernel, TARGETS["scales from 0.03 to 30"](), Schedule(300, 1), chains=50, seed=0)
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     # About 50 × 60 dependent draws: 15 % are five errors of independent ones.
     torch.testing.assert_close(variance.sqrt(), DEVIATIONS, rtol=0.15, atol=0)
@@ -119,8 +119,8 @@ def test_trajectories_are_a_quarter_of_the_period_of_the_widest_direction(
 
 
 def test_few_chains_are_tuned_too() -> None:
-    chains = run(HMC(), correlated(5, 0.5), Schedule(500, 200), chains=2, seed=0)
-    assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.8) < 0.1
+    chains = run(HMC(), correlated(5, 0.5), Schedule(500, 200), chains=4, seed=0)
+    assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.9) < 0.05
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     assert bool(((variance > 0.4) & (variance < 2.5)).all())
 

@@ -32,7 +32,7 @@ class HMCInfo(NamedTuple):
 class HMC(Mover):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
-    The n-th trajectory has the length :math:`T (1 - j + j h_n)`, where h is the Halton sequence
+    The n-th trajectory has the length :math:`T (1 - j h_n)`, where h is the Halton sequence
     1/2, 1/4, 3/4, 1/8, …, in leapfrog steps of length ε, rounded up.
 
     Args:
@@ -40,10 +40,12 @@ class HMC(Mover):
         step_size: ε.
         trajectory_length: T, of the longest trajectory; in the same unit of time as ε. With
             M⁻¹ the covariance of the law, π/2 leads a normal law to an independent draw.
-        jitter: j, by what share of T the lengths vary: 0 never, 1 down to a single step.
+        jitter: j, by what share of T the lengths vary: not at all with 0, down to a single step
+            with 1.
         mass: M, the mass matrix.
         target_acceptance: The mean acceptance that the warm-up finds ε for; more where chains get
-            stuck in narrow places.
+            stuck in narrow places. 0.8 is a little faster on normal laws, and gets stuck in the
+            arms of a banana.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -57,9 +59,9 @@ class HMC(Mover):
     sites: tuple[str, ...] | None = None
     step_size: float | None = None
     trajectory_length: float | None = None
-    jitter: float = 1.0
+    jitter: float = 0.6
     mass: Mass = DIAGONAL_MASS
-    target_acceptance: float = 0.8
+    target_acceptance: float = 0.9
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
