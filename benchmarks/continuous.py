@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     import arviz as az
 
 CHAINS, ROUNDS = 100, 3
-SCHEDULE = pe.Schedule(warmup=100, draws=400)
+SCHEDULE = pe.Schedule(warmup=100, draws=500)
 
 
 class Normal(pe.GradientEnergy):
