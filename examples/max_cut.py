@@ -57,17 +57,17 @@ for name, (edges, weight) in graphs.items():
     begin = time.perf_counter()
     cold = BoltzmannMachine.on_graph(edges, weight=-2.5 * weight)  # at the temperature 0.4
     ladder = ParallelTempering(Gibbs(), tuple(torch.linspace(0.1, 1, 12).tolist()))
-    chains = run(ladder, cold, Schedule(warmup=sweeps // 50, draws=sweeps // 10), chains=8, seed=1)
+    chains = run(ladder, cold, Schedule(warmup=sweeps // 25, draws=sweeps // 3), chains=16, seed=1)
     # Only the places near the lowest energies that each chain has seen are worth a descent.
     lowest = chains.statistics["lp"].argmax(1)
-    visited = chains.draws["visible"][torch.arange(8), lowest].float()
+    visited = chains.draws["visible"][torch.arange(16), lowest].float()
     tempered = cut_of(descend(machine, visited).energy, weight)
     report = ladder.report(chains.state)
 
     known = BEST_KNOWN.get(name)
     print(f"{name}: {machine.sites['visible'].shape[0]} nodes, best known cut {known or 'unknown'}")
     print(f"  annealing  {annealed}  in {seconds:.0f} s, 64 chains")
-    print(f"  tempering  {tempered}  in {time.perf_counter() - begin:.0f} s, 8 chains, ", end="")
+    print(f"  tempering  {tempered}  in {time.perf_counter() - begin:.0f} s, 16 chains, ", end="")
     print(f"barrier {report.barrier:.1f}, {int(report.round_trips.sum())} round trips")
     if known:
         print(f"  share of the best known: {max(annealed, tempered) / known:.4f}")

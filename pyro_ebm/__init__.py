@@ -5,8 +5,17 @@ machine is small enough, learning from data, and ArviZ for the chains. The names
 of contents.
 """
 
-from . import datasets, plots
+from . import datasets, infer, plots
 from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
+from .distributions import (
+    Boltzmann,
+    EnergyDistribution,
+    IntractableNormalizerError,
+    Ising,
+    Potts,
+    RestrictedBoltzmann,
+    Sampler,
+)
 from .energies import (
     BlockEnergy,
     BoltzmannMachine,
@@ -19,16 +28,25 @@ from .energies import (
     GradientEnergy,
     Graph,
     Layer,
+    ModelEnergy,
     PairwiseEnergy,
     PatternFactors,
     RandomField,
     SpectralConvolution,
     SpectralLinear,
     TableFactors,
+    UnbatchedModelWarning,
     clamp,
     convolutional_energy,
     interpolate,
     mlp_energy,
+)
+from .infer import (
+    AmortizedMeanFieldGuide,
+    EnergyKernel,
+    MeanFieldGuide,
+    WithinGibbs,
+    energy_factor,
 )
 from .kernels import (
     HMC,
@@ -48,6 +66,7 @@ from .kernels import (
     Mixture,
     NonFiniteEnergyError,
     ParallelTempering,
+    RandomBlocks,
     RandomWalk,
     Schedule,
     SwendsenWang,
@@ -84,6 +103,7 @@ from .learning import (
 from .partition import (
     BeliefPropagation,
     EliminationPlan,
+    LogPartition,
     Marginals,
     Mode,
     Moments,
@@ -91,6 +111,7 @@ from .partition import (
     belief_propagation,
     elimination,
     exact,
+    exactly,
     mode,
 )
 from .sites import Site, Sites
@@ -160,11 +181,14 @@ __all__ = [
     "DistributionEnergy",
     "interpolate",
     "clamp",
+    "ModelEnergy",
+    "UnbatchedModelWarning",
     # sampling
     "Kernel",
     "Gibbs",
     "GibbsWithGradients",
     "DiscreteLangevin",
+    "RandomBlocks",
     "SwendsenWang",
     "Wolff",
     "RandomWalk",
@@ -178,12 +202,12 @@ __all__ = [
     "DenseMass",
     "Cycle",
     "Mixture",
-    "TunableKernel",
-    "Tuning",
-    "warmup",
     "ParallelTempering",
     "TemperingReport",
     "TemperedTransitions",
+    "TunableKernel",
+    "Tuning",
+    "warmup",
     "Schedule",
     "run",
     "resume",
@@ -213,6 +237,8 @@ __all__ = [
     "exact",
     "Moments",
     "TooManyStatesError",
+    "LogPartition",
+    "exactly",
     "elimination",
     "EliminationPlan",
     "Marginals",
@@ -224,6 +250,18 @@ __all__ = [
     "anneal",
     "Annealed",
     "descend",
+    # energies as Pyro distributions
+    "EnergyDistribution",
+    "Boltzmann",
+    "RestrictedBoltzmann",
+    "Ising",
+    "Potts",
+    "Sampler",
+    "IntractableNormalizerError",
+    # inside Pyro's MCMC
+    "infer",
+    "EnergyKernel",
+    "WithinGibbs",
     # learning
     "fit",
     "History",
@@ -240,6 +278,10 @@ __all__ = [
     "SampledPosterior",
     "mean_field",
     "MeanFieldPosterior",
+    # inside Pyro's models and guides
+    "energy_factor",
+    "MeanFieldGuide",
+    "AmortizedMeanFieldGuide",
     # have the chains mixed?
     "diagnose",
     "compare_starts",

@@ -13,14 +13,14 @@ from torch import Tensor
 from pyro_ebm.energies import BoltzmannMachine, mean_energy_difference
 from pyro_ebm.partition import enumeration, exact, split
 
-from .machines import LEVELS, Small, states_of
+from .machines import BIT, LEVELS, SPIN, Small, states_of
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}  # relative to the size of what is compared
 
 
 def distance(found: Tensor, wanted: np.ndarray | Tensor) -> float:
     """The largest difference, relative where the values are larger than 1; NaN is no number."""
-    wanted = torch.as_tensor(wanted, dtype=torch.float64)
+    wanted = torch.as_tensor(wanted, dtype=torch.float64).detach()
     found = found.detach().double()
     assert found.shape == wanted.shape, f"{found.shape} is not {wanted.shape}"
     return float(((found - wanted).abs() / wanted.abs().clamp_min(1)).max().nan_to_num(np.inf))
@@ -34,7 +34,7 @@ def energy_error(small: Small, dtype: torch.dtype = torch.float64) -> float:
 def conditional_error(small: Small, dtype: torch.dtype = torch.float64) -> float:
     """Of ln p(x_i | rest) for every unit of every block, against ratios of exp(−E)."""
     machine, x = small.machine(dtype), small.tensors(dtype)
-    shape = (2,) * small.flat_states.shape[1]
+    shape = [len(LEVELS[unit]) for s, unit in small.units.items() for _ in range(small.sizes[s])]
     log_weights = -small.energies.reshape(shape)
     first = dict(zip(small.sizes, np.cumsum([0, *small.sizes.values()]), strict=False))
     worst = 0.0
@@ -91,10 +91,17 @@ def gradient_error(small: Small) -> float:
     machine = small.machine(wrap=torch.nn.Parameter)
     parameters = list(machine.parameters())
     positive, negative, weights = phases(small)
+    as_features = [
+        {
+            site: torch.tensor(value)
+            for site, value in small.features({s: v.numpy() for s, v in phase.items()}).items()
+        }
+        for phase in (positive, negative)
+    ]
     worst = 0.0
     for given in (None, weights):
         w = torch.full((7,), 1 / 7, dtype=torch.float64) if given is None else given
-        found = mean_energy_difference(machine.read(), positive, negative, given)
+        found = mean_energy_difference(machine.read(), *as_features, given)
         wanted = w @ machine(positive) - machine(negative).mean()
         worst = max(worst, distance(found, wanted.detach()))
         pairs = zip(
@@ -114,25 +121,30 @@ def log_partition_error(small: Small) -> float:
     machine = small.machine()
     terms = machine.read().to(torch.float64)
     found = [exact.log_partition(machine)]
-    if small.flat_states.shape[1] >= 3:
+    if can_be_split(small):
         found.append(split.log_partition(terms))
     every = tuple(small.units)
     found.append(enumeration.log_partition(terms, every))
     return max(distance(value, np.array(small.log_partition)) for value in found)
 
 
+def can_be_split(small: Small) -> bool:
+    """Whether the three-way split can sum a machine: for three two-valued units and more."""
+    return sum(small.sizes.values()) >= 3 and set(small.units.values()) <= {BIT, SPIN}
+
+
 def moment_error(small: Small) -> float:
     """Of the means and the pair moments, by every way there is."""
     machine = small.machine()
     terms = machine.read().to(torch.float64)
-    flat = small.flat_states
+    flat = small.flat_features
     mean = small.probabilities @ flat
     second = (flat * small.probabilities[:, None]).T @ flat
     every = tuple(small.units)
     moments = exact.moments(machine)
     ways = [(torch.cat(list(moments.mean.values())), moments.second)]
     ways.append(enumeration.moments(terms, every))
-    if flat.shape[1] >= 3:
+    if can_be_split(small):
         ways.append(split.moments(terms))
     return max(max(distance(a, mean), distance(b, second)) for a, b in ways)
 
@@ -162,7 +174,6 @@ def random_states(machine: BoltzmannMachine, batch: tuple[int, ...]) -> dict[str
     """States of all sites, every unit at random."""
     found = {}
     for name, layer in machine.layers.items():
-        low, high = LEVELS[layer.unit]
-        bits = torch.rand((*batch, layer.size)).round()
-        found[name] = (low + (high - low) * bits).to(machine.dtype)
+        levels = torch.tensor(LEVELS[layer.unit], dtype=machine.dtype)
+        found[name] = levels[torch.randint(len(levels), (*batch, layer.size))]
     return found

@@ -18,7 +18,7 @@ LEAST = 10  # expected draws in a cell; rarer states are taken together
 
 def counts_of(x: Sites, small: Small) -> np.ndarray:  # (states,)
     """How many draws (*batch, n) are in each state."""
-    index = index_of(x).flatten().numpy()
+    index = index_of(x, small.units).flatten().numpy()
     return np.bincount(index, minlength=len(small.energies))
 
 
@@ -82,7 +82,7 @@ def agreements(
     """
     torch.manual_seed(seed)
     state = kernel.init(energy, exact_start(small, chains, seed))
-    index = index_of(advance(kernel, energy, state, 16).x)
+    index = index_of(advance(kernel, energy, state, 16).x, small.units)
     chance = float((small.probabilities**2).sum())
     found = []
     for distance in (1, 2, chains // 2):

@@ -6,6 +6,7 @@ constructors: `energy` is the formula of the documentation, written out.
 
 import functools
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,26 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, Graph, Layer
-from pyro_ebm.units import Bernoulli, Spin, Unit
+from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
 
 Pair = tuple[str, str]
 Build = Callable[..., BoltzmannMachine]
 
 BIT, SPIN = Bernoulli(), Spin()
-LEVELS = {BIT: (0.0, 1.0), SPIN: (-1.0, 1.0)}
+TWO, THREE, FOUR = (Categorical(q) for q in (2, 3, 4))
+LABELLED = (TWO, THREE, FOUR)
+LEVELS = {
+    BIT: (0.0, 1.0),
+    SPIN: (-1.0, 1.0),
+    TWO: (0.0, 1.0),
+    THREE: (0.0, 1.0, 2.0),
+    FOUR: (0.0, 1.0, 2.0, 3.0),
+}
+
+
+def width(unit: Unit) -> int:
+    """How many numbers stand for one unit: one, or one for each label."""
+    return len(LEVELS[unit]) if unit in LABELLED else 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,8 @@ class Small:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {name: bias.shape[-1] for name, bias in self.bias.items()}
+        """Numbers of units."""
+        return {name: bias.shape[-1] // width(self.units[name]) for name, bias in self.bias.items()}
 
     def machine(
         self, dtype: torch.dtype = torch.float64, wrap: Callable[[Tensor], Tensor] = lambda t: t
@@ -63,8 +78,24 @@ class Small:
             couplings[pair] = Graph(torch.tensor(edges), couplings[pair])
         return (self.build or layered)(self.units, bias, couplings, offset)
 
+    def features(self, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What is coupled: numbers as they are, of a label whether it is each of the q."""
+        found = {}
+        for name, value in x.items():
+            q = width(self.units[name])
+            columns = []
+            for i in range(value.shape[-1]):
+                own = value[..., i]
+                columns += [own] if q == 1 else [(own == a).astype(float) for a in range(q)]
+            found[name] = np.stack(columns, -1)
+        return found
+
     def energy(self, x: Mapping[str, np.ndarray]) -> np.ndarray:  # (*batch, n) each -> (*batch,)
         """E by loops over units: −½ (x−x̂)ᵀW(x−x̂) − bᵀx, offsets and diagonals as they are given."""
+        return self.energy_of_features(self.features(x))
+
+    def energy_of_features(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same of features."""
 
         def shifted(name: str, i: int) -> np.ndarray:
             return x[name][..., i] - (self.offset[name][i] if name in self.offset else 0.0)
@@ -108,17 +139,19 @@ class Small:
         """All states (states, n) over the units of all layers."""
         return np.concatenate(list(self.states.values()), -1)
 
+    @functools.cached_property
+    def flat_features(self) -> np.ndarray:
+        """The features of all states (states, n * width)."""
+        return np.concatenate(list(self.features(self.states).values()), -1)
+
     def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """All states as tensors."""
         return {name: torch.tensor(value, dtype=dtype) for name, value in self.states.items()}
 
     def free_energies(self, sites: tuple[str, ...]) -> np.ndarray:
         """−ln Σ exp(−E) over the other layers, for the states of some, the last unit fastest."""
-        number = np.zeros(len(self.energies), dtype=int)
-        for name in sites:
-            for column in (self.states[name] > 0).T:
-                number = 2 * number + column
-        count = 2 ** sum(self.sizes[name] for name in sites)
+        number = index_of({s: torch.tensor(self.states[s]) for s in sites}, self.units).numpy()
+        count = math.prod(len(LEVELS[self.units[s]]) ** self.sizes[s] for s in sites)
         return np.array([-np.logaddexp.reduce(-self.energies[number == k]) for k in range(count)])
 
 
@@ -150,19 +183,35 @@ def varied(one: Small, rng: np.random.Generator) -> Small:
     return replace(one, bias=other(one.bias), couplings=other(one.couplings))
 
 
-def index_of(x: Mapping[str, Tensor]) -> Tensor:  # (*batch, n) each -> (*batch,)
-    """The number of each joint state in the order of `Small.states`."""
-    bits = torch.cat(list(x.values()), -1) > 0
-    return (bits * 2 ** torch.arange(bits.shape[-1] - 1, -1, -1)).sum(-1)
+def index_of(x: Mapping[str, Tensor], units: Mapping[str, Unit] | None = None) -> Tensor:
+    """The number (*batch,) of each joint state in the order of `Small.states`.
+
+    Args:
+        x: Values (*batch, n) of the sites, in order.
+        units: Their kinds; bits and spins if left out.
+    """
+    number = torch.zeros((), dtype=torch.int64)
+    for site, value in x.items():
+        count = 2 if units is None else len(LEVELS[units[site]])
+        digits = (value > 0).long() if count == 2 else value.long()
+        assert units is not None or not bool((value > 1).any()), "the kinds of units are missing"
+        for digit in digits.unbind(-1):
+            number = number * count + digit
+    return number
 
 
 # --- constructors --------------------------------------------------------------------------------
 
 
+def counts(units: dict[str, Unit], bias: dict) -> list[int]:
+    """The number of units of each layer."""
+    return [bias[name].shape[-1] // width(unit) for name, unit in units.items()]
+
+
 def layered(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
     layers = {
-        name: Layer(unit, bias[name].shape[-1], bias=bias[name], offset=offset.get(name))
-        for name, unit in units.items()
+        name: Layer(unit, count, bias=bias[name], offset=offset.get(name))
+        for (name, unit), count in zip(units.items(), counts(units, bias), strict=True)
     }
     return BoltzmannMachine(layers, couplings)
 
@@ -173,7 +222,7 @@ def restricted(
     (weight,) = couplings.values()
     kinds = (units["visible"], units["hidden"])
     return BoltzmannMachine.restricted(
-        *weight.shape, units=kinds, weight=weight, bias=bias, offset=offset
+        *counts(units, bias), units=kinds, weight=weight, bias=bias, offset=offset
     )
 
 
@@ -182,7 +231,7 @@ def two_layers(constructor: Build) -> Build:
         units: dict[str, Unit], bias: dict, couplings: dict, offset: dict
     ) -> BoltzmannMachine:
         return constructor(
-            *(len(b) for b in bias.values()),
+            *counts(units, bias),
             units=tuple(units.values()),
             couplings=couplings,
             bias=bias,
@@ -194,7 +243,7 @@ def two_layers(constructor: Build) -> Build:
 
 def deep(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> BoltzmannMachine:
     return BoltzmannMachine.deep(
-        [len(b) for b in bias.values()],
+        counts(units, bias),
         unit=units["visible"],
         couplings=couplings,
         bias=bias,
@@ -207,7 +256,7 @@ def fully_visible(
 ) -> BoltzmannMachine:
     (weight,) = couplings.values()
     return BoltzmannMachine.fully_visible(
-        len(weight),
+        *counts(units, bias),
         unit=units["visible"],
         weight=weight,
         bias=bias["visible"],
@@ -274,19 +323,26 @@ def draw(
         any_square: Whether matrices inside a layer are neither symmetric nor without diagonal.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    size = {layer: n for layer, (_, n) in units.items()}
+    size = {layer: n * width(unit) for layer, (unit, n) in units.items()}
     bias = {layer: rng.normal(0, 0.7, n) for layer, n in size.items()}
     couplings = {}
     for pair in pairs:
         weight = rng.normal(0, scale, (size[pair[0]], size[pair[1]]))
         if pair[0] == pair[1] and not any_square:
-            weight = np.triu(weight, 1) + np.triu(weight, 1).T
+            weight = weight * pairs_above(size[pair[0]], width(units[pair[0]][0]))
+            weight = weight + weight.T
         couplings[pair] = weight
     for pair, listed in (edges or {}).items():
         couplings[pair] = rng.normal(0, scale, 1 if shared else len(listed))
     offset = {layer: rng.uniform(-1, 1, n) for layer, n in size.items()} if offsets else {}
     kinds = {layer: unit for layer, (unit, _) in units.items()}
     return Small(kinds, bias, couplings, dict(edges or {}), offset, build)
+
+
+def pairs_above(size: int, width: int) -> np.ndarray:  # (size, size)
+    """Where the row's unit comes before the column's: each pair of features that may be coupled."""
+    unit = np.arange(size) // width
+    return unit[:, None] < unit
 
 
 V, H = "visible", "hidden"
@@ -374,3 +430,52 @@ SMALL: dict[str, Small] = {
         ("no couplings", ({V: (BIT, 3), H: (SPIN, 3)},), {}),
     ]
 }
+
+LABELS: dict[str, Small] = {
+    name: draw(name, *arguments, **settings)
+    for name, arguments, settings in [
+        ("Potts restricted", ({V: (THREE, 3), H: (TWO, 2)}, [VH]), {"build": restricted}),
+        (
+            "Potts restricted with offsets",
+            ({V: (FOUR, 2), H: (THREE, 2)}, [VH]),
+            {"build": restricted, "offsets": True},
+        ),
+        ("labels and bits", ({V: (THREE, 3), H: (BIT, 3)}, [VH]), {"build": restricted}),
+        (
+            "spins and labels",
+            ({V: (SPIN, 3), H: (THREE, 2)}, [VH]),
+            {"build": restricted, "offsets": True},
+        ),
+        (
+            "fully visible labels",
+            ({V: (THREE, 4)}, [VV]),
+            {"build": fully_visible, "any_square": True, "offsets": True},
+        ),
+        ("Potts with pairs", ({V: (FOUR, 3)}, [VV]), {"build": fully_visible}),
+        ("one label", ({V: (THREE, 1)}, [VV]), {"build": fully_visible, "any_square": True}),
+        (
+            "deep labels",
+            ({V: (THREE, 2), "hidden1": (THREE, 2), "hidden2": (THREE, 1)}, DEEP),
+            {"build": deep, "offsets": True},
+        ),
+        (
+            "general labels and bits",
+            ({V: (THREE, 2), H: (BIT, 3)}, [VH, VV, HH]),
+            {"build": GENERAL, "offsets": True, "any_square": True},
+        ),
+        (
+            "general bits and labels",
+            ({V: (BIT, 2), H: (THREE, 3)}, [VH, VV, HH]),
+            {"build": GENERAL, "scale": 0.7},
+        ),
+        (
+            "labels, spins and bits",
+            (
+                {"a": (THREE, 2), "b": (SPIN, 3), "c": (BIT, 2)},
+                [("a", "a"), ("b", "a"), ("c", "b")],
+            ),
+            {"edges": {("b", "b"): ring_edges(3)}, "offsets": True, "scale": 0.7},
+        ),
+    ]
+}
+FINITE = {**SMALL, **LABELS}

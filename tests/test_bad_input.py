@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Graph, Layer
 from pyro_ebm.kernels import Gibbs, Schedule, resume, run
+from pyro_ebm.learning import mean_field
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
-from pyro_ebm.units import Bernoulli, Spin
+from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin
 
 N, M = 4, 3
 NAN, INF = float("nan"), float("inf")
@@ -58,6 +59,17 @@ class NoStructure(Energy):
 def resumed(draws: Any) -> None:
     machine = dense()
     resume(run(Gibbs(), machine, Schedule(0, 1), seed=0), machine, draws)
+
+
+def potts() -> BoltzmannMachine:
+    return dense(unit=Categorical(3))
+
+
+def with_precision(logarithm: float) -> BoltzmannMachine:
+    machine = rbm(units=(Gaussian(nn.Parameter(torch.ones(N))), Bernoulli()))
+    with torch.no_grad():
+        machine.layers["visible"].log_precision[1] = logarithm
+    return machine
 
 
 def start(visible: Any = None, hidden: Any = None) -> dict[str, Any]:
@@ -405,9 +417,146 @@ SAMPLERS = {
     ),
 }
 
+UNITS = {
+    "no precision": Bad(lambda: Gaussian(0.0), ValueError, ("precision", "0", "positive")),
+    "a negative precision": Bad(lambda: Gaussian(-2), ValueError, ("-2", "one over the variance")),
+    "NaN for a precision": Bad(lambda: Gaussian(NAN), ValueError, ("nan", "finite")),
+    "an infinite precision": Bad(
+        lambda: Gaussian(torch.tensor([1.0, INF])), ValueError, ("has the value inf", "finite")
+    ),
+    "one precision that is negative": Bad(
+        lambda: Gaussian(nn.Parameter(torch.tensor([1.0, -3.0, 2.0]))), ValueError, ("-3",)
+    ),
+    "a complex precision": Bad(
+        lambda: Gaussian(torch.ones(2, dtype=torch.complex64)), TypeError, ("complex64", "real")
+    ),
+    "true for a precision": Bad(
+        lambda: Gaussian(torch.tensor([True])), TypeError, ("bool", "positive real")
+    ),
+    "a list of precisions": Bad(
+        lambda: Gaussian([1.0, 2.0]), TypeError, ("list", "positive number", "torch tensor")
+    ),
+    "an array of precisions": Bad(lambda: Gaussian(np.ones(2)), TypeError, ("ndarray", "tensor")),
+    "a name for a precision": Bad(lambda: Gaussian("one"), TypeError, ("str", "number")),
+    "precisions for other units": Bad(
+        lambda: Layer(Gaussian(torch.ones(3)), 4),
+        ValueError,
+        ("precision of Gaussian", "(3,)", "(4,)"),
+    ),
+    "precisions of another dtype": Bad(
+        lambda: rbm(
+            units=(Gaussian(torch.ones(N).double()), Bernoulli()), weight=torch.zeros(N, M)
+        ),
+        ValueError,
+        ("float64", "float32", "alike"),
+    ),
+    "a number coupled to itself": Bad(
+        lambda: dense(unit=Gaussian(torch.ones(N)), weight=torch.eye(N)),
+        ValueError,
+        ("diagonal", "Gaussian", "precision"),
+    ),
+    "numbers coupled too strongly": Bad(
+        lambda: dense(unit=Gaussian(), weight=torch.ones(N, N) - torch.eye(N)),
+        ValueError,
+        ("cannot be normalised", "'visible'", "not positive definite", "raise the precisions"),
+    ),
+    "one label": Bad(lambda: Categorical(1), ValueError, ("1", "at least 2")),
+    "half a label": Bad(lambda: Categorical(2.5), ValueError, ("2.5", "whole number")),
+    "true labels": Bad(lambda: Categorical(True), ValueError, ("True", "whole number")),
+    "one bias for each unit with labels": Bad(
+        lambda: Layer(Categorical(3), N, bias=torch.zeros(N)), ValueError, ("(4,)", "(12,)")
+    ),
+    "one coupling for each pair of units with labels": Bad(
+        lambda: dense(unit=Categorical(3), weight=torch.zeros(N, N)),
+        ValueError,
+        ("(4, 4)", "(12, 12)"),
+    ),
+    "labels on a graph": Bad(
+        lambda: ising(unit=Categorical(3)), ValueError, ("graph", "matrices", "RandomField")
+    ),
+    "labels on a graph between layers": Bad(
+        lambda: BoltzmannMachine(
+            {"a": Layer(Categorical(3), 2), "b": Layer(Bernoulli(), 2)},
+            {("a", "b"): Graph([(0, 1)])},
+        ),
+        ValueError,
+        ("('a', 'b')", "densely"),
+    ),
+    "a label that is too large": Bad(
+        lambda: potts()(torch.tensor([0, 1, 2, 3])), ValueError, ("contains 3", "0", "2")
+    ),
+    "a negative label": Bad(
+        lambda: potts()(torch.tensor([0, -1, 2, 1])), ValueError, ("contains -1",)
+    ),
+    "a fractional label": Bad(
+        lambda: potts()(torch.tensor([0, 0.5, 2, 1])), ValueError, ("contains 0.5",)
+    ),
+    "a label that is missing": Bad(
+        lambda: potts()(torch.tensor([0, NAN, 2, 1])), ValueError, ("NaN", "impute")
+    ),
+    "one-hot labels": Bad(lambda: potts()(torch.eye(3).repeat(1, 4)), ValueError, ("(3, 12)", "4")),
+    "a number that is missing": Bad(
+        lambda: dense(unit=Gaussian()).free_energy(torch.tensor([0, NAN, 2, 1])),
+        ValueError,
+        ("NaN", "impute"),
+    ),
+    "an infinite number": Bad(
+        lambda: dense(unit=Gaussian())(torch.tensor([0, INF, 2, 1])), ValueError, ("infinite",)
+    ),
+    "labels joined with bits": Bad(
+        lambda: rbm(units=(Categorical(3), Bernoulli())).joined(),
+        ValueError,
+        ("different kinds", "Categorical(states=3)", "Bernoulli()"),
+    ),
+    "numbers joined": Bad(
+        lambda: rbm(units=(Gaussian(torch.ones(N)), Gaussian())).joined(),
+        ValueError,
+        ("parameters", "Gaussian"),
+    ),
+    "means that are none of labels": Bad(
+        lambda: mean_field(
+            rbm(units=(Bernoulli(), Categorical(3))),
+            BITS,
+            start={"hidden": torch.full((2, 9), 0.5)},
+        ),
+        ValueError,
+        ("start['hidden']", "no means", "Categorical"),
+    ),
+    "means of labels that are numbers of units": Bad(
+        lambda: mean_field(
+            rbm(units=(Bernoulli(), Categorical(3))),
+            BITS,
+            start={"hidden": torch.full((2, 3), 0.5)},
+        ),
+        ValueError,
+        ("(2, 3)", "(2, 9)"),
+    ),
+    "a sum over the states of numbers": Bad(
+        lambda: exact.states(rbm(units=(Gaussian(), Bernoulli()))), TypeError, ("'visible'",)
+    ),
+    "too many labels": Bad(
+        lambda: exact.log_partition(BoltzmannMachine.fully_visible(40, unit=Categorical(3))),
+        exact.TooManyStatesError,
+        ("1.22e+19 states", "only be estimated"),
+    ),
+    "a NaN among the precisions after learning": Bad(
+        lambda: gibbs(energy=with_precision(NAN)),
+        FloatingPointError,
+        ("log_precision of 'visible'", "learning"),
+    ),
+    "precisions that learning has driven to infinity": Bad(
+        lambda: gibbs(energy=with_precision(1000.0)), FloatingPointError, ("log_precision",)
+    ),
+}
+
 CASES = {
     f"{group}: {what}": bad
-    for group, table in {"parameters": PARAMETERS, "data": DATA, "samplers": SAMPLERS}.items()
+    for group, table in {
+        "parameters": PARAMETERS,
+        "data": DATA,
+        "samplers": SAMPLERS,
+        "units": UNITS,
+    }.items()
     for what, bad in table.items()
 }
 
@@ -447,6 +596,24 @@ def test_arrays_of_any_layout_are_taken() -> None:
     assert torch.equal(machine(array), machine(BITS))
     assert torch.equal(machine(np.repeat(array, 2, 1)[:, ::2]), machine(BITS))
     assert torch.equal(machine(array.astype(">f4")), machine(BITS))
+
+
+def test_labels_of_any_type_are_converted_to_the_machine_s() -> None:
+    machine = dense(unit=Categorical(4), weight=torch.randn(4 * N, 4 * N))
+    labels = torch.randint(4, (5, N))
+    wanted = machine(labels.float())
+    for kind in (torch.uint8, torch.int8, torch.int64, torch.float64):
+        assert torch.equal(machine(labels.to(kind)), wanted)
+        assert torch.equal(machine(labels.to(kind).numpy()), wanted)
+
+
+def test_precisions_alone_tell_the_dtype_of_a_machine() -> None:
+    for precision in (torch.ones(N).double(), nn.Parameter(torch.tensor(2.0).double())):
+        assert rbm(units=(Gaussian(precision), Bernoulli())).dtype == torch.float64
+    assert rbm(units=(Gaussian(torch.tensor(2.0).double()), Bernoulli())).dtype == torch.float32
+    assert rbm(units=(Gaussian(2), Bernoulli()), weight=torch.ones(N, M).double()).dtype == (
+        torch.float64
+    )
 
 
 def test_spins_may_be_signed_integers() -> None:

@@ -109,7 +109,7 @@ def test_gibbs_has_kaufmans_energy(temperature: float) -> None:
 
 @pytest.mark.slow
 def test_cluster_moves_have_kaufmans_energy_at_the_critical_point() -> None:
-    found = energy_per_site(SwendsenWang(), 32, CRITICAL, Schedule(100, 1000))
+    found = energy_per_site(SwendsenWang(), 32, CRITICAL, Schedule(100, 1600))
     assert found.standard_error < 1e-3
     assert abs(found.value - kaufman_energy(32, CRITICAL)) < 4 * found.standard_error
 
@@ -118,7 +118,7 @@ def test_cluster_moves_have_kaufmans_energy_at_the_critical_point() -> None:
 def test_tempering_has_kaufmans_energy_at_the_critical_point() -> None:
     betas = tuple(torch.linspace(0.9, 1, 5).tolist())
     kernel = ParallelTempering(Gibbs(), betas)
-    found = energy_per_site(kernel, 32, CRITICAL, Schedule(1000, 1000, thinning=10))
+    found = energy_per_site(kernel, 32, CRITICAL, Schedule(400, 1600, thinning=5))
     assert found.standard_error < 1e-3
     assert abs(found.value - kaufman_energy(32, CRITICAL)) < 4 * found.standard_error
 

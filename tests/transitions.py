@@ -20,9 +20,9 @@ from torch.nn.functional import logsigmoid
 from pyro_ebm.energies import BlockEnergy
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Bernoulli, Spin, Unit
+from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
 
-from .machines import LEVELS, Small, index_of, states_of
+from .machines import LEVELS, Small, index_of, states_of, width
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-6}  # right kernels: 1e-16 and 1e-8
 
@@ -55,6 +55,8 @@ class Script:
 
     def sample(self, unit: Unit, field: Tensor) -> Tensor:
         """In place of `Unit.sample`, for fields with the units last or first."""
+        if width(unit) > 1:
+            return self.sample_labels(width(unit), field)
         chains = self.log_prob.numel()
         value = self.take(field.numel() // chains)
         rows = value.reshape(chains, -1)
@@ -69,6 +71,16 @@ class Script:
         field.fill_(math.nan)  # which it may overwrite
         return value.clone() if units_last else rows.mT.reshape(field.shape).clone()
 
+    def sample_labels(self, labels: int, field: Tensor) -> Tensor:
+        """The same for units with labels, whose fields have the chains first."""
+        chains = self.log_prob.numel()
+        value = self.take(field.numel() // chains // labels)
+        assert field.shape[:-1] in (value.shape[:-1], (chains,)), field.shape
+        log_p = field.double().reshape(*value.shape, labels).log_softmax(-1)
+        self.log_prob += log_p.gather(-1, value.long().unsqueeze(-1)).squeeze(-1).sum(-1)
+        field.fill_(math.nan)  # which it may overwrite
+        return value.reshape(*field.shape[:-1], -1).clone()
+
 
 @contextmanager
 def forced(script: Script) -> Iterator[None]:
@@ -80,6 +92,7 @@ def forced(script: Script) -> Iterator[None]:
     with (
         mock.patch.object(Bernoulli, "sample", sample),
         mock.patch.object(Spin, "sample", sample),
+        mock.patch.object(Categorical, "sample", sample),
     ):
         yield
 
@@ -104,7 +117,9 @@ def transition_matrix(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tenso
     state = kernel.init(energy, x)
     with forced(script):
         state, _ = kernel.step(energy, state)
-    reached = index_of(state.x).reshape(count, outcomes, -1)  # (count, outcomes, machines)
+    reached = index_of(state.x, small.units).reshape(
+        count, outcomes, -1
+    )  # (count, outcomes, machines)
     probability = script.log_prob.exp().reshape(count, outcomes, -1)
     matrices = []
     for m in range(reached.shape[2]):
@@ -115,7 +130,7 @@ def transition_matrix(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tenso
 
 def parameter_batch(energy: BlockEnergy) -> torch.Size:
     """The batch dimensions of a machine's parameters."""
-    # 1 is a value of bits and of spins.
+    # 1 is a value of bits, of spins and of labels.
     ones = {name: torch.ones(site.shape, dtype=energy.dtype) for name, site in energy.sites.items()}
     return energy.evaluate(ones).shape
 
@@ -123,20 +138,20 @@ def parameter_batch(energy: BlockEnergy) -> torch.Size:
 def by_definition(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tensor:
     """The same matrix as the product, over blocks in order, of what `conditional` says of each."""
     x = small.tensors(energy.dtype)
-    count = len(index_of(x))
+    count = len(small.energies)
     total = torch.eye(count, dtype=torch.float64)
     for site in kernel.moved(energy):
         for block in energy.blocks(site):
             law = energy.conditional(site, x, block)
             matrix = torch.zeros(count, count, dtype=torch.float64)
             levels = LEVELS[small.units[site]]
-            width = x[site][..., block].shape[-1]
-            for outcome in itertools.product(levels, repeat=width):
-                value = torch.tensor(outcome, dtype=energy.dtype).expand(count, width)
+            units = x[site][..., block].shape[-1]
+            for outcome in itertools.product(levels, repeat=units):
+                value = torch.tensor(outcome, dtype=energy.dtype).expand(count, units)
                 reached = x[site].clone()
                 reached[..., block] = value
                 probability = law.log_prob(value).double().sum(-1).exp()
-                where = index_of({**x, site: reached})
+                where = index_of({**x, site: reached}, small.units)
                 matrix.scatter_add_(1, where[:, None], probability[:, None])
             total = total @ matrix
     return total

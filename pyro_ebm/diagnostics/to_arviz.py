@@ -1,4 +1,4 @@
-r"""Chains as ArviZ data.
+r"""Chains, and every result of Pyro's MCMC, as ArviZ data.
 
 `posterior` holds the sites and two quantities derived from them: `model_energy`, E(x), and
 `magnetisation`, the mean spin of each two-valued site, with its sign. R-hat of the energy is blind
@@ -6,14 +6,19 @@ to broken symmetry (chains trapped at ±m have the same energy), R-hat of the ma
 `sample_stats` holds `lp` = -E(x), which is log p(x) up to log Z, and what the kernel reports. The
 model's energy is never stored there as `energy`: that name means a Hamiltonian's, and ArviZ would
 judge it as one.
+
+Of a Pyro model the sites are in the model's own space, discrete ones as integers, and the data that
+it observes are kept beside them; `lp` and `model_energy` are there where the library's own driver
+made the draws, and belong to unconstrained space.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from pyro.infer.mcmc.api import AbstractMCMC
 from torch import Tensor
 
 from pyro_ebm.sites import (
@@ -27,7 +32,8 @@ from pyro_ebm.sites import (
     storage_dtype,
 )
 
-from .inference_data import inference_data
+from . import pyro_results
+from .inference_data import Attribute, inference_data
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -35,36 +41,54 @@ if TYPE_CHECKING:
 
     from pyro_ebm.kernels.chains import Chains
 
+Extra = Literal["log_likelihood", "posterior_predictive"]
+
+COMPUTED = {
+    "log_likelihood": pyro_results.log_likelihood,
+    "posterior_predictive": pyro_results.posterior_predictive,
+}
 RESERVED = ("chain", "draw", "row", "site", "model_energy", "magnetisation")
 
 
 def to_arviz(
-    chains: "Chains",
+    source: "Chains | AbstractMCMC",
     *,
     feature_names: Mapping[str, Sequence[str]] | None = None,
     observed_data: Tensor | Sites | None = None,
+    include: Collection[Extra] = (),
+    posterior_predictive: Mapping[str, Tensor] | None = None,
 ) -> "InferenceData | DataTree":
     """Chains as ArviZ data, an `InferenceData` (ArviZ 0.23) or a `DataTree` (1.x).
 
     Args:
-        chains: What `run` returned.
+        source: What `run` returned; or an MCMC object after its run: Pyro's own, with whatever
+            kernel, or the library's.
         feature_names: For a site with one dimension, the names of its units. They become the
             labels of its dimension, `visible_dim` for the site `visible`.
         observed_data: Data to keep beside the draws, (rows, *site.shape) for each site given. A
-            bare tensor stands for the only site, or for `visible`.
+            bare tensor stands for the only site, or for `visible`. A Pyro model has its own.
+        include: What of a Pyro model is computed besides, for each draw: `"log_likelihood"`, of
+            each observed site (factors are none), `"posterior_predictive"`, or both.
+        posterior_predictive: Draws of a Pyro model's data made elsewhere, as `Predictive` returns
+            them, (chain · draw, *shape), or (chain, draw, *shape).
 
     Raises:
         ValueError: If the names or the data do not fit the sites, or a site has a name that
-            stands for something else in ArviZ data.
+            stands for something else in ArviZ data; if an MCMC object has not run; or if a
+            log-likelihood is asked for of a model with summed sites.
+        TypeError: If the source keeps no draws, or what is asked for needs a model.
     """
-    sites = {name: chains.sites[name] for name in chains.draws}
-    if taken := [name for name in sites if name in RESERVED]:
-        raise ValueError(
-            f"The sites {taken} cannot be stored: these names are the dimensions and derived "
-            f"quantities of the ArviZ data ({', '.join(RESERVED)}). Rename the sites."
+    if isinstance(source, AbstractMCMC):
+        if observed_data is not None:
+            raise TypeError("observed_data was given, but a Pyro model has its own.")
+        return pyro_to_arviz(source, feature_names or {}, include, posterior_predictive or {})
+    if include or posterior_predictive:
+        raise TypeError(
+            "include and posterior_predictive belong to MCMC objects with a Pyro model; the chains "
+            "of an energy have no data of their own."
         )
-    labels = unit_labels(feature_names or {}, sites)
-    own = {name: own_dimensions(name, site) for name, site in sites.items()}
+    chains = source
+    sites = {name: chains.sites[name] for name in chains.draws}
     observed = {} if observed_data is None else observed_sites(observed_data, sites)
     groups = {
         "posterior": posterior(chains.draws, chains.statistics, sites),
@@ -74,22 +98,82 @@ def to_arviz(
     if chains.warmup_draws:
         groups["warmup_posterior"] = posterior(chains.warmup_draws, chains.warmup_statistics, sites)
         groups["warmup_sample_stats"] = sample_stats(chains.warmup_statistics)
+    named = {n: ["row", *own_dimensions(n, sites[n])] for n in observed}
+    attributes = {"inference_library": "pyro_ebm", **chains.attributes}
+    return assembled(groups, sites, feature_names or {}, {"observed_data": named}, attributes)
+
+
+def assembled(
+    groups: dict[str, dict[str, np.ndarray]],
+    sites: Mapping[str, Site],
+    feature_names: Mapping[str, Sequence[str]],
+    dims: dict[str, dict[str, list[str]]],
+    attributes: Mapping[str, Attribute],
+) -> "InferenceData | DataTree":
+    """The data, with the names of the sites' dimensions.
+
+    Raises:
+        ValueError: If a site has a name that stands for something else.
+    """
+    if taken := [name for name in sites if name in RESERVED]:
+        raise ValueError(
+            f"The sites {taken} cannot be stored: these names are the dimensions and derived "
+            f"quantities of the ArviZ data ({', '.join(RESERVED)}). Rename the sites."
+        )
+    labels = unit_labels(feature_names, sites)
+    own = {name: own_dimensions(name, site) for name, site in sites.items()}
     return inference_data(
         groups,
         coords={"site": two_valued(sites), **labels},
-        dims={
-            "posterior": {**own, "magnetisation": ["site"]},
-            "observed_data": {name: ["row", *own[name]] for name in observed},
-        },
-        attributes={"inference_library": "pyro_ebm", **chains.attributes},
+        dims={"posterior": {**own, "magnetisation": ["site"]}, **dims},
+        attributes=attributes,
     )
+
+
+def pyro_to_arviz(
+    mcmc: AbstractMCMC,
+    feature_names: Mapping[str, Sequence[str]],
+    include: Collection[Extra],
+    given: Mapping[str, Tensor],
+) -> "InferenceData | DataTree":
+    """A result of Pyro's MCMC as ArviZ data."""
+    result = pyro_results.read_result(mcmc)
+    if unknown := [name for name in include if name not in COMPUTED]:
+        raise ValueError(f"include has {unknown}; it may have {list(COMPUTED)}.")
+    nodes = {} if result.model is None else pyro_results.nodes_of(result.model)
+    draws = pyro_results.integers(result.draws, nodes)
+    warmup = pyro_results.integers(result.warmup_draws, nodes)
+    sites = {name: pyro_results.site_of(name, v, nodes) for name, v in draws.items()}
+    observed = pyro_results.observed_names(nodes)
+    chain, draw = result.shape
+    groups = {
+        "posterior": posterior(draws, result.statistics, sites),
+        "sample_stats": sample_stats(result.statistics),
+        "observed_data": {n: as_array(nodes[n]["value"]) for n in observed},
+        "posterior_predictive": {
+            n: as_array(v if v.shape[:2] == (chain, draw) else v.unflatten(0, (chain, draw)))
+            for n, v in given.items()
+        },
+    }
+    if include:
+        if result.model is None or not observed:
+            raise TypeError(f"{list(include)} was asked for, but there is no model with data.")
+        for name in include:
+            found = COMPUTED[name](result.model, result.draws, observed)
+            groups[name] = {**groups.get(name, {}), **{n: as_array(v) for n, v in found.items()}}
+    if warmup:
+        groups["warmup_posterior"] = posterior(warmup, result.warmup_statistics, sites)
+        groups["warmup_sample_stats"] = sample_stats(result.warmup_statistics)
+    return assembled(groups, sites, feature_names, {}, result.attributes)
 
 
 def posterior(
     draws: Sites, statistics: Mapping[str, Tensor], sites: Mapping[str, Site]
 ) -> dict[str, np.ndarray]:
     """The sites and what is derived from them, (chain, draw, ...) each."""
-    variables = {**draws, "model_energy": -statistics["lp"]}
+    variables = dict(draws)
+    if "lp" in statistics:
+        variables["model_energy"] = -statistics["lp"]
     if names := two_valued(sites):
         spins = [magnetisation(draws[name], sites[name]) for name in names]
         variables["magnetisation"] = torch.stack(spins, -1)
@@ -98,7 +182,7 @@ def posterior(
 
 def sample_stats(statistics: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """The kernel's statistics, with `diverging` always among them."""
-    never = torch.zeros_like(statistics["lp"], dtype=torch.bool)
+    never = torch.zeros_like(next(iter(statistics.values())), dtype=torch.bool)
     return {name: as_array(value) for name, value in {"diverging": never, **statistics}.items()}
 
 

@@ -1,28 +1,34 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .algebra import clamp, combined, interpolate
-from .base import BlockEnergy, Energy, GradientEnergy, energy_and_gradient
+from .algebra import combined, interpolate
+from .base import (
+    BlockEnergy,
+    Energy,
+    GradientEnergy,
+    SweepEnergy,
+    energy_and_gradient,
+    sweep_blocks,
+)
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
+from .clamped import clamp
 from .couplings import Graph
 from .distribution import DistributionEnergy
 from .factor_graph import FactorGraph, FactorGroup
 from .field_energy import FieldEnergy
 from .layers import Layer
 from .links import GraphLink, Link
+from .mean_energy import mean_energy_difference
+from .model import ModelEnergy, UnbatchedModelWarning
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
-from .pairwise import (
-    PairwiseEnergy,
-    PairwiseTerms,
-    mean_energy_difference,
-    require_pairwise,
-)
+from .pairwise import PairwiseEnergy, require_pairwise
 from .random_field import (
     Factors,
     PatternFactors,
     RandomField,
     TableFactors,
 )
+from .terms import PairwiseTerms
 
 __all__ = [
     "BlockEnergy",
@@ -39,13 +45,16 @@ __all__ = [
     "GraphLink",
     "Layer",
     "Link",
+    "ModelEnergy",
     "PairwiseEnergy",
     "PairwiseTerms",
     "PatternFactors",
     "RandomField",
     "SpectralConvolution",
     "SpectralLinear",
+    "SweepEnergy",
     "TableFactors",
+    "UnbatchedModelWarning",
     "clamp",
     "combined",
     "convolutional_energy",
@@ -54,4 +63,5 @@ __all__ = [
     "mean_energy_difference",
     "mlp_energy",
     "require_pairwise",
+    "sweep_blocks",
 ]

@@ -161,6 +161,8 @@ def energy_and_gradient(energy: Energy, x: Sites, sites: Sequence[str]) -> tuple
     with torch.enable_grad():
         moved = {site: x[site].detach().requires_grad_() for site in sites}
         value = energy.evaluate({**x, **moved})
+        if not value.requires_grad:  # a constant
+            return value, {site: torch.zeros_like(v) for site, v in moved.items()}
         # A site that the energy does not depend on has the gradient zero.
         gradients = torch.autograd.grad(
             value.sum(), list(moved.values()), allow_unused=True, materialize_grads=True
@@ -187,3 +189,27 @@ class BlockEnergy(Energy):
         Raises:
             ValueError: If no block is given and the site has several.
         """
+
+
+class SweepEnergy(BlockEnergy):
+    """An energy that knows more of a sweep than its blocks one after another."""
+
+    @abstractmethod
+    def sweep(self, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+        """The site's value after a transition that leaves its law given the rest unchanged.
+
+        It draws every element, without a history; x itself is left as it was.
+
+        Raises:
+            ValueError: As `conditional`.
+        """
+
+
+def sweep_blocks(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+    """A sweep over one site, by the conditional laws of its blocks."""
+    value = x[site].clone(memory_format=torch.contiguous_format)
+    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
+    for block in energy.blocks(site):
+        law = energy.conditional(site, {**x, site: value}, block)
+        units[..., block] = law.sample().to(value.dtype)
+    return value

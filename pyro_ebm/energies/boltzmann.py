@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.sites import Site
-from pyro_ebm.units import Bernoulli, Spin, Unit
+from pyro_ebm.units import Bernoulli, Spin, Unit, name_of
 
 from .couplings import (
     Coupling,
@@ -28,7 +28,8 @@ from .couplings import (
 )
 from .layers import Layer, check_known, make_layers
 from .links import GraphLink
-from .pairwise import PairwiseEnergy, PairwiseTerms
+from .pairwise import PairwiseEnergy
+from .terms import PairwiseTerms
 
 Pair = tuple[str, str]
 Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch
@@ -377,8 +378,8 @@ class BoltzmannMachine(PairwiseEnergy):
         units = {layer.unit for layer in self.layers.values()}
         if len(units) > 1 or any(unit.has_potential for unit in units):
             raise ValueError(
-                f"The layers have units of different kinds, or with parameters: {units}; wanted "
-                f"one kind without."
+                f"The layers have units of different kinds, or with parameters: "
+                f"{', '.join(name_of(unit) for unit in units)}; wanted one kind without."
             )
         terms = self.read()
         machine = BoltzmannMachine.fully_visible(
@@ -395,6 +396,10 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
     """A zero of the dtype and device of the parameters that are given, else of the default."""
     weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
     own = [value for layer in layers.values() for value in (layer.bias, layer.offset)]
+    for layer in layers.values():
+        # A single number takes the machine's dtype, unless it is learned.
+        kept = [getattr(layer, name) for name in layer.unit.parameters]
+        own += [value for value in kept if value.dim() or value.requires_grad]
     for value in (*own, *weights):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.new_zeros(())

@@ -95,8 +95,8 @@ class CallableEnergy(Energy):
     def evaluate(self, x: Sites) -> Tensor:
         batch = batch_shape(x, self.sites)
         rows = {
-            name: value.expand(*batch, *self.sites[name].shape)
-            .reshape(batch.numel(), *self.sites[name].shape)
+            name: value.expand((*batch, *self.sites[name].shape))
+            .reshape((batch.numel(), *self.sites[name].shape))
             .contiguous()  # a function may use `view`
             for name, value in x.items()
         }

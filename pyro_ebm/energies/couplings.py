@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.units import Unit
+from pyro_ebm.sites import all_true
+from pyro_ebm.units import Unit, name_of
 
 from .base import AbstractModule
 from .colouring import Colour, colours_of
@@ -55,7 +56,7 @@ def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
             f"{name} has shape {tuple(value.shape)}; wanted {shape}, "
             f"where batch dimensions may lead."
         )
-    if not bool(torch.isfinite(value).all()):
+    if not all_true(torch.isfinite(value)):
         raise ValueError(f"{name} contains NaN or infinite values; wanted finite numbers.")
     return value
 
@@ -94,8 +95,8 @@ def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Ten
     if unit.square is None:
         if bool((diagonal != 0).any()):
             raise ValueError(
-                f"The couplings have a diagonal, but for {unit} a self-coupling is a precision and "
-                f"no bias. Set the diagonal to zero and give the unit its precision."
+                f"The couplings have a diagonal, but for {name_of(unit)} a self-coupling is a "
+                f"precision and no bias. Set the diagonal to zero and give it as the precision."
             )
         return both * pairs, torch.zeros_like(diagonal), diagonal.sum(-1)
     a, b = unit.square

@@ -53,7 +53,7 @@ class DistributionEnergy(Energy):
         self.law = unvalidated(distribution)
         support = support_of(distribution)
         self.like = next(floats_of(distribution), torch.empty(0)).detach().new_empty(0)
-        self.sites = {site: Site(support, distribution.event_shape)}
+        self.sites = {site: Site(support, torch.Size(distribution.event_shape))}
         self.inside = self.some_value()
         try:
             with torch.no_grad():
@@ -95,15 +95,15 @@ class DistributionEnergy(Energy):
                 f"{tuple(self.law.batch_shape)}; wanted shapes that broadcast."
             ) from None
         if site.support is constraints.real:
-            return -self.law.log_prob(value)
+            return sloped(-self.law.log_prob(value), value, site.shape)
         allowed = site.support.check(value)
         elements = len(site.shape) - site.support.event_dim
         # Outside, log_prob may be NaN, finite or an error, and NaN would reach the gradient.
         apart = allowed[(..., *[None] * site.support.event_dim)]
-        energy = -self.law.log_prob(torch.where(apart, value, self.inside))
+        value = torch.where(apart, value, self.inside)
         if elements:
             allowed = allowed.flatten(-elements).all(-1)
-        return torch.where(allowed, energy, torch.inf)
+        return torch.where(allowed, sloped(-self.law.log_prob(value), value, site.shape), torch.inf)
 
     @torch.no_grad()
     def some_value(self) -> Tensor:  # (*parameter batch, *shape)
@@ -114,6 +114,20 @@ class DistributionEnergy(Energy):
                 return self.law.sample().to(self.dtype)
             except NotImplementedError:
                 return random_values(site, self.law.batch_shape, self.like)
+
+
+def sloped(energy: Tensor, value: Tensor, shape: torch.Size) -> Tensor:
+    """The energy, with the slope zero where it is the same everywhere and autograd sees none.
+
+    Args:
+        energy: Of the values.
+        value: The values (*batch, *shape).
+        shape: The site's own shape.
+    """
+    if energy.requires_grad or not value.requires_grad:
+        return energy
+    batch = value.shape[: value.dim() - len(shape)]
+    return energy + 0 * value.reshape((*batch, shape.numel())).sum(-1)
 
 
 def support_of(distribution: Distribution) -> Constraint:

@@ -37,7 +37,8 @@ class Layer(nn.Module):
         self.unit, self.size = unit, size
         for name, value in unit.parameters.items():
             if value.dim():
-                check_parameter(value, f"the {name} of {unit}", (size,))
+                what = f"the {name.removeprefix('log_')} of {type(unit).__name__}"
+                check_parameter(value, what, (size,))
             register(self, name, value)
         shape = (size * unit.width,)
         if bias is None:

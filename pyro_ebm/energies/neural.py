@@ -53,7 +53,7 @@ def mlp_energy(
     """
     site = only(named_sites(sites))
     sizes = (site.shape.numel(), *positive_sizes("widths", widths))
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers: list[nn.Module] = [Vector()]
     for before, after in itertools.pairwise(sizes):
         layers += [linear(before, after), activation()]
     layers.append(linear(sizes[-1], 1))
@@ -129,6 +129,19 @@ def positive_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def vector(x: Tensor) -> Tensor:  # (rows, *shape) -> (rows, numbers)
+    """Each row as one vector; a single number too, which torch's `flatten(1)` refuses."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+class Vector(nn.Module):
+    """`vector`, as the first layer of a network."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (rows, *shape) -> (rows, numbers)
+        """The vectors."""
+        return vector(x)
+
+
 class TiltedNormal(nn.Module):
     r""":math:`\|x\|^2 / 2 s^2 + f(x)`, for a network f of one row to one number.
 
@@ -154,7 +167,7 @@ class TiltedNormal(nn.Module):
         energy = self.network(x).squeeze(-1)
         if math.isinf(self.spread):
             return energy
-        return energy + (x / self.spread).square().flatten(1).sum(1) / 2
+        return energy + vector(x / self.spread).square().sum(1) / 2
 
 
 # --- layers that vary slowly ---------------------------------------------------------------------

@@ -39,6 +39,10 @@ class MultivariateNormal:
 
     def mean(self, field: Tensor) -> Tensor:  # (*batch, n) -> (*batch, n)
         """P⁻¹ field."""
+        if self.factor.dim() == 2:
+            # One factor for all rows: not copied to each of them.
+            rows = field.reshape(-1, field.shape[-1])
+            return torch.cholesky_solve(rows.mT, self.factor).mT.reshape(field.shape)
         return torch.cholesky_solve(field.unsqueeze(-1), self.factor).squeeze(-1)
 
     def cumulant(self, fields: Sites) -> Tensor:  # (*batch,)
@@ -59,9 +63,12 @@ class MultivariateNormal:
     def sample(self, fields: Sites) -> Sites:  # (*batch, n) each -> the same
         """Independent draws by site."""
         mean = self.mean(self.joined(fields))
-        noise = torch.randn_like(mean).unsqueeze(-1)
-        spread = torch.linalg.solve_triangular(self.factor.mT, noise, upper=True)
-        return self.parted(mean + spread.squeeze(-1))
+        noise = torch.randn_like(mean)
+        # x = L⁻ᵀ noise, in rows noiseᵀ L⁻¹; one factor for all rows is not copied to each of them.
+        one = self.factor.dim() == 2
+        rows = noise.reshape(-1, noise.shape[-1]) if one else noise.unsqueeze(-2)
+        spread = torch.linalg.solve_triangular(self.factor, rows, upper=False, left=False)
+        return self.parted(mean + spread.reshape(mean.shape))
 
     def joined(self, fields: Sites) -> Tensor:
         """Fields by site as one tensor."""

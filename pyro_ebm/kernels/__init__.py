@@ -10,6 +10,7 @@ from .gradient_gibbs import DiscreteLangevin, GibbsWithGradients
 from .hmc import HMC
 from .langevin import MALA, Langevin
 from .mass import DenseMass, DiagonalMass, Mass, UnitMass
+from .random_blocks import RandomBlocks
 from .random_walk import MetropolisHastings, RandomWalk
 from .run import resume, run
 from .tempering import ParallelTempering, TemperingReport
@@ -33,6 +34,7 @@ __all__ = [
     "Mixture",
     "NonFiniteEnergyError",
     "ParallelTempering",
+    "RandomBlocks",
     "RandomWalk",
     "Schedule",
     "SwendsenWang",

@@ -12,7 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.energies import (
+    BlockEnergy,
+    Energy,
+    PairwiseEnergy,
+    PairwiseTerms,
+    SweepEnergy,
+    sweep_blocks,
+)
 from pyro_ebm.sites import Sites, check_names, covers
 from pyro_ebm.units import Unit
 
@@ -72,6 +79,9 @@ class Gibbs(Kernel):
             raise ValueError(
                 f"Gibbs is to move {unknown}, but the energy has {list(energy.sites)}."
             )
+        if not isinstance(energy, PairwiseEnergy):
+            for site in self.moved(energy):
+                energy.blocks(site)  # refuses a site without conditional laws
         x = energy.accept(x)
         check_names(x, energy.sites)
         batch = same_batch(x, energy)
@@ -98,7 +108,7 @@ class Gibbs(Kernel):
         newest: Newest | None = None
         if terms is None:
             for site in self.moved(energy):
-                x[site] = sweep_blocks(energy, site, x)
+                x[site] = sweep_over(energy, site, x)
             return GibbsState(x, terms, newest), GibbsInfo()
         features = terms.features(x)
         for site in self.moved(energy):
@@ -120,11 +130,9 @@ def draw(unit: Unit, field: Tensor) -> Tensor:
     return unit.features(unit.sample(field))
 
 
-def sweep_blocks(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """A sweep over one site, by the conditional laws of its blocks."""
+def sweep_over(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+    """A sweep over one site of an energy that is not pairwise."""
     assert isinstance(energy, BlockEnergy)  # checked in `init`
-    value = x[site].clone()
-    for block in energy.blocks(site):
-        law = energy.conditional(site, {**x, site: value}, block)
-        value[..., block] = law.sample().to(value.dtype)
-    return value
+    if isinstance(energy, SweepEnergy):
+        return energy.sweep(site, x)
+    return sweep_blocks(energy, site, x)

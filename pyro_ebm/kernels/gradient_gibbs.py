@@ -14,7 +14,7 @@ or the place to which the one of a one-hot unit moves.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -32,9 +32,14 @@ from pyro_ebm.energies import (
 from pyro_ebm.sites import Sites, boolean, check_names, covers, describe, spin
 
 from . import chance
-from .base import Kernel, same_batch
+from .adaptation import StepSize
+from .base import Findings, Kernel, TunableKernel, Tuning, same_batch
 from .metropolis import metropolis
-from .settings import require_positive
+from .settings import require_positive, require_set
+
+ACCEPTANCE = 0.574  # at which locally balanced proposals do most in many dimensions
+FIRST_SIZE = 0.2
+LEAST_SIZE, LARGEST_SIZE = 1e-3, 1e3  # beyond, nothing changes any more
 
 
 class Alphabet(ABC):
@@ -444,7 +449,7 @@ def change_one(
 
 
 @dataclass(frozen=True, eq=False)
-class DiscreteLangevin(Kernel):
+class DiscreteLangevin(TunableKernel):
     r"""All units are proposed at once, each for itself, by the gradient: DMALA.
 
     .. math:: q(x' \mid x) \propto \prod_i
@@ -455,7 +460,8 @@ class DiscreteLangevin(Kernel):
 
     Args:
         sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
-        step_size: α, positive; the larger, the more units are proposed to change.
+        step_size: α, positive; the larger, the more units are proposed to change. If left out, the
+            warm-up finds one with which 57 % of the proposals are accepted.
 
     Raises:
         ValueError: If the step size is not positive.
@@ -463,10 +469,12 @@ class DiscreteLangevin(Kernel):
     References:
         | A Langevin-like sampler for discrete distributions (Zhang, Liu & Liu, 2022)
         | https://proceedings.mlr.press/v162/zhang22t.html
+        | Optimal scaling for locally balanced proposals in discrete spaces
+        | (Sun, Dai & Schuurmans, 2022) https://arxiv.org/abs/2209.08183
     """
 
     sites: tuple[str, ...] | None = None
-    step_size: float = 0.2
+    step_size: float | None = None
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
@@ -476,6 +484,7 @@ class DiscreteLangevin(Kernel):
         return movable(energy, self.sites, "DiscreteLangevin")
 
     def init(self, energy: Energy, x: Sites) -> GradientState:
+        require_set(self, "step_size")
         return start(energy, accept_at_door(energy, x, read_terms(energy)), self.moved(energy))
 
     def refresh(self, energy: Energy, state: GradientState, x: Sites) -> GradientState:
@@ -497,9 +506,69 @@ class DiscreteLangevin(Kernel):
             back = alphabets[site].log_prob(x[site], state.x[site], backward)
             log_ratio = log_ratio + (back - there).reshape(*log_ratio.shape, -1).sum(-1)
         state, rate = settle(state, new, log_ratio)
+        assert self.step_size is not None  # checked in `init`
         return state, DiscreteLangevinInfo(rate, torch.full_like(rate, self.step_size))
 
     def log_weights(self, state: GradientState) -> Sites:
         """The log weights of the changes of each unit (*batch, *elements), by site."""
+        assert self.step_size is not None  # checked in `init`
         cost = 1 / (2 * self.step_size)
         return {s: d / -2 - cost for s, d in state.landscape.differences.items()}
+
+    def tuning(self, steps: int) -> Kernel:
+        return DiscreteLangevinTuning(self) if self.step_size is None else self
+
+    @property
+    def findings(self) -> Findings:
+        return {} if self.step_size is None else {"step_size": self.step_size}
+
+
+class DiscreteLangevinTuningState(NamedTuple):
+    """The kernel's state, and the step size as found so far."""
+
+    inner: GradientState
+    size: StepSize
+
+    @property
+    def x(self) -> Sites:
+        """The values."""
+        return self.inner.x
+
+    @property
+    def energy(self) -> Tensor:  # (*batch,)
+        """E(x)."""
+        return self.inner.energy
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteLangevinTuning(Tuning):
+    """DMALA in its warm-up: the step size follows the mean acceptance of all chains.
+
+    Args:
+        kernel: The kernel.
+    """
+
+    kernel: DiscreteLangevin
+
+    def at(self, size: float) -> DiscreteLangevin:
+        """The kernel with a step size."""
+        return replace(self.kernel, step_size=min(max(size, LEAST_SIZE), LARGEST_SIZE))
+
+    def init(self, energy: Energy, x: Sites) -> DiscreteLangevinTuningState:
+        inner = self.at(FIRST_SIZE).init(energy, x)
+        return DiscreteLangevinTuningState(inner, StepSize.at(FIRST_SIZE))
+
+    def refresh(
+        self, energy: Energy, state: DiscreteLangevinTuningState, x: Sites
+    ) -> DiscreteLangevinTuningState:
+        return state._replace(inner=self.kernel.refresh(energy, state.inner, x))
+
+    def step(
+        self, energy: Energy, state: DiscreteLangevinTuningState
+    ) -> tuple[DiscreteLangevinTuningState, DiscreteLangevinInfo]:
+        inner, info = self.at(state.size.size).step(energy, state.inner)
+        size = state.size.after(float(info.acceptance_rate.mean()), ACCEPTANCE)
+        return DiscreteLangevinTuningState(inner, size), info
+
+    def tuned(self, state: DiscreteLangevinTuningState) -> tuple[Kernel, GradientState]:
+        return self.at(state.size.average), state.inner

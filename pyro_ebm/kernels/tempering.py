@@ -13,7 +13,7 @@ the values, the last one: (chains, levels, *shape).
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +23,20 @@ from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.sites import Sites, check_names
 
 from . import chance
-from .base import Kernel, same_batch
+from .base import (
+    Findings,
+    Kernel,
+    TunableKernel,
+    Tuning,
+    after_warmup,
+    findings_of,
+    in_warmup,
+    same_batch,
+)
 from .cycle import report_type
 from .path import along, check_reference
+
+ROUNDS = (0.05, 0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new ladder
 
 
 class Ladder(NamedTuple):
@@ -36,8 +47,9 @@ class Ladder(NamedTuple):
         stage: Of the replica at each level (*batch, levels): 0 before its first visit at β = 1;
             then 1 after a visit at β = 1, and 2 if it has been at the lowest level since.
         round_trips: Completed journeys from β = 1 to the lowest level and back (*batch,).
-        rejections: The sum over the steps of the probabilities of no exchange (levels − 1,), the
-            mean of all chains.
+        rejections: The sum over the counted steps of the probabilities of no exchange
+            (levels − 1,), the mean of all chains.
+        counted: How many steps are in these sums.
         steps: The steps done, which tell whose turn it is.
     """
 
@@ -45,6 +57,7 @@ class Ladder(NamedTuple):
     stage: Tensor
     round_trips: Tensor
     rejections: Tensor
+    counted: int
     steps: int
 
 
@@ -85,7 +98,7 @@ class TemperingReport(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ParallelTempering(Kernel):
+class ParallelTempering(TunableKernel):
     """A kernel at every level of a ladder, with exchanges of neighbours in even–odd turns.
 
     It reports `swap_rate`, the mean probability of an exchange over all pairs of neighbours,
@@ -94,7 +107,8 @@ class ParallelTempering(Kernel):
 
     Args:
         kernel: What moves the replicas at each level.
-        betas: The inverse temperatures, rising, the last one 1.
+        betas: The inverse temperatures, rising, the last one 1; or the number of levels from 0 to
+            1, whose places the warm-up finds such that all exchanges are equally likely.
         reference: The energy at β = 0; zero if left out. An easy one of the same sites, such as
             independent units fitted to the data, makes the way shorter.
 
@@ -110,27 +124,45 @@ class ParallelTempering(Kernel):
     """
 
     kernel: Kernel
-    betas: tuple[float, ...]
+    betas: tuple[float, ...] | int
     reference: Energy | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
             raise TypeError(f"kernel is {self.kernel!r}; wanted a kernel, for example Gibbs().")
-        object.__setattr__(self, "betas", checked_ladder(self.betas))
+        if isinstance(self.betas, int):
+            if self.betas < 2:
+                raise ValueError(f"betas is {self.betas}; wanted two levels or more.")
+        else:
+            object.__setattr__(self, "betas", checked_ladder(self.betas))
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """The inverse temperatures.
+
+        Raises:
+            ValueError: If they have not been found yet.
+        """
+        if isinstance(self.betas, int):
+            raise ValueError(
+                f"The places of the {self.betas} levels have not been found yet. Give betas as "
+                f"numbers, or have them found: run(...) with a schedule that has a warm-up."
+            )
+        return self.betas
 
     def levels(self, energy: Energy) -> Tensor:  # (levels,)
         """The ladder as a tensor."""
-        return torch.tensor(self.betas, dtype=energy.dtype, device=energy.device)
+        return torch.tensor(self.ladder, dtype=energy.dtype, device=energy.device)
 
     def path(self, energy: Energy) -> Energy:
         """The energy of the replicas, levels last."""
         return along(energy, self.reference, self.levels(energy))
 
     def init(self, energy: Energy, x: Sites) -> TemperingState:
-        check_reference(energy, self.reference, self.betas[0])
+        check_reference(energy, self.reference, self.ladder[0])
         x = energy.accept(x)
         check_names(x, energy.sites)
-        batch, levels = same_batch(x, energy), len(self.betas)
+        batch, levels = same_batch(x, energy), len(self.ladder)
         if isinstance(energy, PairwiseEnergy) and (own := energy.read().batch):
             raise ValueError(
                 f"The parameters have the batch shape {tuple(own)}; ParallelTempering wanted one "
@@ -142,7 +174,7 @@ class ParallelTempering(Kernel):
         stage[..., -1] = 1
         zeros = torch.zeros(levels - 1, dtype=torch.float64, device=energy.device)
         trips = torch.zeros(batch, dtype=torch.int64, device=energy.device)
-        ladder = Ladder(number, stage, trips, zeros, 0)
+        ladder = Ladder(number, stage, trips, zeros, 0, 0)
         with torch.no_grad():
             return TemperingState(x, energy.evaluate(x), replicas, ladder)
 
@@ -177,21 +209,115 @@ class ParallelTempering(Kernel):
     def report(self, state: TemperingState) -> TemperingReport:
         """How well the ladder has carried the replicas so far: of `chains.state`, after a run."""
         ladder = state.ladder
-        rates = ladder.rejections / max(1, ladder.steps)
+        rates = ladder.rejections / max(1, ladder.counted)
         barrier = float(rates.sum())
         trips = float(ladder.round_trips.double().mean())
         return TemperingReport(
             rates,
             barrier,
             ladder.round_trips,
-            trips / max(1, ladder.steps),
+            trips / max(1, ladder.counted),
             1 / (2 + 2 * barrier),
         )
 
     def adapted(self, state: TemperingState) -> "ParallelTempering":
         """The same with a ladder on which, as found so far, all exchanges are equally likely."""
-        betas = equal_rejections(self.betas, self.report(state).rejection_rates.tolist())
-        return ParallelTempering(self.kernel, betas, self.reference)
+        betas = equal_rejections(self.ladder, self.report(state).rejection_rates.tolist())
+        return replace(self, betas=betas)
+
+    def tuning(self, steps: int) -> Kernel:
+        inner = in_warmup(self.kernel, steps)
+        if inner is self.kernel and not isinstance(self.betas, int):
+            return self
+        return TemperingTuning(self, inner, steps)
+
+    @property
+    def findings(self) -> Findings:
+        found = findings_of(self.kernel)
+        if isinstance(self.betas, int):
+            return found
+        return {"betas": ", ".join(f"{beta:.4g}" for beta in self.betas), **found}
+
+
+class TemperingTuningState(NamedTuple):
+    """The kernel's state, the ladder as found so far, and the steps done."""
+
+    inner: TemperingState
+    betas: tuple[float, ...]
+    done: int
+
+    @property
+    def x(self) -> Sites:
+        """The values at β = 1."""
+        return self.inner.x
+
+    @property
+    def energy(self) -> Tensor:  # (*batch,)
+        """E(x) there."""
+        return self.inner.energy
+
+
+@dataclass(frozen=True, eq=False)
+class TemperingTuning(Tuning):
+    """Tempering in its warm-up: the ladder is placed anew after rounds that double in length.
+
+    Args:
+        kernel: The kernel, with what was given.
+        inner: What moves the replicas in the warm-up.
+        steps: The steps of the warm-up.
+    """
+
+    kernel: ParallelTempering
+    inner: Kernel
+    steps: int
+
+    def at(self, betas: tuple[float, ...]) -> ParallelTempering:
+        """The kernel of the warm-up, with a ladder."""
+        return replace(self.kernel, kernel=self.inner, betas=betas)
+
+    def init(self, energy: Energy, x: Sites) -> TemperingTuningState:
+        betas = self.kernel.betas
+        if isinstance(betas, int):
+            betas = checked_ladder(torch.linspace(0, 1, betas, dtype=torch.float64).tolist())
+        return TemperingTuningState(self.at(betas).init(energy, x), betas, 0)
+
+    def refresh(
+        self, energy: Energy, state: TemperingTuningState, x: Sites
+    ) -> TemperingTuningState:
+        inner = self.at(state.betas).refresh(energy, state.inner, x)
+        return state._replace(inner=inner)
+
+    def step(
+        self, energy: Energy, state: TemperingTuningState
+    ) -> tuple[TemperingTuningState, NamedTuple]:
+        kernel = self.at(state.betas)
+        inner, info = kernel.step(energy, state.inner)
+        new = TemperingTuningState(inner, state.betas, state.done + 1)
+        if new.done not in {round(share * self.steps) for share in ROUNDS}:
+            return new, info
+        betas = self.placed(new)
+        if betas != state.betas:  # what the replicas know of their energies is renewed
+            inner = self.at(betas).refresh(energy, inner, inner.x)
+        return new._replace(inner=recounted(inner), betas=betas), info
+
+    def placed(self, state: TemperingTuningState) -> tuple[float, ...]:
+        """The ladder after a round; the given one, where there is one."""
+        if not isinstance(self.kernel.betas, int):
+            return state.betas
+        return self.at(state.betas).adapted(state.inner).ladder
+
+    def tuned(self, state: TemperingTuningState) -> tuple[Kernel, TemperingState]:
+        kernel, replicas = after_warmup(self.inner, state.inner.replicas)
+        inner = recounted(state.inner._replace(replicas=replicas))
+        return replace(self.kernel, kernel=kernel, betas=state.betas), inner
+
+
+def recounted(state: TemperingState) -> TemperingState:
+    """The state with its counts at zero; whose turn it is, and who is where, go on."""
+    ladder = state.ladder
+    zeros, trips = torch.zeros_like(ladder.rejections), torch.zeros_like(ladder.round_trips)
+    ladder = ladder._replace(rejections=zeros, round_trips=trips, counted=0)
+    return state._replace(ladder=ladder)
 
 
 def checked_ladder(betas: Sequence[float]) -> tuple[float, ...]:
@@ -270,6 +396,7 @@ def moved(ladder: Ladder, order: Tensor, rates: Tensor) -> Ladder:
         stage,
         ladder.round_trips + completed,
         ladder.rejections + lost,
+        ladder.counted + 1,
         ladder.steps + 1,
     )
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, boolean, spin
+from pyro_ebm.sites import Sites
+from pyro_ebm.units import Unit
 
 from .base import Objective
 from .monitor import Monitor
@@ -176,7 +177,7 @@ def learn(
 
     try:
         optimizer.step(closure)  # type: ignore[arg-type] # torch takes the tensor
-    except (FloatingPointError, KeyboardInterrupt):
+    except (FloatingPointError, ValueError, KeyboardInterrupt):
         with torch.no_grad():
             for parameter, value in zip(energy.parameters(), before, strict=False):
                 parameter.copy_(value)
@@ -216,22 +217,42 @@ def check_counts(rows: int, epochs: int, batch_size: int | None) -> int:
 def warn_of_constant_units(x: Sites, energy: Energy) -> None:
     """Warns of units with one value in every row that the machine does not already have there.
 
-    Their best bias is infinite. From where `start_at_means` puts it, it hardly moves any more.
+    Their best bias, or their best precision, is infinite. From where `start_at_means` puts it, a
+    bias hardly moves any more.
     """
     if not isinstance(energy, PairwiseEnergy):
         return
-    terms = energy.read()
+    with torch.no_grad():
+        terms = energy.read()
+    learned = {name for name, value in energy.named_parameters() if value.requires_grad}
     for site, value in x.items():
-        if energy.sites[site].support not in (boolean, spin) or len(value) < 2:
+        if len(value) < 2:
             continue
-        alone = terms.units[site].mean(terms.biases[site].detach())
-        far = (alone - value[0]).abs() / (1 if energy.sites[site].support is boolean else 2)
-        # As far as one more row would draw the mean from its limit, and a little farther.
-        same = (value.amin(0) == value.amax(0)) & (far > max(0.02, 1.1 / (len(value) + 2)))
+        same = value.amin(0) == value.amax(0)
+        unit = terms.units[site]
+        if unit.levels is not None:
+            far = distance_from_levels(unit, terms.biases[site], value[0])
+            # As far as one more row of each value would draw the mean from its limit, and a little
+            # farther.
+            others = len(unit.levels) - 1
+            same &= far > max(0.02, 1.1 * others / (len(value) + others + 1))
+            grows, cure = "biases", "Call start_at_means(energy, data) first."
+        else:
+            same &= any(f"layers.{site}.{name}" in learned for name in unit.parameters)
+            grows, cure = "precisions", "Leave these columns out, or give the precisions."
         if units := same.nonzero()[:, 0].tolist():
             warnings.warn(
                 f"The units {units[:10]}{' …' if len(units) > 10 else ''} of {site!r} have the "
-                f"same value in every row: the likelihood grows with their biases without end, "
-                f"and learning spends itself on them. Call start_at_means(energy, data) first.",
+                f"same value in every row: the likelihood grows with their {grows} without end, "
+                f"and learning spends itself on them. {cure}",
                 stacklevel=3,
             )
+
+
+def distance_from_levels(unit: Unit, bias: Tensor, value: Tensor) -> Tensor:  # (n,)
+    """How far units alone in their biases are, on average, from values (n,): 0 to 1."""
+    far = (unit.mean(bias) - unit.features(value)).abs()
+    # A feature of labels is 0 or 1 as a bit is; two numbers are as far apart as they can be.
+    levels = unit.levels or (0.0, 1.0)
+    span = 1.0 if unit.width > 1 else max(levels) - min(levels)
+    return far.unflatten(-1, (-1, unit.width)).amax(-1) / span

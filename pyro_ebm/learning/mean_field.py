@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms, require_pairwise
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Unit
+from pyro_ebm.units import Unit, name_of
 
 
 class MeanFieldPosterior(NamedTuple):
@@ -145,8 +145,11 @@ def starting_means(
             f"start[{site!r}] has shape {tuple(given.shape)}; wanted {shape}, one mean for each "
             f"unit of each row."
         ) from None
-    if not bool(terms.units[site].conjugate(means).isfinite().all()):
-        raise ValueError(f"start[{site!r}] has values that are no means of {terms.units[site]}.")
+    unit = terms.units[site]
+    sums = means.unflatten(-1, (-1, unit.width)).sum(-1)
+    right = unit.width == 1 or bool((sums - 1).abs().max() < 1e-3)
+    if not right or not bool(unit.conjugate(means).isfinite().all()):
+        raise ValueError(f"start[{site!r}] has values that are no means of {name_of(unit)} units.")
     return means
 
 

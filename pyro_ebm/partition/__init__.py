@@ -5,11 +5,13 @@ from .belief_propagation import BeliefPropagation, belief_propagation
 from .elimination import EliminationPlan, Marginals
 from .enumeration import TooManyStatesError
 from .modes import mode
+from .result import LogPartition, exactly
 from .summation import Mode, Moments
 
 __all__ = [
     "BeliefPropagation",
     "EliminationPlan",
+    "LogPartition",
     "Marginals",
     "Mode",
     "Moments",
@@ -17,5 +19,6 @@ __all__ = [
     "belief_propagation",
     "elimination",
     "exact",
+    "exactly",
     "mode",
 ]

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.sites import Site, Sites, boolean, flat_features, spin
+from pyro_ebm.sites import Site, Sites, boolean, covers, flat_features, spin
 
 from .enumeration import (
     BLOCK_ELEMENTS,
@@ -115,7 +115,7 @@ class FiniteSum(Summation):
         x = {s: v.reshape(len(v), *[1] * len(batch), *v.shape[1:]) for s, v in x.items()}
         energy = self.energy.evaluate({**self.held, **x})
         wanted = (stop - start, *batch)
-        if torch.broadcast_shapes(energy.shape, wanted) != wanted:
+        if not covers(torch.Size(wanted), energy.shape):
             raise ValueError(
                 "The parameters have batch dimensions: take the energies one by one for this."
             )

@@ -147,24 +147,24 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
     if best.seconds > WORTH_A_SEARCH and is_sparse(terms):
         options += eliminations(terms)
         best = min(options, key=lambda plan: (plan.seconds, plan.states))
-    n, batch = sum(b.shape[-1] for b in terms.biases.values()), math.prod(terms.batch)
-    splittable = (
-        n >= 3
-        and batch == 1
-        and not terms.batch
-        and all(len(unit.levels or ()) == 2 and unit.width == 1 for unit in terms.units.values())
-        and split_bytes(n) <= MAX_BYTES
+    n = sum(b.shape[-1] for b in terms.biases.values())
+    two_valued = all(
+        len(unit.levels or ()) == 2 and unit.width == 1 for unit in terms.units.values()
     )
+    splittable = n >= 3 and not terms.batch and two_valued and split_bytes(n) <= MAX_BYTES
     # 0.05 ns for each state in the split's product, 20 ns for each entry of its matrices.
     seconds = as_float(2**n) * 5e-11 + 3 * as_float(2 ** (2 * n // 3)) * 2e-8
     if splittable and seconds < best.seconds:
         return Plan("split", (), 2**n, seconds)
     if best.way == "enumeration" and best.states > MAX_STATES:
+        in_three = (
+            f", or take {in_digits(split_bytes(n))} bytes for {n} units split in three (at most "
+            f"{in_digits(MAX_BYTES)})"
+        )
         raise TooManyStatesError(
             f"Exact summation would enumerate {in_digits(best.states)} states of "
-            f"{list(best.enumerated)} (at most {in_digits(MAX_STATES)} are), or take "
-            f"{in_digits(split_bytes(n))} bytes for {n} units split in three (at most "
-            f"{in_digits(MAX_BYTES)}). "
+            f"{list(best.enumerated)} (at most {in_digits(MAX_STATES)} are)"
+            f"{in_three if two_valued else ''}. "
             f"For a machine of this size log Z can only be estimated."
         )
     return best

@@ -1,6 +1,6 @@
 """Kinds of variables in a field."""
 
-from .base import PlainUnit, Unit
+from .base import PlainUnit, Unit, name_of
 from .bernoulli import Bernoulli
 from .categorical import Categorical
 from .gaussian import Gaussian
@@ -20,4 +20,5 @@ __all__ = [
     "TruncatedGaussian",
     "TruncatedNormal",
     "Unit",
+    "name_of",
 ]

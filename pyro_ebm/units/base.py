@@ -148,9 +148,14 @@ def require_kind(
     """
     if not all(alike):
         raise ValueError(
-            f"The units {[unit for _, unit in weighted]} are of different kinds, so the energies "
-            f"of a site cannot be added; wanted all like {unit}."
+            f"The units {[name_of(other) for _, other in weighted]} are of different kinds, so the "
+            f"energies of a site cannot be added; wanted all like {name_of(unit)}."
         )
+
+
+def name_of(unit: Unit) -> str:
+    """A kind by its name, without the numbers of single units."""
+    return repr(unit) if isinstance(unit, PlainUnit) else type(unit).__name__
 
 
 def softplus(x: Tensor) -> Tensor:

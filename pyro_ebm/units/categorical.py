@@ -26,7 +26,7 @@ class Categorical(PlainUnit):
     states: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.states, int) or self.states < 2:
+        if not isinstance(self.states, int) or isinstance(self.states, bool) or self.states < 2:
             raise ValueError(f"states is {self.states!r}; wanted a whole number of at least 2.")
 
     @property
@@ -55,7 +55,9 @@ class Categorical(PlainUnit):
         return self.by_label(features).argmax(-1).to(features.dtype)
 
     def conditional(self, field: Tensor) -> dist.Categorical:
-        return dist.Categorical(logits=self.by_label(field))
+        # Of an empty batch torch cannot check the arguments.
+        validate = None if field.numel() else False
+        return dist.Categorical(logits=self.by_label(field), validate_args=validate)
 
     def cumulant(self, field: Tensor) -> Tensor:
         return self.by_label(field).logsumexp(-1)

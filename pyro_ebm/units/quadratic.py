@@ -27,13 +27,19 @@ class QuadraticUnit(Unit, ABC):
     has_potential = True
 
     def __post_init__(self) -> None:
-        value = torch.as_tensor(self.precision)
+        if not isinstance(self.precision, int | float | Tensor):
+            raise TypeError(
+                f"precision is a {type(self.precision).__name__}; wanted a positive number, or a "
+                f"torch tensor of one for each unit."
+            )
+        value = torch.as_tensor(self.precision).detach()
         if value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"precision is of {value.dtype}; wanted positive real numbers.")
-        if not bool(((value > 0) & value.isfinite()).all()):
+        bad = value[~((value > 0) & value.isfinite())]
+        if len(bad):
             raise ValueError(
-                f"precision has the least value {float(value.detach().min()):g}; wanted positive "
-                f"finite numbers. It is one over the variance in zero field."
+                f"precision has the value {float(bad[0]):g}; wanted positive finite numbers. It is "
+                f"one over the variance in zero field."
             )
 
     @property

@@ -32,6 +32,7 @@ from torch.distributions.utils import broadcast_all
 
 LOG_ROOT_TWO_PI = math.log(2 * math.pi) / 2
 NARROW = 2.0  # the exponent varies less over the interval: a sum of 16 nodes is exact to the end
+NEAR = 2.5  # up to here the variance is a difference of moments, which loses a digit
 FAR = 15.0  # from here on 13 terms of the asymptotic series are
 TAIL = 5.0  # from here on the inverse of the normal law is refined by Newton's method
 FLAT = 1e-5  # over a narrower interval the density is an exponential to 1e-11
@@ -104,10 +105,14 @@ def quantile(
 def draw(location: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Independent draws by the inverse of the distribution function, without a history."""
     shape = torch.broadcast_shapes(location.shape, scale.shape, low.shape, high.shape)
-    uniform = torch.rand(shape, dtype=torch.float64, device=location.device)
     with torch.no_grad():
-        x = quantile(uniform, location, scale, low, high)
+        x = quantile(uniforms(shape, location.device), location, scale, low, high)
     return x.to(dtype_of(location, scale, low, high))
+
+
+def uniforms(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Uniform numbers in float64 that are neither 0 nor 1, where a quantile may be infinite."""
+    return torch.rand(tuple(shape), dtype=torch.float64, device=device).clamp_min_(2**-53)
 
 
 def dtype_of(*tensors: Tensor) -> torch.dtype:
@@ -175,12 +180,16 @@ def mills_moment(near: Tensor, ratio: Tensor) -> Tensor:
         near: Where the tail begins.
         ratio: mills(near).
     """
-    square = near.clamp_min(FAR).square().reciprocal()
-    series, term = torch.zeros_like(near), square
-    for j in range(13):
-        series = series + term
-        term = -term * square * (2 * j + 3)
-    return torch.where(near > FAR, series, 1 - near * ratio)
+    found = 1 - finite(near) * ratio
+    far = (near > FAR) & near.isfinite()
+    if bool(far.any()):
+        square = near[far].square().reciprocal()
+        series, term = torch.zeros_like(square), square
+        for j in range(13):
+            series = series + term
+            term = -term * square * (2 * j + 3)
+        found[far] = series
+    return found
 
 
 def fall(s: Standard) -> Tensor:
@@ -221,6 +230,36 @@ def over_narrow(s: Standard, chosen: Tensor) -> Nodes:
     """The intervals that are narrow."""
     near, width = s.near[chosen], s.width[chosen]
     return nodes_of(near, torch.zeros_like(width), width, 16)
+
+
+class MeanAndVariance(NamedTuple):
+    """Of the distance from the near end, or from the location."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def tail_moments(s: Standard) -> MeanAndVariance:
+    """Of t from the near end, right where that is above 0 and the interval not narrow."""
+    near, far, left, width = mills(s.near), mills(s.far), fall(s), finite(s.width)
+    near_first, far_first = mills_moment(s.near, near), mills_moment(s.far, far)
+    mass = near - left * far
+    first = near_first - left * (far_first + width * far)
+    # ∫ t² exp(−a t − t²/2) dt = mills(a) − a ∫ t exp(−a t − t²/2) dt.
+    near_second, far_second = near - finite(s.near) * near_first, far - finite(s.far) * far_first
+    second = near_second - left * (far_second + width * (2 * far_first + width * far))
+    mean = first / mass
+    return MeanAndVariance(mean, second / mass - mean.square())
+
+
+def peak_moments(s: Standard) -> MeanAndVariance:
+    """Of z from the location, right where that lies inside and the interval is not narrow."""
+    inside = 1 - upper_tail(-s.near) - upper_tail(s.far)
+    at_near, at_far = (torch.exp(-z.square() / 2 - LOG_ROOT_TWO_PI) for z in (s.near, s.far))
+    mean = -at_near * torch.expm1(-(s.width / 2) * finite(s.near + s.far)) / inside
+    mean = torch.where(s.near == -math.inf, 0.0, mean)
+    rise = (finite(s.near) * at_near - finite(s.far) * at_far) / inside
+    return MeanAndVariance(mean, 1 + rise - mean.square())
 
 
 def central_moments(s: Standard) -> tuple[Tensor, Tensor, Tensor]:  # (*batch,) each
@@ -305,25 +344,15 @@ class Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *law: Tensor) -> Tensor:  # noqa: ANN401 (torch's)
-        """By the tail's integrals, by the densities at the ends, or by a sum."""
+        """From the near end, or from the location where that lies inside."""
         location, scale, low, high = law
         s = standardised(*law)
-        # From the near end, where the peak is outside.
-        near, far, left = mills(s.near), mills(s.far), fall(s)
-        beyond = mills_moment(s.far, far) + finite(s.width) * far
-        ahead = (mills_moment(s.near, near) - left * beyond) / (near - left * far)
-        # From the location, where it is inside.
-        density = torch.exp(-s.near.square() / 2 - LOG_ROOT_TWO_PI)
-        inside = 1 - upper_tail(-s.near) - upper_tail(s.far)
-        skew = -density * torch.expm1(-(s.width / 2) * finite(s.near + s.far)) / inside
-        skew = torch.where(s.near == -math.inf, 0.0, skew)
-        from_end = s.near > 0
+        from_end = (s.near > 0) | s.narrow
+        start = torch.where(from_end, torch.where(s.turned, high, low), location)
+        away = torch.where(from_end, tail_moments(s).mean, peak_moments(s).mean)
         if bool((narrow := s.narrow).any()):
             found = over_narrow(s, narrow)
-            ahead[narrow] = (found.weight * found.t).sum(-1)
-            from_end = from_end | narrow
-        start = torch.where(from_end, torch.where(s.turned, high, low), location)
-        away = torch.where(from_end, ahead, skew)
+            away[narrow] = (found.weight * found.t).sum(-1)
         mean = start + torch.where(s.turned, -away, away) * scale
         mean = torch.maximum(torch.minimum(mean, high), low)
         ctx.save_for_backward(*law)
@@ -335,13 +364,15 @@ class Mean(torch.autograd.Function):
         """By covariances with the derivatives of the log-density."""
         law = ctx.saved_tensors
         location, scale, low, high = law
-        second, third, _ = central_moments(standardised(*law))
-        mean = Mean.apply(*law)
-        skew = third + 2 * second * (mean - location) / scale
+        mean, second = Mean.apply(*law), Variance.apply(*law) / scale.square()
+        by_scale = None
+        if ctx.needs_input_grad[1]:
+            _, third, _ = central_moments(standardised(*law))
+            by_scale = gradient * (third + 2 * second * (mean - location) / scale)
         at_low, at_high = edges(law, reference(*law))
         return (
             gradient * second,
-            gradient * skew,
+            by_scale,
             gradient * at_low * (mean - finite_bound(low, mean)),
             gradient * at_high * (finite_bound(high, mean) - mean),
         )
@@ -352,9 +383,14 @@ class Variance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *law: Tensor) -> Tensor:  # noqa: ANN401 (torch's)
-        """By a sum."""
+        """As a difference of moments, or by a sum where they would cancel."""
         ctx.save_for_backward(*law)
-        return central_moments(standardised(*law))[0] * law[1].square()
+        s = standardised(*law)
+        found = torch.where(s.near > 0, tail_moments(s).variance, peak_moments(s).variance)
+        if bool((cancels := s.narrow | (s.near > NEAR)).any()):
+            chosen = Standard(*(x[cancels] for x in s))
+            found[cancels] = central_moments(chosen)[0]
+        return found * law[1].square()
 
     @staticmethod
     @once_differentiable
@@ -589,8 +625,7 @@ class TruncatedNormal(TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         """Independent draws (*sample_shape, *batch), differentiable in the parameters."""
         shape = (*sample_shape, *self.batch_shape)
-        uniform = torch.rand(shape, dtype=torch.float64, device=self.loc.device)
-        return quantile(uniform, *self.law).to(self.loc.dtype)
+        return quantile(uniforms(shape, self.loc.device), *self.law).to(self.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(x)."""

@@ -125,6 +125,34 @@ def test_arviz_reads_it() -> None:
     assert np.isfinite(table["r_hat"].astype(float)).all()
 
 
+def test_the_groups_of_a_pyro_model() -> None:
+    """Integer sites alone, scalars among them, data without a row, a plate of two."""
+    rng = np.random.default_rng(1)
+    arrays = {
+        "posterior": {
+            "label": rng.integers(0, 3, (2, 20, 4), dtype=np.int8),
+            "count": rng.integers(0, 300, (2, 20), dtype=np.int16),
+        },
+        "sample_stats": {"diverging": np.zeros((2, 20), dtype=bool)},
+        "observed_data": {"total": np.array(1.5), "seen": np.zeros((4, 2), np.float32)},
+        "log_likelihood": {
+            "total": rng.normal(size=(2, 20)),
+            "seen": rng.normal(size=(2, 20, 4, 2)),
+        },
+        "posterior_predictive": {"seen": rng.normal(size=(2, 20, 4, 2))},
+    }
+    attributes = {"inference_library": "pyro", "kernel": "NUTS"}
+    data = inference_data(arrays, coords={}, dims={}, attributes=attributes)
+    for group, variables in arrays.items():
+        for name, value in variables.items():
+            assert np.array_equal(data[group][name].values, value)
+            assert data[group][name].values.dtype == value.dtype
+    assert data["observed_data"]["total"].dims == ()
+    assert data["log_likelihood"]["seen"].dims == ("chain", "draw", "seen_dim_0", "seen_dim_1")
+    table = az.summary(data, var_names=["label", "count"])
+    assert list(table.index) == ["label[0]", "label[1]", "label[2]", "label[3]", "count"]
+
+
 def test_empty_groups_are_left_out() -> None:
     data = inference_data({**groups(), "observed_data": {}}, **SETTINGS)
     assert "observed_data" not in str(data)

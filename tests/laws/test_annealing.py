@@ -144,7 +144,7 @@ def test_tempered_transitions_cross_a_barrier() -> None:
     betas = tuple(torch.linspace(0, 1, 21).square().tolist())
     kernel = TemperedTransitions(MALA(step_size=0.2), betas, easy)
     start = torch.full((64, 1), 4.0)
-    chains = run(kernel, wells, Schedule(0, 20), initial=start, seed=1)
+    chains = run(kernel, wells, Schedule(0, 12), initial=start, seed=1)
     left = (chains.draws[V] < 0).float().mean()
     assert 0.01 < float(left) < 0.99  # from all the chains on one side
     assert 0 < float(chains.statistics["acceptance_rate"].mean()) < 1

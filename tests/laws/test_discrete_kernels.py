@@ -27,16 +27,19 @@ from pyro_ebm.kernels import (
     DiscreteLangevin,
     GibbsWithGradients,
     Kernel,
+    RandomBlocks,
     Schedule,
     advance,
     gradient_gibbs,
+    random_blocks,
     run,
+    warmup,
 )
 from pyro_ebm.sites import Site, Sites, boolean, spin
-from pyro_ebm.units import Bernoulli, Categorical
+from pyro_ebm.units import Bernoulli, Categorical, Spin
 from tests.checks import random_states
 from tests.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
-from tests.machines import SMALL, ring_edges, stacked, varied
+from tests.machines import SMALL, draw, ring_edges, stacked, varied
 from tests.outcomes import matrix_of, violation_of
 
 KERNELS = {
@@ -213,7 +216,7 @@ def test_exact_draws_stay_exact_draws(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KERNELS)
-@pytest.mark.parametrize("name", ["cubic", "mixed"])
+@pytest.mark.parametrize("name", ["cubic", pytest.param("mixed", marks=pytest.mark.slow)])
 def test_exact_draws_of_any_energy_stay_exact_draws(name: str, kind: str) -> None:
     assert p_value_after_steps(KERNELS[kind], name) > ALPHA
 
@@ -239,6 +242,76 @@ def p_value_after_steps(kernel: Kernel, name: str) -> float:
 def test_chains_share_no_random_numbers(kind: str) -> None:
     small = SMALL["torus"]
     assert agreements(small.machine(), KERNELS[kind], small, seed=5) > ALPHA
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cubic", "labels", "field", "general bits and spins", "one unit"])
+def test_every_random_block_leaves_the_law_unchanged(name: str) -> None:
+    energy, states = target(name)
+    law = law_of(energy, states)
+    kernel = RandomBlocks(size=2)
+    units = sum(site.shape.numel() for site in energy.sites.values())
+    total = torch.zeros(len(law), len(law), dtype=torch.float64)
+    blocks = list(itertools.combinations(range(units), min(2, units)))
+    for block in blocks:
+        with mock.patch.object(random_blocks, "drawn_block", return_value=list(block)):
+            matrix = matrix_of(stepped(kernel, energy), states)
+        assert violation_of(matrix, law).found() <= {"unreachable"}
+        # Drawn from a joint law: once more is as good as once.
+        torch.testing.assert_close(matrix @ matrix, matrix, rtol=0, atol=1e-12)
+        total += matrix / len(blocks)
+    assert not violation_of(total, law).found()
+
+
+def test_random_blocks_draw_from_their_law_and_know_their_energy() -> None:
+    assert p_value_after_steps(RandomBlocks(size=3), "cubic") > ALPHA
+    energy, states = target("cubic")
+    kernel = RandomBlocks(("bits",), size=2)
+    state = advance(kernel, energy, kernel.init(energy, states), 5)
+    torch.testing.assert_close(state.energy, energy(state.x), rtol=1e-12, atol=1e-12)
+    assert torch.equal(state.x["spins"], states["spins"])
+    assert not torch.equal(state.x["bits"], states["bits"])
+    drawn = {tuple(random_blocks.drawn_block(4, 2)) for _ in range(300)}
+    assert drawn == set(itertools.permutations(range(4), 2))
+
+
+@pytest.mark.parametrize("fault", ["wrong sign", "a unit besides"])
+def test_a_fault_in_random_blocks_is_found(fault: str) -> None:
+    energy, states = target("cubic")
+    right = random_blocks.taken
+
+    def faulty(energy: Any, state: Any, every: Any, energies: Tensor, chosen: Tensor) -> Any:
+        if fault == "wrong sign":
+            return right(energy, state, every, energies, len(energies) - 1 - chosen)
+        new = right(energy, state, every, energies, chosen)
+        return new._replace(x={**new.x, "spins": -new.x["spins"]})
+
+    with (
+        mock.patch.object(random_blocks, "taken", faulty),
+        mock.patch.object(random_blocks, "drawn_block", return_value=[0, 3]),
+    ):
+        matrix = matrix_of(stepped(RandomBlocks(size=2), energy), states)
+    assert "stationary" in violation_of(matrix, law_of(energy, states)).found()
+
+
+def test_bad_blocks_are_refused_with_the_way_out() -> None:
+    energy, states = target("cubic")
+    with pytest.raises(ValueError, match="positive whole number"):
+        RandomBlocks(size=0)
+    with pytest.raises(ValueError, match="a size of 12 or less"):
+        RandomBlocks(size=13).init(energy, states)
+    with pytest.raises(ValueError, match="wanted a tuple of names"):
+        RandomBlocks("bits").init(energy, states)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is to move"):
+        RandomBlocks(("no",)).init(energy, states)
+    one_hot, labels = target("potts")
+    with pytest.raises(ValueError, match="bits, spins and labels"):
+        RandomBlocks().init(one_hot, labels)
+    real = CallableEnergy(lambda x: x.square().sum(-1), 2)
+    with pytest.raises(ValueError, match="has none"):
+        RandomBlocks().init(real, {"visible": torch.zeros(3, 2)})
 
 
 # --- the differences themselves ------------------------------------------------------------------
@@ -325,6 +398,34 @@ def test_runs_tell_the_acceptance_and_keep_labels_whole() -> None:
         assert bool((chains.statistics["n_flips"].sum() > 0).all())
         last = energy(chains.last)
         torch.testing.assert_close(-chains.statistics["lp"][:, -1], last, rtol=0, atol=1e-10)
+
+
+# --- tuning --------------------------------------------------------------------------------------
+
+
+def test_the_warm_up_finds_a_step_size_that_is_accepted_often_enough() -> None:
+    small = draw("larger", {"visible": (Spin(), 60)}, [("visible", "visible")], scale=0.1)
+    machine = small.machine()
+    chains = run(DiscreteLangevin(), machine, Schedule(300, 100), chains=20, seed=1)
+    assert isinstance(chains.kernel, DiscreteLangevin)
+    rate = float(chains.statistics["acceptance_rate"].mean())
+    assert rate == pytest.approx(gradient_gibbs.ACCEPTANCE, abs=0.06)
+    assert chains.attributes["step_size"] == chains.kernel.step_size
+    assert bool((chains.statistics["step_size"] == chains.kernel.step_size).all())
+
+
+def test_a_step_size_that_is_given_is_kept_and_one_that_is_missing_is_asked_for() -> None:
+    machine = SMALL["torus"].machine()
+    x = random_states(machine, (4,))
+    kernel, _ = warmup(DiscreteLangevin(step_size=0.3), machine, x, steps=20, seed=1)
+    assert kernel.step_size == 0.3
+    with pytest.raises(ValueError, match="no step_size yet"):
+        DiscreteLangevin().init(machine, x)
+    # Free units are always accepted: the size stops at its bound.
+    free = BoltzmannMachine({"visible": Layer(Bernoulli(), 3, bias=torch.zeros(3))})
+    kernel, state = warmup(DiscreteLangevin(), free, {"visible": torch.zeros(4, 3)}, steps=400)
+    assert 1 < kernel.step_size <= gradient_gibbs.LARGEST_SIZE
+    torch.testing.assert_close(state.energy, free(state.x))
 
 
 # --- planted faults ------------------------------------------------------------------------------
@@ -453,7 +554,9 @@ def test_a_kernel_that_moves_a_held_site_is_found() -> None:
 # --- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [GibbsWithGradients, DiscreteLangevin])
+@pytest.mark.parametrize(
+    "kind", [GibbsWithGradients, lambda sites=None: DiscreteLangevin(sites, step_size=0.2)]
+)
 def test_bad_sites_are_refused_with_the_way_out(kind: Any) -> None:
     machine = SMALL["restricted"].machine()
     x = random_states(machine, (3,))

@@ -12,12 +12,29 @@ from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, Graph, Layer
 from pyro_ebm.partition import exact
-from pyro_ebm.units import Bernoulli, Spin
+from pyro_ebm.units import Bernoulli, Categorical, Spin
 from tests import checks
-from tests.machines import SMALL, VV, draw, ring_edges, stacked, star_edges, varied
+from tests.machines import (
+    BIT,
+    FINITE,
+    LEVELS,
+    SMALL,
+    THREE,
+    VH,
+    VV,
+    H,
+    V,
+    draw,
+    ring_edges,
+    stacked,
+    star_edges,
+    varied,
+    width,
+)
 
 DTYPES = list(checks.LIMITS)
-each_machine = pytest.mark.parametrize("name", SMALL)
+each_machine = pytest.mark.parametrize("name", FINITE)
+each_two_valued = pytest.mark.parametrize("name", SMALL)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -31,26 +48,26 @@ def assert_same(found: Tensor, wanted: Tensor, tolerance: float = 1e-12) -> None
 @each_dtype
 @each_machine
 def test_the_energy_is_the_formula_with_its_constant(name: str, dtype: torch.dtype) -> None:
-    assert checks.energy_error(SMALL[name], dtype) < checks.LIMITS[dtype]
+    assert checks.energy_error(FINITE[name], dtype) < checks.LIMITS[dtype]
 
 
 @each_dtype
 @each_machine
 def test_conditionals_are_ratios_of_weights(name: str, dtype: torch.dtype) -> None:
-    assert checks.conditional_error(SMALL[name], dtype) < checks.LIMITS[dtype]
+    assert checks.conditional_error(FINITE[name], dtype) < checks.LIMITS[dtype]
 
 
 @each_dtype
 @each_machine
 def test_free_energies_sum_the_other_sites_out(name: str, dtype: torch.dtype) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     assert checks.summable(small)
     assert checks.free_energy_error(small, dtype) < checks.LIMITS[dtype]
 
 
 @each_machine
 def test_a_free_energy_without_a_closed_form_is_refused(name: str) -> None:
-    small, machine = SMALL[name], SMALL[name].machine()
+    small, machine = FINITE[name], FINITE[name].machine()
     possible = checks.summable(small)
     x = small.tensors()
     for k in range(1, len(small.units) + 1):
@@ -62,29 +79,32 @@ def test_a_free_energy_without_a_closed_form_is_refused(name: str) -> None:
 
 @each_machine
 def test_the_field_is_the_difference_between_the_levels(name: str) -> None:
-    small, machine = SMALL[name], SMALL[name].machine()
+    small, machine = FINITE[name], FINITE[name].machine()
     x = small.tensors()
     for site, unit in small.units.items():
-        low, high = unit.levels
-        field = machine.field(site, x)
-        for i in range(small.sizes[site]):
+        first, *others = LEVELS[unit]
+        q = width(unit)
+        field = machine.field(site, x).unflatten(-1, (-1, q))
+        for i, (a, level) in itertools.product(range(small.sizes[site]), enumerate(others, 1)):
             up, down = ({**x, site: x[site].clone()} for _ in range(2))
-            up[site][:, i], down[site][:, i] = high, low
-            assert_same(field[:, i] * (high - low), machine(down) - machine(up))
+            up[site][:, i], down[site][:, i] = level, first
+            own = field[:, i, 0] * (level - first) if q == 1 else field[:, i, a] - field[:, i, 0]
+            assert_same(own, machine(down) - machine(up))
 
 
 @each_machine
 def test_blocks_cover_each_unit_once_and_hold_no_coupled_pair(name: str) -> None:
-    small, machine = SMALL[name], SMALL[name].machine()
+    small, machine = FINITE[name], FINITE[name].machine()
     matrix = machine.read().matrix()
     start = 0
     for site, size in small.sizes.items():
         blocks = [torch.arange(size)[block] for block in machine.blocks(site)]
         assert sorted(torch.cat(blocks).tolist()) == list(range(size))
         for block in blocks:
-            units = start + block
+            q = width(small.units[site])
+            units = (start + block[:, None] * q + torch.arange(q)).flatten()
             assert float(matrix[units[:, None], units].abs().sum()) == 0
-        start += size
+        start += size * width(small.units[site])
 
 
 @pytest.mark.parametrize(
@@ -95,20 +115,22 @@ def test_blocks_cover_each_unit_once_and_hold_no_coupled_pair(name: str) -> None
         ("bits on a ring", 3),
         ("fully visible bits", 6),
         ("restricted", 1),
+        ("fully visible labels", 4),
+        ("Potts restricted", 1),
     ],
 )
 def test_blocks_are_the_whole_layer_its_colours_or_its_units(name: str, count: int) -> None:
-    assert len(SMALL[name].machine().blocks("visible")) == count
+    assert len(FINITE[name].machine().blocks("visible")) == count
 
 
 @each_machine
 def test_the_matrix_of_all_couplings_is_symmetric_without_a_diagonal(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     terms = small.machine().read()
     matrix = terms.matrix()
     assert torch.equal(matrix, matrix.mT)
     assert float(matrix.diagonal().abs().sum()) == 0
-    flat = torch.tensor(small.flat_states)
+    flat = torch.tensor(small.flat_features)
     bias = torch.cat(list(terms.biases.values()))
     energy = terms.constant - flat @ bias - ((flat @ matrix) * flat).sum(-1) / 2
     assert_same(energy, torch.tensor(small.energies))
@@ -132,7 +154,7 @@ def test_a_unit_with_many_neighbours_has_the_field_of_all_of_them() -> None:
 
 @each_machine
 def test_any_batch_shape_gives_one_energy_for_each_element(name: str) -> None:
-    machine = SMALL[name].machine()
+    machine = FINITE[name].machine()
     for batch in ((), (2,), (2, 3), (1, 1, 4), (0,)):
         x = checks.random_states(machine, batch)
         energy = machine(x)
@@ -141,17 +163,18 @@ def test_any_batch_shape_gives_one_energy_for_each_element(name: str) -> None:
         alone = [float(machine({s: v[k] for s, v in rows.items()})) for k in range(energy.numel())]
         assert_same(energy.reshape(-1), torch.tensor(alone, dtype=torch.float64))
         for site in machine.sites:
-            assert machine.field(site, x).shape == (*batch, machine.layers[site].size)
+            layer = machine.layers[site]
+            assert machine.field(site, x).shape == (*batch, layer.size * layer.unit.width)
             for block in machine.blocks(site):
                 law = machine.conditional(site, x, block)
                 assert law.batch_shape == x[site][..., block].shape
-        for sites in checks.summable(SMALL[name]):
+        for sites in checks.summable(FINITE[name]):
             assert machine.free_energy({site: x[site] for site in sites}).shape == batch
 
 
 @each_machine
 def test_sites_with_different_batch_shapes_broadcast(name: str) -> None:
-    machine = SMALL[name].machine()
+    machine = FINITE[name].machine()
     shapes = itertools.cycle([(2, 1), (1, 2), (2,), ()])
     x = {}
     for site, shape in zip(machine.sites, shapes, strict=False):
@@ -163,7 +186,7 @@ def test_sites_with_different_batch_shapes_broadcast(name: str) -> None:
 
 @each_machine
 def test_parameters_with_a_batch_are_one_machine_for_each_element(name: str) -> None:
-    one = SMALL[name]
+    one = FINITE[name]
     rng = np.random.default_rng(7)
     machines = [one, varied(one, rng), varied(one, rng)]
     together = stacked(machines).machine()
@@ -181,7 +204,10 @@ def test_parameters_with_a_batch_are_one_machine_for_each_element(name: str) -> 
                 for block in alone.blocks(site):
                     found = together.conditional(site, x, block)
                     wanted = alone.conditional(site, mine, block)
-                    assert_same(found.mean.expand(*whole, -1)[..., m, :], wanted.mean)
+                    for level in LEVELS[one.units[site]]:
+                        value = torch.full((), level, dtype=torch.float64)
+                        p = found.log_prob(value).expand(*whole, -1)[..., m, :]
+                        assert_same(p, wanted.log_prob(value))
             for sites in checks.summable(one):
                 found = together.free_energy({s: x[s] for s in sites})
                 wanted = alone.free_energy({s: mine[s] for s in sites})
@@ -193,9 +219,9 @@ def test_parameters_with_a_batch_are_one_machine_for_each_element(name: str) -> 
 # --- the same, differently -----------------------------------------------------------------------
 
 
-@each_machine
+@each_two_valued
 def test_bits_as_spins_and_spins_as_bits_keep_every_energy(name: str) -> None:
-    small, machine = SMALL[name], SMALL[name].machine()
+    small, machine = FINITE[name], FINITE[name].machine()
     as_bits = {site: (value > 0).double() for site, value in small.tensors().items()}
     as_spins = {site: 2 * value - 1 for site, value in as_bits.items()}
     assert all(isinstance(layer.unit, Spin) for layer in machine.to_spins().layers.values())
@@ -207,30 +233,51 @@ def test_bits_as_spins_and_spins_as_bits_keep_every_energy(name: str) -> None:
     assert_same(machine.to_bits().to_spins()(as_spins), energies)
 
 
+@pytest.mark.parametrize("name", ["labels and bits", "labels, spins and bits"])
+def test_labels_stay_what_they_are_among_bits_that_become_spins(name: str) -> None:
+    small, machine = FINITE[name], FINITE[name].machine()
+    for other, kind in ((machine.to_spins(), Spin), (machine.to_bits(), Bernoulli)):
+        x = {}
+        for site, value in small.tensors().items():
+            if small.units[site] == THREE:
+                x[site] = value
+                assert other.layers[site].unit == THREE
+            else:
+                x[site] = (value > 0) * 2.0 - 1 if kind is Spin else (value > 0).double()
+                assert isinstance(other.layers[site].unit, kind)
+        assert_same(other(x), torch.tensor(small.energies))
+
+
 @each_machine
 def test_the_joined_machine_keeps_every_energy(name: str) -> None:
-    small, machine = SMALL[name], SMALL[name].machine()
+    small, machine = FINITE[name], FINITE[name].machine()
     if len(set(small.units.values())) > 1:
         with pytest.raises(ValueError, match="different kinds"):
             machine.joined()
+        if any(width(unit) > 1 for unit in small.units.values()):
+            return
         machine = machine.to_spins()
         small = replace(small, units=dict.fromkeys(small.units, Spin()))
     joined = machine.joined()
     assert list(joined.sites) == ["visible"]
-    assert_same(joined(torch.tensor(small.flat_states)), torch.tensor(SMALL[name].energies))
+    assert_same(joined(torch.tensor(small.flat_states)), torch.tensor(FINITE[name].energies))
 
 
 @each_machine
 def test_renumbering_the_units_changes_no_energy(name: str) -> None:
-    small, rng = SMALL[name], np.random.default_rng(3)
+    small, rng = FINITE[name], np.random.default_rng(3)
     order = {site: rng.permutation(size) for site, size in small.sizes.items()}
+    rows = {
+        site: (o[:, None] * width(small.units[site]) + np.arange(width(small.units[site]))).ravel()
+        for site, o in order.items()
+    }
     place = {site: np.argsort(o) for site, o in order.items()}
     renumbered = replace(
         small,
-        bias={site: b[order[site]] for site, b in small.bias.items()},
-        offset={site: o[order[site]] for site, o in small.offset.items()},
+        bias={site: b[rows[site]] for site, b in small.bias.items()},
+        offset={site: o[rows[site]] for site, o in small.offset.items()},
         couplings={
-            pair: w if pair in small.edges else w[np.ix_(order[pair[0]], order[pair[1]])]
+            pair: w if pair in small.edges else w[np.ix_(rows[pair[0]], rows[pair[1]])]
             for pair, w in small.couplings.items()
         },
         edges={
@@ -242,9 +289,45 @@ def test_renumbering_the_units_changes_no_energy(name: str) -> None:
     assert_same(renumbered.machine()(x), torch.tensor(small.energies))
 
 
+def test_renaming_the_labels_changes_no_energy() -> None:
+    small, rng = FINITE["fully visible labels"], np.random.default_rng(4)
+    names = np.stack([rng.permutation(3) for _ in range(4)])  # of the labels of each unit
+    new = (3 * np.arange(4)[:, None] + np.argsort(names, 1)).ravel()
+    renamed = replace(
+        small,
+        bias={V: small.bias[V][new]},
+        offset={V: small.offset[V][new]},
+        couplings={VV: small.couplings[VV][np.ix_(new, new)]},
+    )
+    x = torch.tensor(names[np.arange(4), small.states[V].astype(int)]).double()
+    assert_same(renamed.machine()(x), torch.tensor(small.energies))
+
+
+def test_two_labels_are_a_bit_and_one_more_number_to_each_label_is_nothing() -> None:
+    # T = (1 − x, x): every energy, with the constant.
+    bits = draw("bits", {V: (BIT, 3), H: (BIT, 2)}, [VH, VV], any_square=True)
+    pair = np.array([[0.0, 1.0]])
+    machine = BoltzmannMachine(
+        {
+            site: Layer(
+                Categorical(2), len(bias), bias=torch.tensor(np.kron(bias[:, None], pair)).flatten()
+            )
+            for site, bias in bits.bias.items()
+        },
+        {ends: torch.tensor(np.kron(w, pair.T @ pair)) for ends, w in bits.couplings.items()},
+    )
+    assert_same(machine(bits.tensors()), torch.tensor(bits.energies))
+    labels = FINITE["Potts restricted"]
+    more = np.repeat([0.3, -0.8, 1.1], 3)
+    shifted = replace(labels, bias={**labels.bias, V: labels.bias[V] + more})
+    assert_same(shifted.machine()(labels.tensors()), torch.tensor(labels.energies - 0.6))
+    found = exact.moments(shifted.machine()).second
+    torch.testing.assert_close(found, exact.moments(labels.machine()).second)
+
+
 @pytest.mark.parametrize("name", ["fully visible spins", "torus", "one shared coupling"])
 def test_without_biases_all_spins_may_be_turned(name: str) -> None:
-    small = replace(SMALL[name], bias={k: 0 * v for k, v in SMALL[name].bias.items()})
+    small = replace(FINITE[name], bias={k: 0 * v for k, v in FINITE[name].bias.items()})
     machine = small.machine()
     x = small.tensors()
     assert_same(machine(x), machine({site: -value for site, value in x.items()}))
@@ -277,12 +360,12 @@ def test_an_energy_of_one_site_takes_a_bare_tensor() -> None:
 
 @each_machine
 def test_the_closed_form_gradient_is_that_of_autograd(name: str) -> None:
-    assert checks.gradient_error(SMALL[name]) < 1e-12
+    assert checks.gradient_error(FINITE[name]) < 1e-12
 
 
 @each_machine
 def test_numerical_differences_confirm_the_gradient_of_log_z(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     machine = small.machine(wrap=nn.Parameter)
     parameters = dict(machine.named_parameters())
 
@@ -308,7 +391,7 @@ class OfMachine(nn.Module):
 
 @each_machine
 def test_given_tensors_keep_their_history(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     machine = small.machine(wrap=lambda value: scale * value)
     assert not list(machine.parameters())
@@ -321,7 +404,7 @@ def test_given_tensors_keep_their_history(name: str) -> None:
 
 @each_machine
 def test_what_is_learned_are_the_biases_and_the_couplings(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     machine = small.machine(wrap=nn.Parameter)
     numbers = sum(p.numel() for p in machine.parameters())
     given = [*small.bias.values(), *small.couplings.values()]
@@ -333,7 +416,7 @@ def test_what_is_learned_are_the_biases_and_the_couplings(name: str) -> None:
 
 @each_machine
 def test_a_machine_without_given_numbers_learns_all_of_them(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     sizes = {site: Layer(unit, small.sizes[site]) for site, unit in small.units.items()}
     graphs = {pair: Graph(torch.tensor(edges)) for pair, edges in small.edges.items()}
     machine = BoltzmannMachine(sizes, {pair: graphs.get(pair) for pair in small.couplings})
@@ -347,7 +430,7 @@ def test_a_machine_without_given_numbers_learns_all_of_them(name: str) -> None:
 
 @each_machine
 def test_a_state_dict_carries_everything(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     first = small.machine(wrap=nn.Parameter)
     second = replace(
         small,
@@ -361,7 +444,7 @@ def test_a_state_dict_carries_everything(name: str) -> None:
 
 @each_machine
 def test_copies_are_equal_and_independent(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     for wrap in (nn.Parameter, lambda value: value):
         machine = small.machine(wrap=wrap)
         wanted = machine(small.tensors())
@@ -374,7 +457,7 @@ def test_copies_are_equal_and_independent(name: str) -> None:
 
 @each_machine
 def test_a_machine_moves_to_another_dtype(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     machine = small.machine(torch.float32, wrap=nn.Parameter).to(torch.float64)
     assert machine.dtype == torch.float64
     energy = machine(small.tensors())

@@ -17,9 +17,20 @@ from pyro_ebm.sites import Site, Sites
 from pyro_ebm.units import Bernoulli, Spin
 from tests import checks
 from tests.goodness import ALPHA, CHAINS, chi_square, counts_of
-from tests.machines import SMALL, VV, draw, lattice_edges, ring_edges, stacked, varied
+from tests.machines import (
+    FINITE,
+    LABELS,
+    LEVELS,
+    SMALL,
+    VV,
+    draw,
+    lattice_edges,
+    ring_edges,
+    stacked,
+    varied,
+)
 
-each_machine = pytest.mark.parametrize("name", SMALL)
+each_machine = pytest.mark.parametrize("name", FINITE)
 
 # 16 units, which brute force can still do.
 LARGER = {
@@ -40,22 +51,22 @@ LARGER = {
 
 @each_machine
 def test_log_z_is_that_of_brute_force_by_every_way(name: str) -> None:
-    assert checks.log_partition_error(SMALL[name]) < 1e-12
+    assert checks.log_partition_error(FINITE[name]) < 1e-12
 
 
 @each_machine
 def test_moments_are_those_of_brute_force_by_every_way(name: str) -> None:
-    assert checks.moment_error(SMALL[name]) < 1e-12
+    assert checks.moment_error(FINITE[name]) < 1e-12
 
 
 @each_machine
 def test_probabilities_of_any_sites_are_those_of_brute_force(name: str) -> None:
-    assert checks.log_prob_error(SMALL[name]) < 1e-12
+    assert checks.log_prob_error(FINITE[name]) < 1e-12
 
 
 @each_machine
 def test_the_gradient_of_log_z_is_minus_the_expected_gradient_of_the_energy(name: str) -> None:
-    assert checks.log_partition_gradient_error(SMALL[name]) < 1e-12
+    assert checks.log_partition_gradient_error(FINITE[name]) < 1e-12
 
 
 @pytest.mark.parametrize("name", LARGER)
@@ -68,27 +79,27 @@ def test_sixteen_units_agree_with_brute_force(name: str) -> None:
 
 @each_machine
 def test_states_are_all_states_once_with_the_last_unit_fastest(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     found = exact.states(small.machine())
     for site, value in small.states.items():
         assert torch.equal(found[site], torch.tensor(value))
     first = next(iter(small.units))
     (some,) = exact.states(small.machine(torch.float32), [first]).values()
     assert some.dtype == torch.float32
-    assert len(some) == 2 ** small.sizes[first]
+    assert len(some) == len(LEVELS[small.units[first]]) ** small.sizes[first]
     assert len(some.unique(dim=0)) == len(some)
 
 
 @each_machine
 def test_exact_draws_follow_the_law_by_every_way(name: str) -> None:
     # α = 1e-6, N = 20,000: the smallest fault found is that of test_exact_starts.py.
-    small = SMALL[name]
+    small = FINITE[name]
     machine = small.machine()
     terms = machine.read().to(torch.float64)
     draws = [exact.sample(machine, CHAINS, seed=4)]
     every = tuple(small.units)
     draws.append(enumeration.sample(terms, every, CHAINS))
-    if len(small.energies) >= 8:
+    if checks.can_be_split(small):
         draws.append(split.sample(terms, CHAINS))
     for x in draws:
         assert chi_square(counts_of(x, small), small.probabilities) > ALPHA
@@ -221,8 +232,8 @@ def test_thirty_dense_units_take_little_memory() -> None:
 
 def test_every_group_of_a_batch_of_machines_is_summed_on_its_own() -> None:
     rng = np.random.default_rng(0)
-    for name in ("restricted", "general", "fully visible spins", "torus"):
-        machines = [SMALL[name], *(varied(SMALL[name], rng) for _ in range(2))]
+    for name in ("restricted", "general", "fully visible spins", "torus", *LABELS):
+        machines = [FINITE[name], *(varied(FINITE[name], rng) for _ in range(2))]
         found = exact.log_partition(stacked(machines).machine())
         wanted = torch.tensor([m.log_partition for m in machines], dtype=torch.float64)
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=0)
@@ -234,11 +245,11 @@ def test_every_group_of_a_batch_of_machines_is_summed_on_its_own() -> None:
 
 def test_blocks_of_states_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enumeration, "BLOCK_ELEMENTS", 100)
-    for name in ("restricted", "fully visible bits", "deep", "bits and spins"):
-        assert checks.log_partition_error(SMALL[name]) < 1e-12
-        assert checks.moment_error(SMALL[name]) < 1e-12
-        assert checks.log_partition_gradient_error(SMALL[name]) < 1e-12
-        assert checks.log_prob_error(SMALL[name]) < 1e-12
+    for name in ("restricted", "fully visible bits", "deep", "bits and spins", *LABELS):
+        assert checks.log_partition_error(FINITE[name]) < 1e-12
+        assert checks.moment_error(FINITE[name]) < 1e-12
+        assert checks.log_partition_gradient_error(FINITE[name]) < 1e-12
+        assert checks.log_prob_error(FINITE[name]) < 1e-12
 
 
 def test_float32_parameters_are_summed_in_float64() -> None:

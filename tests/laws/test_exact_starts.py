@@ -11,21 +11,21 @@ import pytest
 
 from pyro_ebm.kernels import Gibbs
 from tests.goodness import ALPHA, agreements, from_exact_start, from_fixed_start
-from tests.machines import SMALL
+from tests.machines import FINITE
 from tests.transitions import transition_matrix
 
 SEED = 20
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FINITE)
 def test_exact_draws_stay_exact_draws(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     assert from_exact_start(small.machine(), Gibbs(), small, seed=SEED) > ALPHA
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FINITE)
 def test_chains_from_one_state_come_to_follow_the_law(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     matrix = transition_matrix(small.machine(), Gibbs(), small).numpy()
     law = np.linalg.matrix_power(matrix, 30)[0]
     # What is left of the start after 30 sweeps is too little to be seen.
@@ -33,16 +33,16 @@ def test_chains_from_one_state_come_to_follow_the_law(name: str) -> None:
     assert from_fixed_start(small.machine(), Gibbs(), small, seed=SEED) > ALPHA
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FINITE)
 def test_chains_share_no_random_numbers(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     assert agreements(small.machine(), Gibbs(), small, seed=SEED) > ALPHA
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FINITE)
 def test_four_times_as_many_exact_draws_stay_exact_draws(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     for seed in range(5):
         found = from_exact_start(small.machine(), Gibbs(), small, chains=80_000, seed=seed)
         assert found > ALPHA / 5

@@ -21,10 +21,12 @@ from pyro_ebm.units import Unit
 from tests.machines import (
     BIT,
     DEEP,
+    FOUR,
     GENERAL,
     HH,
     LEVELS,
     SPIN,
+    THREE,
     VH,
     VV,
     H,
@@ -35,6 +37,7 @@ from tests.machines import (
     restricted,
     ring_edges,
     states_of,
+    width,
 )
 
 Update = Callable[[Unit, Tensor], Tensor]
@@ -77,6 +80,16 @@ COUPLED = {
             ),
             {"scale": 0.7},
         ),
+        (
+            "hidden labels",
+            ({V: (THREE, 3), H: (THREE, 4)}, [VH, VV, HH]),
+            {"build": GENERAL, "offsets": True, "any_square": True, "scale": 0.7},
+        ),
+        (
+            "deep labels",
+            ({V: (BIT, 4), "hidden1": (FOUR, 2), "hidden2": (THREE, 2)}, DEEP),
+            {"scale": 1.5},
+        ),
     ]
 }
 N = 10
@@ -89,6 +102,7 @@ OSCILLATING = Small(
 RESTRICTED = {
     "bits": draw("bits", {V: (BIT, 6), H: (BIT, 5)}, [VH], build=restricted),
     "spins": draw("spins", {V: (SPIN, 5), H: (SPIN, 5)}, [VH], build=restricted),
+    "labels": draw("labels", {V: (FOUR, 3), H: (THREE, 3)}, [VH], build=restricted),
     "offsets": draw("offsets", {V: (BIT, 5), H: (BIT, 4)}, [VH], build=restricted, offsets=True),
 }
 ALL = {**COUPLED, "oscillating": OSCILLATING, **RESTRICTED}
@@ -109,38 +123,67 @@ class BruteForce:
         count = len(next(iter(self.hidden.values())))
         states = [{name: value[k] for name, value in self.hidden.items()} for k in range(count)]
         self.energies = np.array([[small.energy({V: v, **h}) for h in states] for v in visible])
-        self.flat = np.concatenate(list(self.hidden.values()), -1)
-        levels = [LEVELS[small.units[name]] for name, size in sizes.items() for _ in range(size)]
-        self.low, self.high = np.array(levels).T
+        self.unit_of = [small.units[name] for name, size in sizes.items() for _ in range(size)]
+        flat = np.concatenate(list(self.hidden.values()), -1)
+        self.index = np.stack(
+            [np.searchsorted(LEVELS[unit], x) for unit, x in zip(self.unit_of, flat.T, strict=True)]
+        )  # (hidden units, states): which of its levels each unit has
+        starts = np.cumsum([0, *(width(unit) for unit in self.unit_of)])
+        self.columns = [slice(*pair) for pair in itertools.pairwise(starts)]  # of their features
 
-    def bound(self, means: np.ndarray) -> np.ndarray:  # (rows, hidden units) -> (rows,)
+    def laws(self, means: np.ndarray) -> list[np.ndarray]:  # (rows, levels) of each unit
+        """The probabilities of the levels of units with these means."""
+        return [law_of(u, means[:, c]) for u, c in zip(self.unit_of, self.columns, strict=True)]
+
+    def bound(self, means: np.ndarray) -> np.ndarray:  # (rows, hidden features) -> (rows,)
         """Σ_h q(h) (E(v, h) + ln q(h))."""
-        up = (means - self.low) / (self.high - self.low)
-        chosen = np.where(self.flat == self.high, up[:, None], 1 - up[:, None])
-        q = chosen.prod(-1)
+        laws = zip(self.laws(means), self.index, strict=True)
+        q = np.prod([law[:, index] for law, index in laws], 0)
         entropies = q * np.log(q, where=q > 0, out=np.zeros_like(q))
         return (q * self.energies + entropies).sum(-1)
 
-    def coordinate_optimum(self, means: np.ndarray) -> np.ndarray:  # (rows, hidden units)
+    def coordinate_optimum(self, means: np.ndarray) -> np.ndarray:  # (rows, hidden features)
         """Each unit's mean in the field of all the others' means."""
         best = np.empty_like(means)
-        for (r, row), j in itertools.product(enumerate(means), range(means.shape[1])):
-            low, high = (
-                self.small.energy(self.named(self.visible[r], with_entry(row, j, level)))
-                for level in (self.low[j], self.high[j])
-            )
-            best[r, j] = self.low[j] + (self.high[j] - self.low[j]) / (1 + np.exp(high - low))
+        units = list(zip(self.unit_of, self.columns, strict=True))
+        for (r, row), (unit, columns) in itertools.product(enumerate(means), units):
+            levels = features_of_levels(unit)
+            energies = [
+                self.small.energy_of_features(
+                    self.named(self.visible[r], with_entry(row, columns, level))
+                )
+                for level in levels
+            ]
+            p = np.exp(np.min(energies) - energies)
+            best[r, columns] = p @ levels / p.sum()
         return best
 
     def named(self, visible: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
-        sizes = [size for name, size in self.small.sizes.items() if name != V]
+        """Features by site, from values of the visible and features of the hidden units."""
+        kinds = self.small.units
+        sizes = [n * width(kinds[name]) for name, n in self.small.sizes.items() if name != V]
         parts = np.split(hidden, np.cumsum(sizes)[:-1])
-        return {V: visible, **dict(zip(self.hidden, parts, strict=True))}
+        seen = self.small.features({V: visible})
+        return {**seen, **dict(zip(self.hidden, parts, strict=True))}
 
 
-def with_entry(row: np.ndarray, index: int, value: float) -> np.ndarray:
+def law_of(unit: Unit, means: np.ndarray) -> np.ndarray:  # (rows, width) -> (rows, levels)
+    """The probabilities of the levels of a unit with these means."""
+    if width(unit) > 1:
+        return means
+    low, high = LEVELS[unit]
+    up = (means - low) / (high - low)
+    return np.concatenate([1 - up, up], -1)
+
+
+def features_of_levels(unit: Unit) -> np.ndarray:  # (levels, width)
+    """The features of each value."""
+    return np.eye(width(unit)) if width(unit) > 1 else np.array(LEVELS[unit])[:, None]
+
+
+def with_entry(row: np.ndarray, columns: slice, value: np.ndarray) -> np.ndarray:
     changed = row.copy()
-    changed[index] = value
+    changed[columns] = value
     return changed
 
 
@@ -178,10 +221,10 @@ def violated(small: Small) -> set[str]:
 
 def no_better_neighbour(brute: BruteForce, means: np.ndarray) -> bool:
     best = brute.bound(means)
-    for j in range(means.shape[1]):
-        for step in (-0.3, -1e-2, -1e-4, 1e-4, 1e-2, 0.3):
+    for unit, columns in zip(brute.unit_of, brute.columns, strict=True):
+        for level, step in itertools.product(features_of_levels(unit), (1e-4, 1e-2, 0.3)):
             moved = means.copy()
-            moved[:, j] = np.clip(moved[:, j] + step, brute.low[j], brute.high[j])
+            moved[:, columns] += step * (level - moved[:, columns])
             if (brute.bound(moved) < best - 1e-10).any():
                 return False
     return True
@@ -230,8 +273,9 @@ def test_the_bound_never_rises_from_any_start(name: str) -> None:
         means: Sites = {}
         for site, unit in small.units.items():
             if site != V:
-                low, high = LEVELS[unit]
-                means[site] = torch.tensor(rng.uniform(low, high, (6, small.sizes[site])))
+                p = rng.dirichlet(np.ones(len(LEVELS[unit])), (6, small.sizes[site]))
+                start = p @ features_of_levels(unit)
+                means[site] = torch.tensor(start.reshape(6, -1))
         last = torch.tensor(BruteForce(small, visible).bound(flat(means)))
         for _ in range(8):
             found = infer(small, visible, start=means, max_sweeps=1)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import boltzmann, couplings, pairwise
+from pyro_ebm.energies import boltzmann, couplings, terms
 from pyro_ebm.energies.links import DenseLink, GraphLink, SymmetricLink
-from pyro_ebm.energies.pairwise import PairwiseTerms
+from pyro_ebm.energies.terms import PairwiseTerms
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.partition import enumeration, exact, split
-from pyro_ebm.units import Bernoulli, Spin, SpinDistribution, Unit
+from pyro_ebm.units import Bernoulli, Categorical, Spin, SpinDistribution, Unit
 from tests import checks
 from tests.goodness import (
     ALPHA,
@@ -28,7 +28,7 @@ from tests.goodness import (
     from_exact_start,
     from_fixed_start,
 )
-from tests.machines import SMALL, Small, draw
+from tests.machines import FINITE, SMALL, Small, draw
 from tests.transitions import violation
 
 Patch = pytest.MonkeyPatch
@@ -144,21 +144,21 @@ def blocks_of_units(fault: str, blocks: list[Tensor], weight: Tensor) -> Callabl
 def colours(fault: str, patch: Patch) -> None:
     """Plants a fault in the sweep over the colours of a graph."""
 
-    def sweep(x: Tensor, base: Tensor, link: GraphLink, update: Callable) -> None:
+    def sweep(x: Tensor, base: Tensor, link: GraphLink, _: Any, update: Callable) -> None:
         blocks = [colour.units for colour in link.colours]
         blocks_of_units(fault, blocks, link.matrix())(x, base, update)
 
-    patch.setattr(pairwise, "coloured_sweep", sweep)
+    patch.setattr(terms, "coloured_sweep", sweep)
 
 
 def one_after_another(fault: str, patch: Patch) -> None:
     """Plants a fault in the sweep over a dense layer."""
 
-    def sweep(x: Tensor, base: Tensor, weight: Tensor, _: int, update: Callable) -> None:
+    def sweep(x: Tensor, base: Tensor, link: SymmetricLink, _: Any, update: Callable) -> None:
         blocks = list(torch.arange(len(x)).split(1))
-        blocks_of_units(fault, blocks, weight)(x, base, update)
+        blocks_of_units(fault, blocks, link.weight)(x, base, update)
 
-    patch.setattr(pairwise, "sequential_sweep", sweep)
+    patch.setattr(terms, "sequential_sweep", sweep)
 
 
 class Schedule(NamedTuple):
@@ -306,6 +306,75 @@ def test_a_fault_in_the_draws_is_found_whatever_the_seed(
     assert sum(found) >= 19
 
 
+# --- faults in the draws of labels ---------------------------------------------------------------
+
+
+def labels_drawn(fault: str, patch: Patch) -> None:
+    """Plants a fault in how labels are drawn, or what becomes of them."""
+
+    def sample(unit: Categorical, field: Tensor) -> Tensor:
+        exponential = torch.empty_like(field).exponential_()
+        if fault == "noise without its logarithm":
+            return unit.by_label(field - exponential).argmax(-1).to(field.dtype)
+        if fault == "exponential noise of the wrong sign":
+            return unit.by_label(field + exponential.log()).argmax(-1).to(field.dtype)
+        if fault == "one noise for all labels of a unit":
+            exponential = unit.by_label(exponential)[..., :1].expand(*field.shape[:-1], -1, 3)
+            exponential = exponential.flatten(-2)
+        if fault == "chains share their noise":
+            exponential = torch.empty(1, field.shape[-1]).exponential_().expand(field.shape)
+        return unit.by_label(field - exponential.log()).argmax(-1).to(field.dtype)
+
+    patch.setattr(Categorical, "sample", sample)
+
+
+LABEL_DRAWS = {
+    "noise without its logarithm": "exact start",
+    "exponential noise of the wrong sign": "exact start",
+    "one noise for all labels of a unit": "exact start",
+    "chains share their noise": "agreements",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["labels and bits", pytest.param("fully visible labels", marks=pytest.mark.slow)],
+)
+def test_faults_in_the_draws_of_labels_are_found(name: str, monkeypatch: Patch) -> None:
+    small = FINITE[name]
+    labels_drawn("none", monkeypatch)
+    for law in ("exact start", "agreements"):
+        assert not law_is_violated(law, small)
+    for fault, law in LABEL_DRAWS.items():
+        labels_drawn(fault, monkeypatch)
+        assert law_is_violated(law, small), fault
+
+
+def test_labels_that_are_swapped_when_a_sweep_is_over_are_found(monkeypatch: Patch) -> None:
+    small = FINITE["fully visible labels"]
+    assert not law_is_violated("exact start", small)
+    monkeypatch.setattr(
+        Categorical, "values", lambda unit, f: (right_values(unit, f) + 1) % unit.states
+    )
+    assert law_is_violated("exact start", small)
+
+
+@pytest.mark.parametrize("fault", ["changes not passed on", "changes of one label passed on"])
+def test_a_sweep_over_labels_that_keeps_old_fields_is_found(fault: str, monkeypatch: Patch) -> None:
+    def sweep(x: Tensor, base: Tensor, link: SymmetricLink, _: Any, update: Callable) -> None:
+        weight, width = link.weight, link.width
+        fields = base + weight @ x
+        for k in range(len(x) // width):
+            own = slice(k * width, (k + 1) * width)
+            new = update(fields[own].clone(), slice(k, k + 1))
+            if fault == "changes of one label passed on":
+                fields += weight[:, own][:, :1] * (new - x[own])[:1]
+            x[own] = new
+
+    monkeypatch.setattr(terms, "sequential_sweep", sweep)
+    assert law_is_violated("transition matrix", FINITE["fully visible labels"])
+
+
 # --- faults in the energy ------------------------------------------------------------------------
 
 
@@ -331,6 +400,21 @@ def diagonal_as_bias_without_offset(
 ) -> tuple[Tensor, Tensor, Tensor]:
     return couplings.fold_square(matrix, torch.zeros_like(offset), unit)
 
+
+def blocks_lost(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = couplings.above(len(matrix), unit.width, matrix.device)
+    return couplings.fold_square(matrix * (pairs | pairs.mT), offset, unit)
+
+
+def entries_above(size: int, width: int, device: torch.device) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
+
+
+def by_label_first(unit: Categorical, x: Tensor) -> Tensor:
+    return unit.by_label(right_features(unit, x)).mT.flatten(-2)
+
+
+right_features, right_values = Categorical.features, Categorical.values
 
 MODEL: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]] = {
     "offsets ignored": (
@@ -372,6 +456,40 @@ MODEL: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]] 
         "fully visible spins",
         checks.conditional_error,
     ),
+    "blocks of labels on the diagonal lost": (
+        lambda patch: patch.setattr(boltzmann, "fold_square", blocks_lost),
+        "fully visible labels",
+        checks.energy_error,
+    ),
+    "blocks of labels on the diagonal folded without the offset": (
+        lambda patch: patch.setattr(boltzmann, "fold_square", diagonal_as_bias_without_offset),
+        "fully visible labels",
+        checks.conditional_error,
+    ),
+    "labels of one unit coupled to each other": (
+        lambda patch: patch.setattr(couplings, "above", entries_above),
+        "fully visible labels",
+        checks.conditional_error,
+    ),
+    "features in the order of the labels, not of the units": (
+        lambda patch: patch.setattr(Categorical, "features", by_label_first),
+        "Potts restricted",
+        checks.energy_error,
+    ),
+    "labels counted backwards": (
+        lambda patch: patch.setattr(
+            Categorical, "features", lambda unit, x: right_features(unit, unit.states - 1 - x)
+        ),
+        "labels and bits",
+        checks.conditional_error,
+    ),
+    "the fields of labels averaged in their cumulant": (
+        lambda patch: patch.setattr(
+            Categorical, "cumulant", lambda unit, f: unit.by_label(f).logsumexp(-1) - 1 / 3
+        ),
+        "Potts restricted with offsets",
+        checks.free_energy_error,
+    ),
     "half the gradient between layers": (
         lambda patch: patch.setattr(DenseLink, "moment", halved(DenseLink.moment)),
         "restricted",
@@ -393,10 +511,10 @@ MODEL: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]] 
 @pytest.mark.parametrize("fault", MODEL)
 def test_a_fault_in_the_energy_is_found(fault: str, monkeypatch: Patch) -> None:
     plant, machine, error = MODEL[fault]
-    assert error(SMALL[machine]) < 1e-11
+    assert error(FINITE[machine]) < 1e-11
     plant(monkeypatch)
     # A hundred million times the limit: these are no small faults.
-    assert error(SMALL[machine]) > 1e-3
+    assert error(FINITE[machine]) > 1e-3
 
 
 # --- faults in the exact sums --------------------------------------------------------------------
@@ -419,6 +537,10 @@ def squared_means(_: PairwiseTerms, first: Tensor, second: Tensor) -> Tensor:
     return second.diagonal_scatter(first.square())
 
 
+def only_the_diagonal(_: PairwiseTerms, first: Tensor, second: Tensor) -> Tensor:
+    return second.diagonal_scatter(first)
+
+
 ORACLE: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]] = {
     "constant left out of log Z": (
         lambda patch: patch.setattr(
@@ -435,6 +557,11 @@ ORACLE: dict[str, tuple[Callable[[Patch], None], str, Callable[[Small], float]]]
     "second moments without their diagonal": (
         lambda patch: in_both(patch, "with_own_squares", squared_means),
         "fully visible bits",
+        checks.moment_error,
+    ),
+    "two labels of one unit at the same time": (
+        lambda patch: in_both(patch, "with_own_squares", only_the_diagonal),
+        "Potts restricted",
         checks.moment_error,
     ),
     "the pairs of the split counted half": (
@@ -459,15 +586,15 @@ STRONG = draw("strong glass", {"visible": (Spin(), 12)}, [("visible", "visible")
 @pytest.mark.parametrize("fault", ORACLE)
 def test_a_fault_in_the_exact_sums_is_found(fault: str, monkeypatch: Patch) -> None:
     plant, machine, error = ORACLE[fault]
-    small = {**SMALL, "strong glass": STRONG}[machine]
+    small = {**FINITE, "strong glass": STRONG}[machine]
     assert error(small) < 1e-10
     plant(monkeypatch)
     assert error(small) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["restricted", "fully visible bits"])
+@pytest.mark.parametrize("name", ["restricted", "fully visible bits", "Potts restricted"])
 def test_a_fault_in_the_exact_draws_is_found(name: str, monkeypatch: Patch) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
 
     def p_value() -> float:
         draws = exact.sample(small.machine(), CHAINS, seed=3)

@@ -48,12 +48,15 @@ from pyro_ebm.units import Unit
 from tests.machines import (
     BIT,
     DEEP,
+    FINITE,
+    FOUR,
     GENERAL,
     HH,
     LEVELS,
     SEMI,
     SMALL,
     SPIN,
+    THREE,
     VH,
     VV,
     H,
@@ -63,9 +66,11 @@ from tests.machines import (
     draw,
     fully_visible,
     index_of,
+    pairs_above,
     restricted,
     ring_edges,
     states_of,
+    width,
 )
 from tests.transitions import Script, by_definition, forced
 
@@ -82,8 +87,9 @@ def learned(small: Small) -> BoltzmannMachine:
 
 def statistics(small: Small) -> Gradient:  # (states, *shape) by parameter
     """−∂E/∂θ of all states, from the formula of the energy."""
-    found = {f"layers.{site}.bias": x for site, x in small.states.items()}
-    shifted = {site: x - small.offset.get(site, 0.0) for site, x in small.states.items()}
+    features = small.features(small.states)
+    found = {f"layers.{site}.bias": x for site, x in features.items()}
+    shifted = {site: x - small.offset.get(site, 0.0) for site, x in features.items()}
     for pair, weight in small.couplings.items():
         first, second = (shifted[site] for site in pair)
         name = f"couplings.{'_'.join(pair)}.weight"
@@ -93,8 +99,9 @@ def statistics(small: Small) -> Gradient:  # (states, *shape) by parameter
             found[name] = products if len(weight) > 1 else products.sum(1, keepdims=True)
             continue
         products = first[:, :, None] * second[:, None]
-        # Inside a layer the parameters are the pairs i < j.
-        found[name] = np.triu(products, 1) if pair[0] == pair[1] else products
+        # Inside a layer the parameters are the pairs i < j of units.
+        above = pairs_above(products.shape[-1], width(small.units[pair[0]]))
+        found[name] = products * above if pair[0] == pair[1] else products
     return found
 
 
@@ -128,7 +135,12 @@ def independent(
     """The law of independent hidden units with these means, beside the observed values."""
     q = number_of(small, rows).astype(float)
     for site, mean in means.items():
-        low, high = LEVELS[small.units[site]]
+        unit = small.units[site]
+        if width(unit) > 1:
+            chosen = small.features({site: small.states[site]})[site] * mean[:, None]
+            q *= chosen.reshape(*chosen.shape[:-1], -1, width(unit)).sum(-1).prod(-1)
+            continue
+        low, high = LEVELS[unit]
         up = ((mean - low) / (high - low))[:, None]
         q *= np.where(small.states[site] == high, up, 1 - up).prod(-1)
     return q
@@ -168,7 +180,7 @@ def as_sites(rows: Mapping[str, np.ndarray]) -> Sites:
 
 OBSERVED = [
     (name, observed)
-    for name, small in SMALL.items()
+    for name, small in FINITE.items()
     for observed in (
         [(site,) for site in small.units] + ([tuple(small.units)] if len(small.units) > 1 else [])
     )
@@ -193,13 +205,13 @@ def likelihood_errors(
 
 @pytest.mark.parametrize(("name", "observed"), OBSERVED)
 def test_exact_likelihood_and_its_gradient(name: str, observed: tuple[str, ...]) -> None:
-    assert max(likelihood_errors(SMALL[name], observed, lambda w: None)) < LIMIT
+    assert max(likelihood_errors(FINITE[name], observed, lambda w: None)) < LIMIT
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FINITE)
 def test_exact_likelihood_of_weighted_rows(name: str) -> None:
-    observed = tuple(SMALL[name].units)[:1]
-    assert max(likelihood_errors(SMALL[name], observed, lambda w: 3 * w)) < LIMIT
+    observed = tuple(FINITE[name].units)[:1]
+    assert max(likelihood_errors(FINITE[name], observed, lambda w: 3 * w)) < LIMIT
 
 
 # --- contrastive divergence, every path of it ----------------------------------------------------
@@ -220,10 +232,23 @@ TINY = {
         "d212", {V: (BIT, 2), "hidden1": (BIT, 1), "hidden2": (BIT, 2)}, DEEP, build=deep
     ),
     "graph 4": draw("gr4", {V: (SPIN, 4)}, edges={VV: ring_edges(4)}),
+    "labels 2-1": draw("l21", {V: (THREE, 2), H: (FOUR, 1)}, [VH], build=restricted, offsets=True),
+    "labels and bits 2-2": draw("lb22", {V: (THREE, 2), H: (BIT, 2)}, [VH], build=restricted),
+    "coupled labels 2-1": draw(
+        "cl21", {V: (THREE, 2), H: (THREE, 1)}, [VH, VV], build=SEMI, any_square=True
+    ),
+    "hidden labels 1-2": draw("hl12", {V: (BIT, 1), H: (THREE, 2)}, [VH, HH], offsets=True),
 }
+
+
+def small_enough(name: str) -> bool:
+    """Whether two sweeps have few enough outcomes."""
+    return name not in ("deep 2-1-2", "general 2-2", "labels 2-1", "hidden labels 1-2")
+
+
 CD = [
     *((name, 1) for name in TINY),
-    *((name, 2) for name in TINY if name not in ("deep 2-1-2", "general 2-2")),
+    *((name, 2) for name in TINY if small_enough(name)),
     ("restricted 2-1", 5),
     ("semi-restricted 2-1", 5),
     ("fully visible 3", 5),
@@ -344,18 +369,28 @@ def test_cd_is_biased_and_less_so_with_more_steps(name: str) -> None:
 
 # --- persistent chains ---------------------------------------------------------------------------
 
-VARIED = [name for name, small in SMALL.items() if V in small.units and name != "one unit"]
+VARIED = [
+    name
+    for name, small in FINITE.items()
+    if V in small.units and name not in ("one unit", "one label")
+]
 LARGER = {
     "general 8-6": draw("g86", {V: (BIT, 8), H: (BIT, 6)}, [VH, VV, HH], build=GENERAL),
     "deep 6-4-4": draw(
         "d644", {V: (BIT, 6), "hidden1": (BIT, 4), "hidden2": (BIT, 4)}, DEEP, build=deep
     ),
+    "labels 3-4": draw("l34", {V: (THREE, 3), H: (THREE, 4)}, [VH, VV, HH], build=GENERAL),
 }
+
+
+def number(small: Small, x: Sites) -> Tensor:
+    """Of the joint states of a machine's sites, in whatever order they come."""
+    return index_of({site: x[site] for site in small.units}, small.units)
 
 
 def chain_law(small: Small, x: Sites) -> np.ndarray:  # (states,)
     """The law of the negative phase: the chains' states, uncoupled hidden units given the rest."""
-    counts = np.bincount(index_of({s: x[s] for s in small.units}), minlength=len(small.energies))
+    counts = np.bincount(number(small, x), minlength=len(small.energies))
     if isinstance(choose(small), ExactPosterior):
         rows = {V: x[V].numpy()}
         return exact_posterior(small, rows).mean(0)
@@ -380,13 +415,15 @@ def pcd_error(small: Small, steps: int = 2, chains: int = 30) -> float:
 
 @pytest.mark.parametrize("name", VARIED)
 def test_the_gradient_of_pcd_given_its_chains(name: str) -> None:
-    assert pcd_error(SMALL[name]) < LIMIT
+    assert pcd_error(FINITE[name]) < LIMIT
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("name", ["restricted", "semi-restricted", "general", "deep", "torus"])
+@pytest.mark.parametrize(
+    "name", ["restricted", "semi-restricted", "general", "deep", "torus", "labels and bits"]
+)
 def test_the_chains_of_pcd_go_on_from_where_they_were(name: str, steps: int) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     machine = learned(small)
     objective = PersistentContrastiveDivergence(steps, 40)
     rows = as_sites(data_for(small)[0])
@@ -467,11 +504,13 @@ def compared(small: Small) -> int:
         "deep",
         "fully visible bits",
         "bipartite lattice",
+        "Potts restricted",
+        "general labels and bits",
     ],
 )
 def test_chains_of_pcd_from_exact_draws_stay_there(name: str) -> None:
     # N = 20,000: a mean of a bit off by 0.023 is found. The three readings need not be independent.
-    small = SMALL[name]
+    small = FINITE[name]
     objective = PersistentContrastiveDivergence(1, 20_000, positive=choose(small))
     assert stationarity(small, objective) < z_limit(compared(small))
 
@@ -504,9 +543,8 @@ def test_with_an_exact_negative_phase_it_is_the_gradient_of_minus_the_elbo(name:
     q = torch.tensor(weights @ posterior(small, rows))
     p = torch.tensor(small.probabilities)
     # Through the same closed form as the objectives, with all states in both phases.
-    loss = contrastive.mean_energy_difference(
-        machine.read(), small.tensors(), small.tensors(), q, p
-    )
+    everything = as_sites(small.features(small.states))
+    loss = contrastive.mean_energy_difference(machine.read(), everything, everything, q, p)
     found = gradient(loss, machine)
     elbo = -brute_force_bound(small, machine, rows, weights) - brute_force_log_partition(
         small, machine
@@ -516,7 +554,8 @@ def test_with_an_exact_negative_phase_it_is_the_gradient_of_minus_the_elbo(name:
     for parameter in machine.parameters():
         direction = torch.randn_like(parameter)
         if parameter.shape[0] == parameter.shape[-1] and parameter.dim() == 2:
-            direction = direction.triu(1)
+            q = width(small.units[next(iter(small.units))])
+            direction = direction * torch.tensor(pairs_above(len(parameter), q))
         values = []
         for step in (1e-4, -1e-4):
             with torch.no_grad():
@@ -550,6 +589,7 @@ HIDDEN_COUPLED = {
     "general bits and spins": SMALL["general bits and spins"],
     "deep": SMALL["deep"],
     "deep with offsets": SMALL["deep with offsets"],
+    "labels": draw("hl", {V: (THREE, 2), H: (THREE, 2)}, [VH, HH], offsets=True),
     "graph": draw("hg", {V: (BIT, 2), H: (BIT, 4)}, [VH], edges={HH: ring_edges(4)}),
 }
 
@@ -572,8 +612,10 @@ def sampled_law(small: Small, visible: np.ndarray, steps: int) -> np.ndarray:  #
     sweep = Script(machine, tuple(hidden), second)
     data = {V: torch.tensor(visible).expand(count**2, -1)}
     with forced(Path([start, sweep])):
-        found = SampledPosterior(steps).infer(machine.read(), data)
-    assert all(torch.equal(found.means[site], second[site]) for site in hidden)
+        terms = machine.read()
+        found = SampledPosterior(steps).infer(terms, terms.features(data))
+    values = terms.values(found.means)
+    assert all(torch.equal(values[site], second[site]) for site in hidden)
     assert found.draw() == found.means
     laws = torch.stack([start.log_prob, sweep.log_prob]).exp()
     return laws.reshape(2, count, count).numpy()
@@ -601,8 +643,9 @@ def sampled_z(small: Small, steps: int, copies: int = 20_000) -> tuple[float, in
     worst, count = 0.0, 0
     for row in visible:
         data = {V: torch.tensor(row).expand(copies, -1)}
-        x = SampledPosterior(steps).infer(machine.read(), data).means
-        seen = np.bincount(index_of({s: x[s] for s in small.units}), minlength=len(small.energies))
+        terms = machine.read()
+        values = terms.values(SampledPosterior(steps).infer(terms, terms.features(data)).means)
+        seen = np.bincount(number(small, values), minlength=len(small.energies))
         law = exact_posterior(small, {V: row[None]})[0]
         for value in statistics(small).values():
             mean = np.tensordot(law, value, 1)
@@ -667,8 +710,8 @@ def test_a_row_of_weight_two_is_that_row_twice(name: str) -> None:
 @pytest.mark.parametrize("name", VARIED)
 def test_what_is_not_a_parameter_gets_no_gradient(name: str) -> None:
     """What stands below the diagonal of a symmetric coupling is not read, so it must not move."""
-    machine = learned(SMALL[name])
-    data = as_sites(data_for(SMALL[name])[0])
+    machine = learned(FINITE[name])
+    data = as_sites(data_for(FINITE[name])[0])
     for objective in (ExactLikelihood(), PersistentContrastiveDivergence(1, 10)):
         loss, _ = objective.loss(machine, data, objective.init(machine, data))
         for parameter, value in gradient(loss, machine).items():

@@ -27,6 +27,7 @@ from pyro_ebm.kernels import (
     resume,
     run,
     tempering,
+    warmup,
 )
 from pyro_ebm.kernels.path import along
 from pyro_ebm.sites import Site, Sites, boolean
@@ -374,6 +375,51 @@ def test_tempering_runs_resumes_and_is_reproducible() -> None:
         kernel.report(parts.state).round_trips.tolist()
     )
     assert torch.equal(energy(whole.last), whole.state.energy)
+
+
+def test_the_warm_up_finds_a_ladder_on_which_exchanges_are_equally_likely() -> None:
+    small = draw("ladder", {V: (Spin(), 12)}, [(V, V)], scale=0.6)
+    energy = small.machine()
+    chains = run(ParallelTempering(Gibbs(), 6), energy, Schedule(200, 100), chains=64, seed=1)
+    kernel = chains.kernel
+    assert isinstance(kernel, ParallelTempering)
+    report = kernel.report(chains.state)
+    assert chains.state.ladder.counted == 100
+    assert float(report.rejection_rates.max() - report.rejection_rates.min()) < 0.06
+    assert str(chains.attributes["betas"]).startswith("0, ")
+    even = run(
+        ParallelTempering(Gibbs(), tuple(torch.linspace(0, 1, 6).tolist())),
+        energy,
+        Schedule(200, 100),
+        chains=64,
+        seed=1,
+    )
+    rates = even.kernel.report(even.state).rejection_rates
+    assert float(rates.max() - rates.min()) > 0.15
+
+
+def test_the_warm_up_tunes_what_moves_the_replicas_too() -> None:
+    wells = CallableEnergy(lambda x: (x.square() - 1).square().sum(-1), 1)
+    easy = CallableEnergy(lambda x: x.square().sum(-1) / 2, 1)
+    chains = run(ParallelTempering(MALA(), 3, easy), wells, Schedule(40, 10), chains=8, seed=1)
+    assert chains.kernel.kernel.step_size > 0
+    given = ParallelTempering(DiscreteLangevin(), (0.0, 1.0))
+    energy = SMALL["torus"].machine()
+    tuned, state = warmup(given, energy, random_states(energy, (8,)), steps=30, seed=1)
+    assert tuned.betas == (0.0, 1.0)
+    assert tuned.kernel.step_size is not None
+    assert state.ladder.steps == 30
+    assert caches_agree(tuned, energy)
+    plain = ParallelTempering(Gibbs(), (0.0, 1.0))
+    assert warmup(plain, energy, random_states(energy, (8,)), steps=3)[0] is plain
+
+
+def test_levels_without_places_are_refused() -> None:
+    energy = SMALL["torus"].machine()
+    with pytest.raises(ValueError, match="warm-up"):
+        ParallelTempering(Gibbs(), 4).init(energy, random_states(energy, (2,)))
+    with pytest.raises(ValueError, match="two levels or more"):
+        ParallelTempering(Gibbs(), 1)
 
 
 # --- planted faults ------------------------------------------------------------------------------

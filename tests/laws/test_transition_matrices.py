@@ -14,7 +14,17 @@ from pyro_ebm.energies import sweeps
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.units import Bernoulli, Spin
 from tests.checks import random_states
-from tests.machines import SMALL, draw, restricted, ring_edges, stacked, star_edges, varied
+from tests.machines import (
+    FINITE,
+    FOUR,
+    THREE,
+    draw,
+    restricted,
+    ring_edges,
+    stacked,
+    star_edges,
+    varied,
+)
 from tests.transitions import (
     LIMITS,
     log_transition,
@@ -23,20 +33,20 @@ from tests.transitions import (
     violation,
 )
 
-LAYERED = [name for name, small in SMALL.items() if len(small.units) > 1]
+LAYERED = [name for name, small in FINITE.items() if len(small.units) > 1]
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FINITE)
 def test_gibbs_leaves_the_law_unchanged(name: str, dtype: torch.dtype) -> None:
     # The exact law in float32 is that of the rounded parameters; rounding them costs about 1e-7.
-    small = SMALL[name]
+    small = FINITE[name]
     assert not violation(small.machine(dtype), Gibbs(), small).found(LIMITS[dtype])
 
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_gibbs_leaves_the_law_unchanged_in_any_order_of_the_sites(name: str) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     energy = small.machine()
     for sites in list(itertools.permutations(small.units))[1:]:
         assert not violation(energy, Gibbs(sites), small).found(1e-12), sites
@@ -46,7 +56,7 @@ def test_gibbs_leaves_the_law_unchanged_in_any_order_of_the_sites(name: str) -> 
 def test_gibbs_on_some_sites_leaves_the_others_alone_and_their_conditional_law_unchanged(
     name: str,
 ) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     energy = small.machine()
     pi = torch.tensor(small.probabilities)
     flat = torch.tensor(small.flat_states)
@@ -66,10 +76,14 @@ def test_gibbs_on_some_sites_leaves_the_others_alone_and_their_conditional_law_u
 
 
 @pytest.mark.parametrize(
-    "name", ["restricted", "general bits and spins", "deep", "fully visible bits", "bits on a ring"]
+    "name",
+    [
+        *("restricted", "general bits and spins", "deep", "fully visible bits", "bits on a ring"),
+        *("Potts restricted", "fully visible labels", "labels, spins and bits"),
+    ],
 )
 def test_chains_with_parameters_of_their_own_have_their_own_transition_matrices(name: str) -> None:
-    one, rng = SMALL[name], np.random.default_rng(1)
+    one, rng = FINITE[name], np.random.default_rng(1)
     machines = [one, varied(one, rng), varied(one, rng)]
     energy = stacked(machines).machine()
     matrices = transition_matrix(energy, Gibbs(), one)
@@ -85,6 +99,13 @@ LARGE = {
     "dense bits": draw("dense bits", {"visible": (Bernoulli(), 70)}, [("visible", "visible")]),
     "dense spins": draw(
         "dense spins", {"visible": (Spin(), 37)}, [("visible", "visible")], offsets=True
+    ),
+    "dense labels": draw("dense labels", {"visible": (THREE, 25)}, [("visible", "visible")]),
+    "labels": draw(
+        "large labels",
+        {"visible": (FOUR, 18), "hidden": (THREE, 11)},
+        [("visible", "hidden"), ("visible", "visible"), ("hidden", "hidden")],
+        any_square=True,
     ),
     "general": draw(
         "large general",
@@ -138,14 +159,15 @@ def test_a_sweep_of_many_units_is_its_blocks_in_order(name: str, rows: int) -> N
     [
         *(("semi-restricted", "GROUP"), ("fully visible bits", "GROUP")),
         *(("torus", "CACHED"), ("bits on a ring", "CACHED")),
+        ("fully visible labels", "GROUP"),
     ],
 )
 def test_how_many_units_are_taken_at_a_time_does_not_matter(
     name: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = SMALL[name]
+    small = FINITE[name]
     chains = len(small.energies) ** 2
-    for units in (1, 2, 3, 4):
+    for units in (1, 2, 3, 4, 7):
         monkeypatch.setattr(sweeps, setting, units if setting == "GROUP" else units * chains)
         assert not violation(small.machine(), Gibbs(), small).found(1e-12)
 

@@ -1,0 +1,407 @@
+r"""Energies as Pyro distributions.
+
+.. math:: p(x) = e^{-F(x)} / Z, \quad F(x) = -\ln \sum_h e^{-E(x, h)}
+
+over one site x of an energy; its other sites h are summed out. A value has shape
+(*sample, *batch, *site.shape), and the batch shape is that of the energy's parameters.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_ebm.energies import Energy
+from pyro_ebm.partition import LogPartition
+from pyro_ebm.sites import as_tensor, check_shape, only_site
+
+from . import intractable, sampling, summation
+from .intractable import (
+    Context,
+    current_context,
+    cut_off,
+    site_name,
+    watched_context,
+    with_history,
+)
+from .reading import read_once
+from .sampling import Sampler
+
+Normalizer = Literal["exact", "estimated", "up to a constant"]
+
+
+class AbstractEnergyDistribution(TorchDistribution):
+    """What every distribution made from an energy does; the kinds differ in how they are made.
+
+    `energy`, `unnormalized_log_prob` and `sample` need no normaliser; `log_prob` does.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def describe(
+        self,
+        energy: Energy,
+        site: str | None,
+        normalizer: Normalizer,
+        log_partition: LogPartition | None,
+        sampler: Sampler | None,
+    ) -> None:
+        """Fills in all attributes; the constructors call it first.
+
+        Raises:
+            TypeError, ValueError: If an argument is not what is wanted.
+        """
+        if not isinstance(energy, Energy):
+            raise TypeError(
+                f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine, or "
+                f"CallableEnergy(function, sites)."
+            )
+        self.site = chosen_site(energy, site)
+        summation.require_summable(energy, self.site)
+        self.machine = read_once(energy)
+        self.machines = summation.machines(self.machine)
+        self.normalizer = normalizer
+        self.log_partition = check_estimate(log_partition, self.machines)
+        self.sampler = Sampler() if sampler is None else sampler
+        self.context: Context = context_for(normalizer)
+        self.count = summation.number_of_states(self.machine.sites[self.site])
+        self.has_enumerate_support = self.count <= summation.MAX_STATES  # 16 bits
+        self.token = object()  # carried by copies, so that a trace's site can be recognised
+        self.read_at = intractable.versions(self.machine) if log_partition is not None else ()
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def support(self) -> Constraint:
+        """Where values live."""
+        site = self.machine.sites[self.site]
+        return constraints.independent(site.support, len(site.shape))
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: "AbstractEnergyDistribution | None" = None
+    ) -> Self:
+        """The same law for a larger batch; the parameters stay as they are.
+
+        log Z is that of the machines there are, however many elements of a plate use them.
+
+        Raises:
+            ValueError: If the batch shape does not broadcast to it.
+        """
+        batch_shape = torch.Size(batch_shape)
+        try:
+            torch.empty(()).expand(self.batch_shape).expand(batch_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"The batch shape {tuple(self.batch_shape)} cannot be expanded to "
+                f"{tuple(batch_shape)}."
+            ) from None
+        # Torch makes copies only of classes that share a constructor with their parent.
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new._batch_shape = batch_shape
+        if not new.context.is_of_a_run:
+            new.context = context_for(self.normalizer)
+        return new
+
+    # ------------------------------------------------------------------ log-probabilities
+
+    def energy(self, value: Tensor) -> Tensor:  # (*sample, *batch)
+        """F(value) in nats; E(value) itself where no site is hidden."""
+        energy = summation.free_energy(self.machine, self.site, self.accept(value))
+        return self.shaped(energy, value)
+
+    def unnormalized_log_prob(self, value: Tensor) -> Tensor:  # (*sample, *batch)
+        """−F(value) = ln p(value) + log Z."""
+        return -self.energy(value)
+
+    def log_prob(self, value: Tensor) -> Tensor:  # (*sample, *batch)
+        """ln p(value) in nats, or up to a fixed constant where the distribution was made so.
+
+        Args:
+            value: Values (*sample, *batch, *site.shape).
+
+        Raises:
+            ValueError: If a value is not in the support.
+            IntractableNormalizerError: If log Z is needed and not there.
+        """
+        accepted = self.accept(value)
+        if self.normalizer == "exact":
+            return self.shaped(self.exact_log_prob(accepted), value)
+        with torch.enable_grad():  # so that parameters leave their trace, whoever asks
+            cut = cut_off(accepted)
+            log_prob = -summation.free_energy(self.machine, self.site, cut)
+        name = site_name(self.context, self.token)
+        found = intractable.dependences(log_prob, self.context, self.machine, cut)
+        found = found or intractable.dependences_seen_by_comparison(
+            self.context, self.token, lambda law: energies_of(law, accepted)
+        )
+        if self.log_partition is not None:
+            self.check_estimate(name, found)
+            log_prob = log_prob - self.log_partition.value
+        elif found:
+            raise intractable.unnormalized(name, found, summation.MAX_STATES)
+        self.context.forget()
+        return self.shaped(with_history(log_prob), value)
+
+    def exact_log_prob(self, value: Tensor) -> Tensor:
+        """With log Z by structure.
+
+        Raises:
+            IntractableNormalizerError: If there is no such log Z.
+        """
+        log_z = summation.log_partition(self.machine)
+        if log_z is None:
+            name = site_name(self.context, self.token)
+            raise intractable.missing(name, self.machine, summation.MAX_STATES)
+        self.context.forget()
+        return summation.log_prob(self.machine, self.site, value, log_z)
+
+    def check_estimate(self, name: str | None, found: set[intractable.Dependence]) -> None:
+        """Refuses an estimated log Z that does not belong to the parameters as they are now.
+
+        Raises:
+            IntractableNormalizerError: If it is stale, does not depend on what the energy depends
+                on, or would have to follow the steps of a Markov chain.
+        """
+        assert self.log_partition is not None
+        if self.read_at != intractable.versions(self.machine):
+            raise intractable.stale(name)
+        if not found:
+            return
+        of_estimate = intractable.dependences(self.log_partition.value, self.context, self.machine)
+        if left := found - of_estimate:
+            why = f"it carries no gradient with respect to {intractable.listed(left)}."
+            raise intractable.unusable_estimate(name, why, found)
+        if any(d.is_latent for d in found) and not self.context.is_replayed:
+            why = "under MCMC its error would change where the chain goes. Use an exact log Z."
+            raise intractable.unusable_estimate(name, why, found)
+
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (Pyro's)
+        """What Pyro asks of a guide's distributions.
+
+        Raises:
+            IntractableNormalizerError: If the distribution is known up to a constant only.
+        """
+        if self.normalizer == "up to a constant" and not self.context.is_replayed:
+            name = site_name(self.context, self.token)
+            raise intractable.in_guide(name, summation.MAX_STATES)
+        return super().score_parts(x, *args, **kwargs)
+
+    def accept(self, value: Tensor) -> Tensor:
+        """The door: a value of the site, in the energy's dtype.
+
+        Its support is checked where validation is on, as torch's distributions do; a sampler's
+        trial values may be infinite.
+
+        Raises:
+            TypeError, ValueError: If it is not what the site wants.
+        """
+        if self._validate_args:
+            return self.machine.accept({self.site: value})[self.site]
+        tensor = as_tensor(value, self.site, self.machine.dtype, self.machine.device)
+        return check_shape(tensor, self.site, self.machine.sites[self.site])
+
+    def shaped(self, log_prob: Tensor, value: Tensor) -> Tensor:
+        """One number for each element of the batch of values and machines.
+
+        Raises:
+            ValueError: If the energy gave something else.
+        """
+        own = len(self.event_shape)
+        batch = torch.broadcast_shapes(value.shape[: value.dim() - own], self.batch_shape)
+        try:
+            return log_prob.to(self.machine.dtype).expand(batch)
+        except RuntimeError:
+            raise ValueError(
+                f"The energy has shape {tuple(log_prob.shape)} for values with the batch shape "
+                f"{tuple(batch)}; wanted one number for each. Sum over the site's own dimensions "
+                f"only."
+            ) from None
+
+    # ------------------------------------------------------------------ draws and states
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Independent draws (*sample, *batch, *site.shape).
+
+        Exact where the site has at most 2**16 states and the others can be summed out, or where
+        exact summation takes no more than about two seconds; else each draw is the end of a Markov
+        chain: see `Sampler`.
+
+        Raises:
+            TypeError: If a kernel is needed and there is none for all sites.
+        """
+        batch = (*sample_shape, *self.batch_shape)
+        count = sampling.repeats(self.machines, batch)
+        draws = sampling.draw(self.machine, self.site, count, self.machines, self.sampler)
+        return sampling.spread(draws, self.machines, batch)
+
+    @property
+    def states(self) -> Tensor:  # (states, *site.shape)
+        """All states of the site, the last element fastest.
+
+        Raises:
+            ValueError: If there are more than 2**16, or infinitely many.
+        """
+        if not self.has_enumerate_support:
+            raise ValueError(
+                f"{self.site!r} has {self.count} states; at most {summation.MAX_STATES} are "
+                f"enumerated."
+            )
+        return summation.states(self.machine, self.site)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002 (Pyro's)
+        """All states in a new leading dimension: (states, *batch, *site.shape).
+
+        Raises:
+            ValueError: As `states`.
+        """
+        states = self.states
+        spaced = states.reshape(len(states), *[1] * len(self.batch_shape), *self.event_shape)
+        if not expand:
+            return spaced
+        return spaced.expand(len(states), *self.batch_shape, *self.event_shape)
+
+    def as_categorical(self) -> dist.Categorical:
+        """The same law over the numbers of the states: k stands for `states[k]`.
+
+        Pyro's `infer_discrete`, `compute_marginals` and `AutoDiscreteParallel` take no site whose
+        value is a vector, and take this one.
+
+        Raises:
+            ValueError: As `states`.
+            IntractableNormalizerError: If log Z is not exact. (A categorical law normalises.)
+        """
+        if self.normalizer != "exact":
+            name = site_name(self.context, self.token)
+            raise intractable.missing(name, self.machine, summation.MAX_STATES)
+        log_prob = self.log_prob(self.enumerate_support())
+        return dist.Categorical(logits=log_prob.movedim(0, -1))
+
+
+class EnergyDistribution(AbstractEnergyDistribution):
+    r"""The law of one site of an energy, as a Pyro distribution; the module has the equation.
+
+    log Z is exact by structure where that is affordable (differentiable in the parameters), or the
+    `LogPartition` that is handed in, or left out: `up_to_constant`. Without any of these `log_prob`
+    raises; `energy`, `unnormalized_log_prob` and `sample` always work.
+
+    The parameters are read once, here: inside a model, a machine with `PyroSample` parameters gives
+    a distribution of the parameters drawn.
+
+    Args:
+        energy: The energy. Sites other than the distribution's own are summed out.
+        site: The site; if left out the only one, or the one called `visible`.
+        log_partition: log Z (*batch of the parameters,), estimated elsewhere. Where the parameters
+            are being learned its value must carry the gradient; it must be of these parameters.
+        sampler: How to draw where no exact draw is possible.
+        validate_args: As in torch.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the site is unknown or ambiguous, or the others cannot be summed out.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        site: str | None = None,
+        *,
+        log_partition: LogPartition | None = None,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        normalizer: Normalizer = "exact" if log_partition is None else "estimated"
+        self.describe(energy, site, normalizer, log_partition, sampler)
+        shape = self.machine.sites[self.site].shape
+        super().__init__(self.machines, shape, validate_args=validate_args)
+
+    @classmethod
+    def up_to_constant(
+        cls,
+        energy: Energy,
+        site: str | None = None,
+        *,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> Self:
+        """A fixed energy, such as a learned prior, whose Z nobody needs.
+
+        **`log_prob` is −F(x): the log-probability up to a fixed constant, log Z.** MCMC, SVI and
+        enumeration need no more, as long as the energy is fixed; evidences and ELBOs are off by
+        that constant. Where the energy depends on a latent site, or on anything in Pyro's param
+        store, Z is no constant, and `log_prob` raises. Parameters that require grad alone are no
+        such dependence: a trained machine can be used as it is.
+
+        Args:
+            energy: As for the class.
+            site: As for the class.
+            sampler: As for the class.
+            validate_args: As for the class.
+
+        Raises:
+            TypeError, ValueError: As the class.
+        """
+        new = cls(energy, site, sampler=sampler, validate_args=validate_args)
+        new.normalizer = "up to a constant"
+        new.context = context_for(new.normalizer)
+        return new
+
+
+def context_for(normalizer: Normalizer) -> Context:
+    """The run that is going on; where log Z is exact, how it was called is of no interest."""
+    return current_context() if normalizer == "exact" else watched_context()
+
+
+def energies_of(law: TorchDistribution, value: Tensor) -> Tensor:
+    """The energies of a value under a distribution of this kind, however it is wrapped."""
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    assert isinstance(law, AbstractEnergyDistribution)
+    return summation.free_energy(law.machine, law.site, value.detach())
+
+
+def chosen_site(energy: Energy, site: str | None) -> str:
+    """The site that the distribution is over.
+
+    Raises:
+        ValueError: If it is unknown, or none is named and there are several, none `visible`.
+    """
+    if site is None:
+        if len(energy.sites) > 1 and "visible" not in energy.sites:
+            raise ValueError(
+                f"The energy has the sites {list(energy.sites)}, and a distribution is over one: "
+                f"name it, EnergyDistribution(energy, site). The others are summed out; to keep "
+                f"several, give each its own statement and join them by pyro_ebm.energy_factor, "
+                f"or, of a Boltzmann machine, take machine.joined()."
+            )
+        return only_site(energy.sites, "visible")
+    if site not in energy.sites:
+        raise ValueError(f"Unknown site {site!r}; the energy has {list(energy.sites)}.")
+    return site
+
+
+def check_estimate(found: LogPartition | None, machines: torch.Size) -> LogPartition | None:
+    """Refuses what is no log Z of these machines.
+
+    Raises:
+        TypeError: If it is no LogPartition.
+        ValueError: If its shape is not the batch shape of the parameters, or it is not finite.
+    """
+    if found is None:
+        return None
+    if not isinstance(found, LogPartition):
+        raise TypeError(
+            f"log_partition is a {type(found).__name__}; wanted a LogPartition, the value with its "
+            f"error. pyro_ebm.exactly(value) makes one of an exact value."
+        )
+    if found.value.shape != machines or not bool(found.value.isfinite().all()):
+        raise ValueError(
+            f"log_partition is {found.value}; wanted finite values of the shape "
+            f"{tuple(machines)}, the batch shape of the parameters."
+        )
+    return found

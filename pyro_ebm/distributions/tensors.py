@@ -1,0 +1,300 @@
+"""Distributions straight from tensors, as Pyro users write models.
+
+Each builds the machine of its name and is an energy distribution of it. Batch dimensions lead in
+every parameter and broadcast: another machine for each element of a plate. A parameter keeps its
+history, so gradients reach latent variables, log Z included.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import ClassVar
+
+import networkx as nx
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_ebm.energies import BoltzmannMachine, RandomField
+from pyro_ebm.partition import LogPartition
+
+from .energy_distribution import AbstractEnergyDistribution, Normalizer
+from .reading import substituted
+from .sampling import Sampler
+
+REAL_MATRIX: Constraint = constraints.independent(constraints.real, 2)
+REAL_VECTOR: Constraint = constraints.real_vector
+
+
+def state_of(log_partition: LogPartition | None) -> Normalizer:
+    """Whether log Z is found by structure or handed in."""
+    return "exact" if log_partition is None else "estimated"
+
+
+def zeros(size: int, like: Tensor) -> Tensor:  # (size,)
+    """A bias that was left out."""
+    return like.new_zeros(size)
+
+
+class Boltzmann(AbstractEnergyDistribution):
+    r"""Bits that are coupled in pairs.
+
+    .. math:: \ln p(x) = \tfrac12 x^\top W x + b^\top x - \ln Z, \quad x \in \{0, 1\}^n
+
+    Args:
+        couplings: W (*batch, n, n); its symmetric part counts, its diagonal is a bias.
+        bias: b (*batch, n); zero if left out.
+        log_partition: As for `EnergyDistribution`, where n is too large for an exact log Z.
+        sampler: As for `EnergyDistribution`.
+        validate_args: As in torch.
+
+    Raises:
+        TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite.
+
+    References:
+        | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)
+        | https://doi.org/10.1207/s15516709cog0901_7
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {
+        "couplings": REAL_MATRIX,
+        "bias": REAL_VECTOR,
+    }
+
+    def __init__(
+        self,
+        couplings: Tensor,
+        bias: Tensor | None = None,
+        *,
+        log_partition: LogPartition | None = None,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        (n,) = last_sizes("couplings", couplings, 2)[1:]
+        self.couplings = couplings
+        self.bias = zeros(n, couplings) if bias is None else bias
+        machine = BoltzmannMachine.fully_visible(n, weight=self.couplings, bias=self.bias)
+        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
+        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+
+
+class RestrictedBoltzmann(AbstractEnergyDistribution):
+    r"""The visible units of a restricted Boltzmann machine, its hidden ones summed out.
+
+    .. math:: \ln p(v) = b^\top v + \sum_j \ln(1 + e^{c_j + (W^\top v)_j}) - \ln Z
+
+    Args:
+        weight: W (*batch, n, m), visible by hidden units.
+        visible_bias: b (*batch, n); zero if left out.
+        hidden_bias: c (*batch, m); zero if left out.
+        log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
+        sampler: As for `EnergyDistribution`.
+        validate_args: As in torch.
+
+    Raises:
+        TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite.
+
+    References:
+        | Training products of experts by minimizing contrastive divergence (Hinton, 2002)
+        | https://doi.org/10.1162/089976602760128018
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {
+        "weight": REAL_MATRIX,
+        "visible_bias": REAL_VECTOR,
+        "hidden_bias": REAL_VECTOR,
+    }
+
+    def __init__(
+        self,
+        weight: Tensor,
+        visible_bias: Tensor | None = None,
+        hidden_bias: Tensor | None = None,
+        *,
+        log_partition: LogPartition | None = None,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        n, m = last_sizes("weight", weight, 2)
+        self.weight = weight
+        self.visible_bias = zeros(n, weight) if visible_bias is None else visible_bias
+        self.hidden_bias = zeros(m, weight) if hidden_bias is None else hidden_bias
+        bias = {"visible": self.visible_bias, "hidden": self.hidden_bias}
+        machine = BoltzmannMachine.restricted(n, m, weight=weight, bias=bias)
+        self.describe(machine, "visible", state_of(log_partition), log_partition, sampler)
+        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+
+
+class Ising(AbstractEnergyDistribution):
+    r"""Spins that are coupled along the edges of a graph.
+
+    .. math:: \ln p(s) = \sum_{(i,j)} J_{ij} s_i s_j + h^\top s - \ln Z, \quad s \in \{-1, 1\}^n
+
+    Args:
+        edges: A networkx graph, whose nodes are numbered in its order, or pairs of spins.
+        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        field: h (*batch, n), or one for all spins: a scalar, or (*batch, 1); zero if left out.
+        log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
+        sampler: As for `EnergyDistribution`.
+        validate_args: As in torch.
+
+    Raises:
+        TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
+            edges are not those of a simple graph.
+
+    References:
+        | Beitrag zur Theorie des Ferromagnetismus (Ising, 1925)
+        | https://doi.org/10.1007/BF02980577
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {
+        "coupling": REAL_VECTOR,
+        "field": REAL_VECTOR,
+    }
+
+    def __init__(
+        self,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        coupling: Tensor,
+        field: Tensor | None = None,
+        *,
+        log_partition: LogPartition | None = None,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.edges = edges
+        self.coupling = as_vector("coupling", coupling)
+        shared = self.coupling.new_zeros(1) if field is None else as_vector("field", field)
+        pairs, n = pairs_of(edges)
+        n = max(n, 1 if shared.shape[-1] == 1 else shared.shape[-1])
+        self.field = shared.expand(*shared.shape[:-1], n) if shared.shape[-1] == 1 else shared
+        check_size("coupling", self.coupling, (1, len(pairs)))
+        check_size("field", self.field, (n,))
+        empty = uncoupled(pairs, n, self.coupling.shape[-1], self.coupling.dtype, coupling.device)
+        values = {
+            "couplings.visible_visible.weight": self.coupling,
+            "layers.visible.bias": self.field,
+        }
+        machine = substituted(empty, values)
+        assert isinstance(machine, BoltzmannMachine)
+        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
+        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+
+
+class Potts(AbstractEnergyDistribution):
+    r"""Labels that like or dislike to agree along the edges of a graph.
+
+    .. math:: \ln p(x) = \sum_{(i,j)} J_{ij} [x_i = x_j] + \sum_i h_{i x_i} - \ln Z
+
+    with labels x from 0 to q − 1. log Z is exact where the graph has a small treewidth, as chains
+    and trees have, whatever their length.
+
+    Args:
+        edges: A networkx graph, whose nodes are numbered in its order, or pairs of nodes.
+        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        field: h (*batch, n, q), for every node and label.
+        log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
+        sampler: As for `EnergyDistribution`.
+        validate_args: As in torch.
+
+    Raises:
+        TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
+            edges are not those of a simple graph.
+
+    References:
+        | Some generalized order-disorder transformations (Potts, 1952)
+        | https://doi.org/10.1017/S0305004100027419
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {
+        "coupling": REAL_VECTOR,
+        "field": REAL_MATRIX,
+    }
+
+    def __init__(
+        self,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        coupling: Tensor,
+        field: Tensor,
+        *,
+        log_partition: LogPartition | None = None,
+        sampler: Sampler | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        n, q = last_sizes("field", field, 2)
+        self.edges, self.field = edges, field
+        self.coupling = as_vector("coupling", coupling)
+        pairs, named = pairs_of(edges)
+        if named > n:
+            raise ValueError(f"The edges name {named} nodes, but field has {n} rows.")
+        check_size("coupling", self.coupling, (1, len(pairs)))
+        # Not as a networkx graph, which would put the edges in another order.
+        listed = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        machine = RandomField.potts(listed, [q] * n, coupling=self.coupling, field=field)
+        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
+        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+
+
+def last_sizes(name: str, value: Tensor, count: int) -> tuple[int, ...]:
+    """The last sizes of a parameter.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has fewer dimensions.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
+    if value.dim() < count:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; wanted {count} dimensions, where batch "
+            f"dimensions may lead."
+        )
+    return tuple(value.shape[-count:])
+
+
+def as_vector(name: str, value: Tensor) -> Tensor:  # () or (*batch, k) -> (*batch, k)
+    """A parameter for every edge or spin, or one for all of them.
+
+    Raises:
+        TypeError: If it is no tensor.
+    """
+    last_sizes(name, value, 0)
+    return value[None] if value.dim() == 0 else value
+
+
+def check_size(name: str, value: Tensor, sizes: tuple[int, ...]) -> None:
+    """Refuses a parameter whose last size is none of some.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value.shape[-1] not in sizes:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; wanted a scalar, or "
+            f"{' or '.join(map(str, sizes))} numbers in the last dimension, where batch dimensions "
+            f"may lead."
+        )
+
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+def pairs_of(edges: Tensor | nx.Graph | Iterable[tuple[int, int]]) -> tuple[Pairs, int]:
+    """Edges as pairs, and the number of spins that they tell of."""
+    if isinstance(edges, nx.Graph):
+        number = {node: k for k, node in enumerate(edges.nodes)}
+        return tuple((number[a], number[b]) for a, b in edges.edges()), len(number)
+    listed = edges.tolist() if isinstance(edges, Tensor) else edges
+    pairs = tuple((int(a), int(b)) for a, b in listed)
+    return pairs, 1 + max((max(pair) for pair in pairs), default=-1)
+
+
+@functools.lru_cache(maxsize=64)
+def uncoupled(
+    pairs: Pairs, n: int, couplings: int, dtype: torch.dtype, device: torch.device
+) -> BoltzmannMachine:
+    """The machine of a graph without its parameters: it is checked and coloured once."""
+    weight = torch.zeros(couplings, dtype=dtype, device=device)
+    bias = torch.zeros(n, dtype=dtype, device=device)
+    edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    return BoltzmannMachine.on_graph(edges, n, weight=weight, bias=bias)

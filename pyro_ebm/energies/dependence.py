@@ -1,0 +1,294 @@
+"""What depends on what in a Pyro model: which terms a discrete site enters, and element by element.
+
+Two witnesses are heard. Provenance, which follows tensors through a pass, says on which sites a
+term depends; it is lost in assignments in place, and it knows whole tensors only, so that a plate
+whose elements look at their neighbours escapes it. Probes, passes in which some elements were
+changed, say which entries of which terms moved. Elements of a plate are independent given the rest
+where every term that depends on the site has an entry for each element of the plate, and no probe
+moves the entry of an element that was left as it is.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.infer.inspect import TrackProvenance
+from pyro.ops.provenance import get_provenance
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_ebm.sites import Site, Sites
+
+from .base import Block, Energy
+from .energy_site import EnergySite, energy_of
+from .field_energy import FieldEnergy
+from .first_pass import random_pass
+from .joint import Message, Model, is_deterministic, term
+from .pairwise import PairwiseEnergy
+
+
+class Reach(NamedTuple):
+    """Where a discrete site is felt.
+
+    Args:
+        terms: The sites whose terms depend on it, its own among them.
+        parallel: The plates along which its elements are independent given the rest, as the
+            dimensions (negative, of a batch shape) in increasing order.
+    """
+
+    terms: frozenset[str]
+    parallel: tuple[int, ...]
+
+
+def provenance(model: Model) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
+    """By sample site, the sites that its term is computed from; and the sites whose support moves.
+
+    Where the support of a real site depends on others, so do all the terms that its value enters,
+    since the value is made of unconstrained numbers and the support.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
+        with TrackProvenance():
+            nodes = random_pass(model)
+        sources: dict[str, frozenset[str]] = {}
+        moving: dict[str, frozenset[str]] = {}
+        for name, msg in nodes.items():
+            if is_deterministic(msg) or site_is_subsample(msg):
+                continue
+            found = get_provenance([term(msg), msg["scale"], msg["mask"]])
+            sources[name] = found.union(*(moving[site] for site in found if site in moving))
+            bounds = get_provenance(parts_of(msg["fn"].support)) - {name}
+            if bounds:
+                moving[name] = bounds.union(*(moving[site] for site in bounds if site in moving))
+        return sources, frozenset(moving)
+
+
+def parts_of(support: Constraint) -> list[Tensor]:
+    """The tensors that a support is made of."""
+    found = []
+    for part in vars(support).values():
+        for value in part if isinstance(part, list | tuple) else [part]:
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, Constraint):
+                found += parts_of(value)
+    return found
+
+
+def differ(law: Any, other: Any) -> bool:  # noqa: ANN401 (any distribution)
+    """Whether the supports of two laws have other bounds."""
+    if not hasattr(law, "support"):
+        return False
+    mine, yours = parts_of(law.support), parts_of(other.support)
+    return any(not torch.equal(a, b) for a, b in zip(mine, yours, strict=True))
+
+
+class Prober:
+    """Looks at which entries of which terms move with a site.
+
+    Args:
+        model: The model.
+        real: The sites given unconstrained.
+        nodes: The sites of a first pass, by name.
+        starts: Values of all the latent sites, several times.
+    """
+
+    def __init__(
+        self, model: Model, real: frozenset[str], nodes: dict[str, Message], starts: list[Sites]
+    ) -> None:
+        self.model, self.real, self.nodes, self.starts = model, real, nodes, starts
+
+    def reach(self, site: str, values: Tensor, sources: dict[str, frozenset[str]]) -> Reach:
+        """Where a site is felt.
+
+        Args:
+            site: The site.
+            values: Those that an element can have (states, *event).
+            sources: What `provenance` found.
+        """
+        said = {name for name, upstream in sources.items() if site in upstream} | {site}
+        everything = torch.ones(self.nodes[site]["value"].shape, dtype=torch.bool)
+        seen = set().union(*(self.moved(s, site, values, everything)[1] for s in self.starts))
+        terms = frozenset(said | seen)
+        plates = self.plates_of(site)
+        parallel = [
+            dim
+            for name, dim in plates.items()
+            if all(self.plates_of(t).get(name) == dim for t in terms)
+            and self.is_local(site, values, terms, dim)
+        ]
+        return Reach(terms, tuple(sorted(parallel)))
+
+    def plates_of(self, site: str) -> dict[str, int]:
+        """The vectorised plates that a site is in, with their dimensions."""
+        return {f.name: f.dim for f in self.nodes[site]["cond_indep_stack"] if f.vectorized}
+
+    def is_local(self, site: str, values: Tensor, terms: frozenset[str], dim: int) -> bool:
+        """Whether an element's entries move with that element alone, along one plate.
+
+        Two elements differ in a bit of their numbers. Those that have the bit are changed, and
+        those that have it not: so that each pair is told apart.
+        """
+        shape = self.nodes[site]["value"].shape
+        along = len(self.nodes[site]["fn"].batch_shape) + dim
+        size = shape[along]
+        number = torch.arange(size)
+        view = [size if k == along else 1 for k in range(len(shape))]
+        for bit in range(max(size - 1, 1).bit_length()):
+            for wanted in (0, 1):
+                changed = (number >> bit) % 2 == wanted
+                mask = changed.reshape(view).expand(shape)
+                for start in self.starts:
+                    moved, _ = self.moved(start, site, values, mask)
+                    for name in terms:
+                        entry = moved[name]
+                        if entry.dim() < -dim or entry.shape[dim] != size:
+                            return False
+                        if bool(entry.movedim(dim, 0)[~changed].any()):
+                            return False
+        return True
+
+    def energy_site(
+        self, site: str, reach: Reach, sources: dict[str, frozenset[str]]
+    ) -> EnergySite | None:
+        """How a site is swept that is an energy, and that the rest sees element by element.
+
+        None if it is not, or if its energy depends on other sites.
+        """
+        msg = self.nodes[site]
+        found = energy_of(msg["fn"])
+        if found is None or msg["mask"] is not None or msg["scale"] != 1:
+            return None
+        energy, own = found
+        levels = levels_of_elements(energy, own)
+        fixed = sources[site] <= {site} and self.is_fixed(site)
+        if levels is None or not fixed or not isinstance(energy, PairwiseEnergy | FieldEnergy):
+            return None
+        made = EnergySite(energy, own, reach.terms - {site}, levels, msg["value"].shape)
+        return made if self.is_separable(site, made) else None
+
+    def is_fixed(self, site: str) -> bool:
+        """Whether the site's own term is the same whatever the others are."""
+        value = self.starts[0][site]
+        terms = [self.model.at({**s, site: value}, self.real).terms[site] for s in self.starts]
+        return all(torch.equal(terms[0], other) for other in terms[1:])
+
+    def is_separable(self, site: str, made: EnergySite) -> bool:
+        """Whether the rest of the model is a sum over the site's elements, each seen alone."""
+        shape = made.shape
+        number = torch.arange(shape.numel()).reshape(shape)
+        values = made.levels
+        for start in self.starts:
+            before = self.model.entries_at(start, self.real, made.terms)
+            for bit in range(max(shape.numel() - 1, 1).bit_length()):
+                for wanted in (0, 1):
+                    changed = (number >> bit) % 2 == wanted
+                    other = values[torch.randint(len(values), shape)].to(start[site])
+                    at = {**start, site: torch.where(changed, other, start[site])}
+                    after = self.model.entries_at(at, self.real, made.terms)
+                    for name, entry in before.items():
+                        if entry.shape[entry.dim() - len(shape) :] != shape:
+                            return False
+                        moved = ~((entry == after[name]) | (entry.isnan() & after[name].isnan()))
+                        if bool((moved & ~changed).any()):
+                            return False
+        return True
+
+    def moved(
+        self, start: Sites, site: str, values: Tensor, mask: Tensor
+    ) -> tuple[Sites, set[str]]:
+        """Which entries of each term move when some elements get other values; and which terms."""
+        before = self.model.at(start, self.real).terms
+        old = start[site]
+        event = values.dim() - 1
+        elements = old.shape[: old.dim() - event]
+        index = torch.randint(len(values), elements)
+        other = values.to(old)[index]
+        same = (other == old).flatten(len(elements)).all(-1) if event else other == old
+        other = torch.where(
+            same[(..., *[None] * event)],
+            values.to(old)[(index + 1) % len(values)],
+            other,
+        )
+        after = self.model.at({**start, site: torch.where(mask, other, old)}, self.real).terms
+        different = {
+            name: ~((after[name] == value) | (after[name].isnan() & value.isnan()))
+            for name, value in before.items()
+        }
+        return different, {name for name, entry in different.items() if bool(entry.any())}
+
+
+class DiscreteSite(NamedTuple):
+    """How the elements of one discrete site are drawn.
+
+    Args:
+        values: Those of an element (states, *event).
+        terms: The sites whose terms depend on it.
+        parallel: The plates along which its elements are independent, as `Reach` has them.
+        blocks: The elements drawn at once, as indices into the flattened site (units, *event).
+        inside: Which values an element may have (elements, states), where that differs.
+        shape: Of the site.
+    """
+
+    values: Tensor
+    terms: frozenset[str]
+    parallel: tuple[int, ...]
+    blocks: tuple[Tensor, ...]
+    inside: Tensor | None
+    shape: torch.Size
+
+    @classmethod
+    def of(
+        cls,
+        law: Any,  # noqa: ANN401 (any distribution)
+        site: Site,
+        values: Tensor,
+        reach: Reach,
+    ) -> "DiscreteSite":
+        """The blocks and bounds that follow from where a site is felt."""
+        shape, event = site.shape, values.dim() - 1
+        elements = shape[: len(shape) - event]
+        along = [len(law.batch_shape) + dim for dim in reach.parallel]
+        rest = [k for k in range(len(elements)) if k not in along]
+        # One row for each combination of the dimensions that are not parallel.
+        rows = math.prod(elements[k] for k in rest)
+        numbers = torch.arange(elements.numel()).reshape(elements)
+        numbers = numbers.permute((*rest, *along)).reshape(rows, -1)
+        if event:
+            width = shape[len(elements) :].numel()
+            numbers = numbers[..., None] * width + torch.arange(width)
+        inside = None
+        if isinstance(site.support, constraints.integer_interval):
+            tried = values.reshape(-1, *[1] * len(elements)).expand(-1, *elements)
+            checked = site.support.check(tried).reshape(len(values), -1).mT
+            inside = None if bool(checked.all()) else checked
+        return cls(values, *reach, tuple(numbers.to(values.device)), inside, shape)
+
+    def tried(self, value: Tensor, block: Block) -> Tensor:
+        """Each value in the place of a block's own: (rows, *shape) -> (states, rows, *shape)."""
+        chosen = torch.zeros(self.shape.numel(), dtype=torch.bool, device=value.device)
+        chosen[block] = True
+        states, *event = self.values.shape
+        missing = [1] * (len(self.shape) - len(event))
+        values = self.values.reshape(states, 1, *missing, *event)
+        return torch.where(chosen.reshape(self.shape), values, value)
+
+    def total(self, terms: Sites) -> Tensor:
+        """The sum of terms for each combination of the parallel elements."""
+        total: Any = 0.0
+        for value in terms.values():
+            summed = [k for k in range(value.dim()) if k - value.dim() not in self.parallel]
+            total = total + (value.sum(summed) if summed else value)
+        return total
+
+
+def levels_of_elements(energy: Energy, site: str) -> Tensor | None:
+    """The values of an element of an energy's site; None where there are not finitely many."""
+    if isinstance(energy, FieldEnergy):
+        return torch.arange(max(energy.states)).double()
+    if isinstance(energy, PairwiseEnergy):
+        levels = energy.read().units[site].levels
+        return None if levels is None else torch.tensor(levels, dtype=torch.float64)
+    return None

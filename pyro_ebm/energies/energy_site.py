@@ -1,0 +1,122 @@
+"""A latent site of a Pyro model that is an energy itself: drawn by what that energy knows.
+
+Where the rest of the model looks at each element of the site on its own, it is one more field on
+that element. The site is then swept like its energy alone, in that field: layers at once, graphs by
+colours. Units that the energy sums out are drawn for the sweep and forgotten.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.sites import Sites
+from pyro_ebm.units import Unit
+
+from .base import Energy
+from .field_energy import FieldEnergy
+from .joint import unwrapped
+from .labels import draw_labels
+from .pairwise import PairwiseEnergy
+from .terms import PairwiseTerms
+
+
+@dataclass(frozen=True, eq=False)
+class EnergySite:
+    """How a site that is an energy is swept.
+
+    Args:
+        energy: The energy, which no other latent site enters.
+        site: Its site that the model's site is.
+        terms: The sites whose terms depend on the site, without its own.
+        levels: The values of an element, in the order of the energy's features (states,).
+        shape: Of the model's site: perhaps plates, and the elements.
+    """
+
+    energy: PairwiseEnergy | FieldEnergy
+    site: str
+    terms: frozenset[str]
+    levels: Tensor
+    shape: torch.Size
+
+    def log_weights(self, found: Sites) -> Tensor:  # (*shape)
+        """The sum of terms element by element.
+
+        Raises:
+            ValueError: If a term has other elements.
+        """
+        total = torch.zeros(self.shape)
+        for name, entry in found.items():
+            if entry.shape[entry.dim() - len(self.shape) :] != self.shape:
+                raise ValueError(f"{name!r} has entries {tuple(entry.shape)}.")
+            # Not sum(dim=()): torch takes no dimensions to mean all of them.
+            total = total + entry.reshape(-1, *self.shape).sum(0)
+        return total
+
+    def sweep(self, value: Tensor, log_weights: Tensor) -> Tensor:  # (*batch, *shape)
+        """A value after every element was drawn once, given the rest of the model.
+
+        Args:
+            value: The present one (*batch, *shape).
+            log_weights: ln p of the rest of the model at each value of each element, up to what
+                that element does not enter (states, *batch, *shape).
+        """
+        if isinstance(self.energy, FieldEnergy):
+            return sweep_field(self.energy, value, log_weights)
+        terms = self.energy.read()
+        x = value.to(terms.constant)
+        field = as_field(terms.units[self.site], log_weights.to(terms.constant))
+        return sweep_machine(terms, self.site, x, field).to(value.dtype)
+
+
+def as_field(unit: Unit, log_weights: Tensor) -> Tensor:  # (states, *batch, n)
+    """The field (*batch, n * width) that gives the values of a unit these log-weights."""
+    if unit.width > 1:
+        return log_weights.movedim(0, -1).flatten(-2)
+    low, high = unit.levels or ()
+    return (log_weights[1] - log_weights[0]) / (high - low)
+
+
+def sweep_machine(terms: PairwiseTerms, site: str, x: Tensor, field: Tensor) -> Tensor:
+    """A sweep over one site of a machine in an additional field, the other sites drawn first."""
+    unit = terms.units[site]
+    features = {site: unit.features(x)}
+    hidden = [name for name in terms.units if name != site]
+    fields = {name: terms.outer_field(name, features) for name in hidden}
+    normal = terms.normal(hidden)
+    drawn = {} if normal is None else normal.sample({s: fields[s] for s in normal.sizes})
+    for name, own in fields.items():
+        if name not in drawn:
+            shape = (*x.shape[:-1], own.shape[-1])
+            drawn[name] = terms.units[name].sample(own.expand(shape).clone())
+        features[name] = terms.units[name].features(drawn[name])
+    wider = terms.with_field(site, field)
+    return unit.values(wider.sweep(site, features, draw))
+
+
+def draw(unit: Unit, field: Tensor) -> Tensor:
+    """The features of a draw of units in their fields, which it overwrites."""
+    return unit.features(unit.sample(field))
+
+
+def sweep_field(energy: FieldEnergy, value: Tensor, log_weights: Tensor) -> Tensor:
+    """A sweep over the nodes of a random field, with more log-weights on every label."""
+    graph, labels = energy.read(), value.to(torch.int64)
+    for colour in energy.colours:
+        logits = graph.logits(labels, colour)
+        own = log_weights[..., colour.nodes].to(logits)
+        labels[..., colour.nodes] = draw_labels(logits + own)
+    return labels.to(value.dtype)
+
+
+def energy_of(law: Any) -> tuple[Energy, str] | None:  # noqa: ANN401 (any distribution)
+    """The energy that a distribution is made of, and the site whose law it is; None if it is not.
+
+    An `EnergyDistribution` has them as `machine` and `site`.
+    """
+    own = unwrapped(law)
+    energy, site = getattr(own, "machine", None), getattr(own, "site", None)
+    if isinstance(energy, Energy) and isinstance(site, str):
+        return energy, site
+    return None

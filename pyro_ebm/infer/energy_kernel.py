@@ -1,0 +1,131 @@
+"""A kernel of this library as a kernel of Pyro's MCMC."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, ModelEnergy
+from pyro_ebm.energies.first_pass import InitStrategy
+from pyro_ebm.kernels import Kernel
+from pyro_ebm.kernels.base import after_warmup, in_warmup
+from pyro_ebm.sites import Sites
+
+from .tally import Tally
+
+
+class EnergyKernel(MCMCKernel):
+    """Any kernel of this library as a Pyro kernel, of a Pyro model or of an energy.
+
+    `pyro_ebm.infer.MCMC` runs it with all chains at once; under `pyro.infer.MCMC` it moves one
+    chain, as Pyro's kernels do. What the kernel leaves to a warm-up is found in Pyro's.
+
+    Under `pyro.infer.MCMC` every site comes back in one float dtype, for that is how Pyro keeps
+    draws; `to_arviz` and `pyro_ebm.infer.MCMC` know integers.
+
+    Args:
+        kernel: The kernel, for example `HMC()`, or `Cycle((Gibbs(("label",)), HMC()))`.
+        model: A Pyro model, whose arguments are those of `run`; or an energy.
+        strategy: Where chains start, for real sites of a model: one of Pyro's `init_to_...`.
+
+    Raises:
+        TypeError: If `kernel` is no kernel of this library, or `model` neither.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        model: Callable[..., Any] | Energy,
+        *,
+        strategy: InitStrategy | None = None,
+    ) -> None:
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                f"kernel is {kernel!r}; wanted a kernel of pyro_ebm, for example HMC(). Pyro's own "
+                f"run under pyro.infer.MCMC, and in blocks of WithinGibbs."
+            )
+        if not callable(model):
+            raise TypeError(f"model is {model!r}; wanted a Pyro model or an energy.")
+        self.kernel, self.target, self.strategy = kernel, model, strategy
+        self.model = None if isinstance(model, Energy) else model
+        # Pyro maps draws back by these; None has it call `setup` for them in the main process.
+        self.transforms: dict[str, Any] | None = {} if self.model is None else None
+        self.first: Sites | None = None
+        self.last: dict[str, Tensor] = {}
+        self.state: Any = None
+        self.tally = Tally()
+
+    def energy_of(self, *args: Any, **kwargs: Any) -> Energy:  # noqa: ANN401 (the model's)
+        """The energy of the model with its arguments; the energy itself where there is no model."""
+        if isinstance(self.target, Energy):
+            return self.target
+        return ModelEnergy(self.target, *args, **kwargs)
+
+    def start(self, energy: Energy, chains: int) -> Sites | None:
+        """Where chains start, in the energy's space; None has `run` choose."""
+        return energy.initial(chains, self.strategy) if isinstance(energy, ModelEnergy) else None
+
+    # --- Pyro's protocol -------------------------------------------------------------------------
+
+    def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Builds the energy.
+
+        Raises:
+            ValueError: If the support of a real site depends on other sites, since Pyro would map
+                all draws back by the first one's.
+        """
+        self.energy = self.energy_of(*args, **kwargs)
+        self.warmup_steps = warmup_steps
+        self.moving = in_warmup(self.kernel, warmup_steps)
+        if isinstance(self.energy, ModelEnergy):
+            if moving := sorted(self.energy.moving & self.energy.real):
+                raise ValueError(
+                    f"The supports of {moving} depend on other sites, and pyro.infer.MCMC maps "
+                    f"draws back by fixed transforms. Use pyro_ebm.infer.MCMC."
+                )
+            self.transforms = {name: t.inv for name, t in self.energy.transforms.items()}
+
+    @property
+    def initial_params(self) -> Sites:
+        """The start of one chain."""
+        if self.first is None:
+            x = self.start(self.energy, 1)
+            if x is None:
+                raise ValueError("An energy needs initial_params: MCMC(..., initial_params={...}).")
+            self.first = {name: value[0] for name, value in x.items()}
+        return self.first
+
+    @initial_params.setter
+    def initial_params(self, params: Sites) -> None:
+        self.first = params
+
+    def sample(self, params: Sites) -> Sites:
+        """The values after one step."""
+        x = {name: value.detach().to(self.energy.dtype)[None] for name, value in params.items()}
+        if self.state is None:
+            self.state = self.moving.init(self.energy, self.energy.accept(x))
+        elif any(params[name] is not value for name, value in self.last.items()):
+            self.state = self.moving.refresh(self.energy, self.state, x)
+        with torch.no_grad():
+            self.state, info = self.moving.step(self.energy, self.state)
+        report = {name: float(value) for name, value in info._asdict().items()}
+        self.tally.add({"": report}, self.warmup_steps)
+        if self.tally.steps == self.warmup_steps:
+            self.moving, self.state = after_warmup(self.moving, self.state)
+        self.last = {name: value[0] for name, value in self.state.x.items()}
+        return dict(self.last)
+
+    def logging(self) -> "OrderedDict[str, str]":
+        """What the progress bar shows."""
+        return self.tally.in_words()
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Divergent draws, and the mean acceptance."""
+        return self.tally.summary()
+
+    def cleanup(self) -> None:
+        """Forgets the chain: the next one begins anew."""
+        self.first, self.last, self.state, self.tally = None, {}, None, Tally()
