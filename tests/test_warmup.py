@@ -119,10 +119,14 @@ def test_trajectories_are_a_quarter_of_the_period_of_the_widest_direction(
 
 
 def test_few_chains_are_tuned_too() -> None:
-    chains = run(HMC(), correlated(5, 0.5), Schedule(500, 200), chains=4, seed=0)
+    energy = correlated(5, 0.5)
+    chains = run(HMC(), energy, Schedule(500, 200), chains=4, seed=0)
     assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.9) < 0.05
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     assert bool(((variance > 0.4) & (variance < 2.5)).all())
+    widest = float(torch.linalg.eigvalsh(energy.precision).min()) ** -0.5
+    found = chains.kernel.trajectory_length  # type: ignore[attr-defined]
+    assert found == pytest.approx(math.pi / 2 * widest, rel=0.2)
 
 
 def test_what_was_given_is_kept() -> None:
