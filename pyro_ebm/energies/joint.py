@@ -95,7 +95,8 @@ class AtValues(Messenger):
             if name in self.guarded:
                 inside = msg["fn"].support.check(msg["value"])
                 self.terms[name] = self.terms[name].masked_fill(~inside, -torch.inf)
-            if name in self.log_jacobians:
+            # It has one number for each element of a batch, and no discrete site moves it here.
+            if name in self.log_jacobians and self.read is term:
                 self.terms[name] = self.terms[name] + self.log_jacobians[name]
 
     def told(self) -> Pass:
