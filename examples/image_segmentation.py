@@ -1,10 +1,10 @@
-"""An image in two grey levels, seen through noise: labels by Gibbs, levels and noise by NUTS or HMC.
+"""An image in two grey levels, seen through noise: labels by Gibbs, levels by NUTS or HMC.
 
 The labels of 24 × 24 pixels have an Ising model on the grid as their prior, with a fixed coupling
 and a normaliser that nobody needs. Each label has a grey level of its own, and noise of 0.6 times
-their difference hides them: the best threshold gets about a fifth of the pixels wrong. The two levels
-and the noise are unknown too. Gibbs draws all labels of one colour of the chessboard at once, since
-the model looks at each of them through one pixel.
+their difference hides them: the best threshold gets almost a quarter of the pixels wrong. The two
+levels and the noise are unknown too. Gibbs draws all labels of one colour of the chessboard at
+once, since the model looks at each of them through one pixel.
 
 The posterior is found twice: by one chain of Pyro's own NUTS within Gibbs under pyro.infer.MCMC,
 and by 64 chains of batched HMC in a Cycle with Gibbs. The two must agree within their standard
