@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.ops import special
@@ -215,6 +215,11 @@ def entries(msg: Message) -> Tensor:
 def is_deterministic(msg: Message) -> bool:
     """Whether a site is a `pyro.deterministic`."""
     return bool(msg["infer"].get("_deterministic", False))
+
+
+def is_factor(msg: Message) -> bool:
+    """Whether a site is a factor, which holds no data: it is no observation."""
+    return isinstance(unwrapped(msg.get("fn")), Unit)
 
 
 def is_latent(msg: Message) -> bool:
