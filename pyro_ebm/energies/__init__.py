@@ -1,6 +1,6 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .algebra import clamp, combined, interpolate
+from .algebra import combined, interpolate
 from .base import (
     BlockEnergy,
     Energy,
@@ -11,26 +11,24 @@ from .base import (
 )
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
+from .clamped import clamp
 from .couplings import Graph
 from .distribution import DistributionEnergy
 from .factor_graph import FactorGraph, FactorGroup
 from .field_energy import FieldEnergy
 from .layers import Layer
 from .links import GraphLink, Link
+from .mean_energy import mean_energy_difference
 from .model import ModelEnergy, UnbatchedModelWarning
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
-from .pairwise import (
-    PairwiseEnergy,
-    PairwiseTerms,
-    mean_energy_difference,
-    require_pairwise,
-)
+from .pairwise import PairwiseEnergy, require_pairwise
 from .random_field import (
     Factors,
     PatternFactors,
     RandomField,
     TableFactors,
 )
+from .terms import PairwiseTerms
 
 __all__ = [
     "BlockEnergy",

@@ -1,17 +1,16 @@
-"""Energies made of energies: sums, inverse temperatures, interpolations, held sites.
+"""Energies made of energies: sums, inverse temperatures, interpolations.
 
 What is known of the parts stays known of the whole. Of units in fields comes an energy of units in
 fields, on which Gibbs, closed forms and exact sums go on to work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, only_site
+from pyro_ebm.sites import Site, Sites
 
 from .base import Energy, GradientEnergy, energy_and_gradient
 from .colouring import Colour, colours_of
@@ -19,12 +18,10 @@ from .couplings import register
 from .factor_graph import FactorGraph, FactorGroup
 from .field_energy import FieldEnergy
 from .links import DenseLink, GraphLink, Link, SymmetricLink
-from .pairwise import PairwiseEnergy, PairwiseTerms
+from .pairwise import PairwiseEnergy
+from .terms import PairwiseTerms
 
 Weight = float | Tensor
-
-
-# ---------------------------------------------------------------------- sums
 
 
 def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
@@ -41,7 +38,7 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
     """
     flat: list[tuple[Weight, Energy]] = []
     for weight, energy in weighted:
-        if isinstance(energy, Combination | PairwiseCombination | FieldCombination):
+        if isinstance(energy, AbstractCombination):
             flat += [(w * weight, part) for w, part in energy.weighted()]
         else:
             flat.append((weight, energy))
@@ -141,7 +138,30 @@ def union_of_sites(energies: Sequence[Energy]) -> dict[str, Site]:
     return sites
 
 
-class Combination(GradientEnergy):
+class AbstractCombination(Energy):
+    """An energy that is a weighted sum of others."""
+
+    parts: Parts
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.device
+
+    @property
+    def first(self) -> Energy:
+        """The first of the energies."""
+        return cast("Energy", self.parts.energies[0])
+
+    def weighted(self) -> list[tuple[Tensor, Energy]]:
+        """The weights and the energies."""
+        return self.parts.weighted()
+
+
+class Combination(AbstractCombination, GradientEnergy):
     """A weighted sum of energies; made by `combined`, or by `+`, `*` and `/`.
 
     Args:
@@ -152,18 +172,6 @@ class Combination(GradientEnergy):
         super().__init__()
         self.parts = Parts(weighted)
         self.sites = self.parts.sites
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast("Energy", self.parts.energies[0]).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return cast("Energy", self.parts.energies[0]).device
-
-    def weighted(self) -> list[tuple[Tensor, Energy]]:
-        """The weights and the energies."""
-        return self.parts.weighted()
 
     def evaluate(self, x: Sites) -> Tensor:
         values = [
@@ -186,7 +194,7 @@ class Combination(GradientEnergy):
         return total, gradients
 
 
-class PairwiseCombination(PairwiseEnergy):
+class PairwiseCombination(AbstractCombination, PairwiseEnergy):
     """A weighted sum of pairwise energies, itself one; made by `combined`, `+`, `*` and `/`.
 
     Args:
@@ -200,18 +208,6 @@ class PairwiseCombination(PairwiseEnergy):
         self.unions: dict[frozenset[str], GraphUnion] = {}
         with torch.no_grad():
             self.read()  # refuses what cannot be added
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast("Energy", self.parts.energies[0]).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return cast("Energy", self.parts.energies[0]).device
-
-    def weighted(self) -> list[tuple[Tensor, Energy]]:
-        """The weights and the energies."""
-        return self.parts.weighted()
 
     def read(self) -> PairwiseTerms:
         scaled = [
@@ -253,7 +249,7 @@ class PairwiseCombination(PairwiseEnergy):
         return DenseLink(first.ends, added(matrices))
 
 
-class FieldCombination(FieldEnergy):
+class FieldCombination(AbstractCombination, FieldEnergy):
     """A weighted sum of random fields, itself one; made by `combined`, `+`, `*` and `/`.
 
     Args:
@@ -272,18 +268,6 @@ class FieldCombination(FieldEnergy):
         if len(states) > 1:
             raise ValueError("The nodes of the random fields have different numbers of states.")
         (self.states,) = states
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast("Energy", self.parts.energies[0]).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return cast("Energy", self.parts.energies[0]).device
-
-    def weighted(self) -> list[tuple[Tensor, Energy]]:
-        """The weights and the energies."""
-        return self.parts.weighted()
 
     def read(self) -> FactorGraph:
         graphs = [
@@ -338,255 +322,3 @@ def graph_union(graphs: Sequence[GraphLink]) -> GraphUnion:
     parts = list(where.split([len(key) for key in keys]))
     colours = colours_of(edges, first.sizes[0]) if inside else ()
     return GraphUnion(first.ends, edges, parts, first.sizes, colours)
-
-
-# ---------------------------------------------------------------------- held sites and elements
-
-
-def clamp(
-    energy: Energy, x: Sites | Tensor, *, mask: Mapping[str, Tensor] | Tensor | None = None
-) -> "Clamped | PairwiseClamped | FieldClamped":
-    """The energy of what is free while some sites, or some elements of them, are held.
-
-    .. math:: E(x_{free}) = E(x_{free}, x_{held})
-
-    A site that is held as a whole is no site of the result; one that is held in part has its free
-    elements, in order, in one dimension. `complete` puts the whole together again.
-
-    Args:
-        energy: The energy.
-        x: Values of what is held, by site (*batch, *site.shape), or a bare tensor for the only site
-            or `visible`. With a batch each element of it has an energy of its own.
-        mask: Which elements are held, by site (*site.shape), True where held; what x has there is
-            held, and its other elements are not read. Sites without a mask are held whole.
-
-    Raises:
-        TypeError, ValueError: If a value or a mask is not what its site wants, or nothing is free.
-    """
-    if not isinstance(x, Mapping):
-        name = only_site(energy.sites, "visible")
-        x = {name: x}
-        if isinstance(mask, Tensor):
-            mask = {name: mask}
-    if isinstance(mask, Tensor):
-        raise TypeError("mask is a tensor, but x is a dict; give the masks by site too.")
-    held = Held.of(energy, x, mask or {})
-    if isinstance(energy, PairwiseEnergy):
-        return PairwiseClamped(energy, held)
-    if isinstance(energy, FieldEnergy):
-        return FieldClamped(energy, held)
-    return Clamped(energy, held)
-
-
-class Held(nn.Module):
-    """What is held: whole sites, and elements of others.
-
-    Args:
-        sites: All sites of the energy.
-        values: Of the sites that are held wholly or in part (*batch, *site.shape).
-        free: The free elements of those held in part, by number.
-    """
-
-    def __init__(
-        self, sites: Mapping[str, Site], values: Sites, free: Mapping[str, Tensor]
-    ) -> None:
-        super().__init__()
-        self.names, self.whole = list(values), [name for name in values if name not in free]
-        for name, value in values.items():
-            register(self, f"value_{name}", value)
-        for name, index in free.items():
-            self.register_buffer(f"free_{name}", index)
-        self.shapes = {name: site.shape for name, site in sites.items()}
-        self.sites = {
-            name: Site(part_of(site.support, free[name]), torch.Size([len(free[name])]))
-            if name in free
-            else site
-            for name, site in sites.items()
-            if name not in self.whole
-        }
-
-    @classmethod
-    def of(cls, energy: Energy, x: Sites, mask: Mapping[str, Tensor]) -> "Held":
-        """What is held, after the checks at the door."""
-        if unknown := [name for name in mask if name not in x]:
-            raise ValueError(f"mask is given for {unknown}, of which x has no values.")
-        values, free = {}, {}
-        for name, value in x.items():
-            if name not in energy.sites:
-                raise ValueError(f"Unknown site {name!r}; the energy has {list(energy.sites)}.")
-            site = energy.sites[name]
-            tensor = check_shape(as_tensor(value, name, energy.dtype, energy.device), name, site)
-            if name not in mask:
-                values[name] = check_support(tensor, name, site)
-                continue
-            own = mask[name]
-            if not isinstance(own, Tensor) or own.dtype != torch.bool or own.shape != site.shape:
-                came = (own.dtype, tuple(own.shape)) if isinstance(own, Tensor) else own
-                raise ValueError(
-                    f"The mask of {name!r} is {came}; wanted booleans {tuple(site.shape)}, True "
-                    f"where the element is held."
-                )
-            if bool(own.all()):
-                values[name] = check_support(tensor, name, site)
-                continue
-            # What is free may hold anything, NaN for missing pixels too.
-            inside = Site(part_of(site.support, own.flatten().nonzero()[:, 0]), torch.Size([-1]))
-            own = own.to(energy.device)
-            check_support(tensor[..., own], name, inside)
-            values[name] = tensor.masked_fill(~own, 0)
-            free[name] = (~own).flatten().nonzero()[:, 0]
-        held = cls(energy.sites, values, free)
-        if not held.sites:
-            raise ValueError("Every site is held, so nothing is free; leave one out, or mask it.")
-        return held
-
-    def complete(self, x: Sites) -> Sites:
-        """Values of all the sites, from those of the free ones."""
-        found = {}
-        for name, shape in self.shapes.items():
-            if name not in self.names:
-                found[name] = x[name]
-                continue
-            value: Tensor = getattr(self, f"value_{name}")
-            if name in self.whole:
-                found[name] = value
-                continue
-            index: Tensor = getattr(self, f"free_{name}")
-            flat = value.flatten(value.dim() - len(shape))
-            batch = torch.broadcast_shapes(flat.shape[:-1], x[name].shape[:-1])
-            # Not in place: gradients pass through the free elements.
-            every = flat.expand(*batch, -1).index_copy(
-                -1, index, x[name].expand(*batch, -1).to(flat)
-            )
-            found[name] = every.unflatten(-1, shape)
-        return found
-
-
-def part_of(support: constraints.Constraint, elements: Tensor) -> constraints.Constraint:
-    """The support of some elements, where each has bounds of its own."""
-    if isinstance(support, constraints.integer_interval):
-        bounds = [torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound)]
-        if any(bound.dim() for bound in bounds):
-            low, high = (b.flatten()[elements] if b.dim() else b for b in bounds)
-            return constraints.integer_interval(low, high)
-    return support
-
-
-class Clamped(GradientEnergy):
-    """An energy with some of its sites or elements held; made by `clamp`.
-
-    Args:
-        energy: The energy.
-        held: What is held.
-    """
-
-    def __init__(self, energy: Energy, held: Held) -> None:
-        super().__init__()
-        self.energy, self.held, self.sites = energy, held, held.sites
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.energy.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.energy.device
-
-    def complete(self, x: Sites | Tensor) -> Sites:
-        """Values of all the sites of the whole, from those of the free ones."""
-        return self.held.complete(self.accept(x, preferred=None))
-
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.energy.evaluate(self.held.complete(x))
-
-    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
-        value, whole = energy_and_gradient(self.energy, self.held.complete(x), sites)
-        gradients = {}
-        for site, gradient in whole.items():
-            if site in self.held.names:
-                own = len(self.held.shapes[site])
-                flat = gradient.flatten(gradient.dim() - own)
-                gradient = flat[..., getattr(self.held, f"free_{site}")]
-            gradients[site] = gradient
-        return value, gradients
-
-
-class PairwiseClamped(PairwiseEnergy):
-    """A pairwise energy with some of its sites or units held, itself one; made by `clamp`.
-
-    Args:
-        energy: The energy.
-        held: What is held.
-    """
-
-    def __init__(self, energy: PairwiseEnergy, held: Held) -> None:
-        super().__init__()
-        self.energy, self.held, self.sites = energy, held, held.sites
-        self.colours: dict[str, tuple[Colour, ...]] = {}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.energy.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.energy.device
-
-    def complete(self, x: Sites | Tensor) -> Sites:
-        """Values of all the sites of the whole, from those of the free ones."""
-        return self.held.complete(self.accept(x, preferred=None))
-
-    def read(self) -> PairwiseTerms:
-        terms = self.energy.read()
-        whole = {name: getattr(self.held, f"value_{name}") for name in self.held.whole}
-        terms = terms.clamped(terms.features(whole))
-        for site in self.held.names:
-            if site in whole:
-                continue
-            value, free = (getattr(self.held, f"{what}_{site}") for what in ("value", "free"))
-            # Labels that are free have no feature at all, not the label 0.
-            here = torch.ones(value.shape[-1], dtype=torch.bool, device=value.device)
-            here[free] = False
-            width = terms.units[site].width
-            features = terms.features({site: value})[site] * here.repeat_interleave(width)
-            terms = terms.held(site, features, free, self.colours.get(site))
-            inner = terms.inner(site)
-            if isinstance(inner, GraphLink):
-                self.colours[site] = inner.colours
-        return terms
-
-
-class FieldClamped(FieldEnergy):
-    """A random field with some of its nodes held, itself one; made by `clamp`.
-
-    Args:
-        energy: The energy.
-        held: What is held.
-    """
-
-    def __init__(self, energy: FieldEnergy, held: Held) -> None:
-        super().__init__()
-        self.energy, self.held, self.sites = energy, held, held.sites
-        ((name, free),) = ((name, getattr(held, f"free_{name}")) for name in held.names)
-        self.name = name
-        self.states = tuple(energy.states[node] for node in free.tolist())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.energy.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.energy.device
-
-    def complete(self, x: Sites | Tensor) -> Sites:
-        """Labels of all the nodes of the whole, from those of the free ones."""
-        return self.held.complete(self.accept(x, preferred=None))
-
-    def read(self) -> FactorGraph:
-        value, free = (getattr(self.held, f"{what}_{self.name}") for what in ("value", "free"))
-        here = torch.ones(value.shape[-1], dtype=torch.bool, device=value.device)
-        here[free] = False
-        nodes = here.nonzero()[:, 0]
-        graph, _ = self.energy.read().clamped(nodes, value[..., nodes].to(torch.int64))
-        return graph

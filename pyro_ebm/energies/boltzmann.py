@@ -28,7 +28,8 @@ from .couplings import (
 )
 from .layers import Layer, check_known, make_layers
 from .links import GraphLink
-from .pairwise import PairwiseEnergy, PairwiseTerms
+from .pairwise import PairwiseEnergy
+from .terms import PairwiseTerms
 
 Pair = tuple[str, str]
 Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch

@@ -19,7 +19,8 @@ from pyro_ebm.units import Unit
 from .base import Energy
 from .field_energy import FieldEnergy
 from .labels import draw_labels
-from .pairwise import PairwiseEnergy, PairwiseTerms
+from .pairwise import PairwiseEnergy
+from .terms import PairwiseTerms
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import boltzmann, couplings, pairwise
+from pyro_ebm.energies import boltzmann, couplings, terms
 from pyro_ebm.energies.links import DenseLink, GraphLink, SymmetricLink
-from pyro_ebm.energies.pairwise import PairwiseTerms
+from pyro_ebm.energies.terms import PairwiseTerms
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.partition import enumeration, exact, split
 from pyro_ebm.units import Bernoulli, Categorical, Spin, SpinDistribution, Unit
@@ -148,7 +148,7 @@ def colours(fault: str, patch: Patch) -> None:
         blocks = [colour.units for colour in link.colours]
         blocks_of_units(fault, blocks, link.matrix())(x, base, update)
 
-    patch.setattr(pairwise, "coloured_sweep", sweep)
+    patch.setattr(terms, "coloured_sweep", sweep)
 
 
 def one_after_another(fault: str, patch: Patch) -> None:
@@ -158,7 +158,7 @@ def one_after_another(fault: str, patch: Patch) -> None:
         blocks = list(torch.arange(len(x)).split(1))
         blocks_of_units(fault, blocks, link.weight)(x, base, update)
 
-    patch.setattr(pairwise, "sequential_sweep", sweep)
+    patch.setattr(terms, "sequential_sweep", sweep)
 
 
 class Schedule(NamedTuple):
@@ -371,7 +371,7 @@ def test_a_sweep_over_labels_that_keeps_old_fields_is_found(fault: str, monkeypa
                 fields += weight[:, own][:, :1] * (new - x[own])[:1]
             x[own] = new
 
-    monkeypatch.setattr(pairwise, "sequential_sweep", sweep)
+    monkeypatch.setattr(terms, "sequential_sweep", sweep)
     assert law_is_violated("transition matrix", FINITE["fully visible labels"])
 
 

@@ -697,7 +697,7 @@ MUTANTS: dict[str, tuple[object, str, object, str, Callable[[Mixed], float]]] = 
         log_prob_error,
     ),
     "couplings left out of the joint precision": (
-        "pyro_ebm.energies.pairwise",
+        "pyro_ebm.energies.terms",
         "joint_precision",
         without_couplings,
         COUPLED,
