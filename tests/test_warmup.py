@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import arviz as az
-import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch

@@ -13,10 +13,10 @@ from torch.distributions import biject_to, constraints
 from pyro_ebm.sites import Site, Sites, batch_shape, describe
 
 from .base import Block, SweepEnergy, sweep_blocks
-from .dependence import DiscreteSite, Prober, Reach, bounded, differ, provenance
+from .dependence import DiscreteSite, Prober, Reach, differ, provenance
 from .energy_site import EnergySite
 from .finite import FiniteLaw
-from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
+from .first_pass import InitStrategy, bounded, first_pass, like, listed_values, random_pass
 from .joint import AtValues, Message, Model, ModelStructureError
 
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
@@ -190,7 +190,6 @@ class ModelEnergy(SweepEnergy):
             block = found.blocks[0]
         batch, rows = self.as_rows(x)
         tried = found.tried(rows[site], block)  # (states, rows, *shape)
-        tried = bounded(self.nodes[site], tried)
         states = len(tried)
         repeated = {name: v.expand(states, *v.shape).flatten(0, 1) for name, v in rows.items()}
         with torch.no_grad():
@@ -225,7 +224,7 @@ class ModelEnergy(SweepEnergy):
         found = []
         for level in known.levels.unbind():
             value = torch.full_like(x[site], float(level))
-            at = self.native({**x, site: bounded(self.nodes[site], value)})
+            at = self.native({**x, site: bounded(self.sites[site].support, value)})
             found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
         return {"weights": torch.stack(found)}
 
@@ -254,8 +253,8 @@ class ModelEnergy(SweepEnergy):
         self, starts: list[Sites], sources: dict[str, frozenset[str]]
     ) -> dict[str, DiscreteSite | None]:
         """By discrete site, how it is drawn; None where it cannot be."""
-        own = [self.native(x) for x in starts]
-        prober = Prober(self.model, self.real, self.nodes, own, self.each)
+        starts = [self.native(x) for x in starts]
+        prober = Prober(self.model, self.real, self.nodes, starts, self.each)
         found: dict[str, DiscreteSite | None] = {}
         for site in self.discrete:
             law = self.nodes[site]["fn"]

@@ -33,8 +33,8 @@ class HMC(Mover):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
     The n-th trajectory has the length :math:`T (1 - j h_n)`, in leapfrog steps of length
-    :math:`\varepsilon (1 - k h'_n)`, their number rounded up. h and h' are the Halton sequences of base 2 and
-    3: 1/2, 1/4, 3/4, 1/8, … and 1/3, 2/3, 1/9, 4/9, …
+    :math:`\varepsilon (1 - k h'_n)`, their number rounded up. h and h' are the Halton sequences of
+    base 2 and 3: 1/2, 1/4, 3/4, 1/8, … and 1/3, 2/3, 1/9, 4/9, …
 
     Args:
         sites: The sites to move; all continuous ones if left out.
