@@ -16,7 +16,7 @@ help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
-demo: $(STAMP)  ## learn handwritten digits, sample them, judge the chains; results in out/
+demo: $(STAMP)  ## learn handwritten digits, sample them, restore noisy ones; results in out/
 	@echo "demo: a Boltzmann machine learns handwritten digits; figures and chains go to out/"
 	@$(BIN)/python -m pyro_ebm demo
 
