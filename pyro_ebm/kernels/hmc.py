@@ -13,8 +13,8 @@ from pyro_ebm.sites import Sites
 from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, Mass
-from .settings import require_positive, require_probability, require_set
-from .tuning import Mover, Settings
+from .settings import Length, require_positive, require_probability, require_set
+from .tuning import Mover, Settings, least, reported
 
 ROUNDING = 1e-6  # of a step: what a whole number of steps may be off by
 
@@ -33,11 +33,12 @@ class HMC(Mover):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
     The n-th trajectory has the length :math:`T (1 - j + j h_n)`, where h is the Halton sequence
-    1/2, 1/4, 3/4, 1/8, …, in leapfrog steps of length ε, rounded up.
+    1/2, 1/4, 3/4, 1/8, …, in leapfrog steps of length ε, rounded up. All make as many steps; where
+    there are several ε, as many as the least of them needs.
 
     Args:
         sites: The sites to move; all continuous ones if left out.
-        step_size: ε.
+        step_size: ε; one for all chains, or a tensor that broadcasts to them (*batch,).
         trajectory_length: T, of the longest trajectory; in the same unit of time as ε. With
             M⁻¹ the covariance of the law, π/2 leads a normal law to an independent draw.
         jitter: j, by what share of T the lengths vary: 0 never, 1 down to a single step.
@@ -55,7 +56,7 @@ class HMC(Mover):
     """
 
     sites: tuple[str, ...] | None = None
-    step_size: float | None = None
+    step_size: Length | None = None
     trajectory_length: float | None = None
     jitter: float = 1.0
     mass: Mass = DIAGONAL_MASS
@@ -81,14 +82,14 @@ class HMC(Mover):
         assert self.trajectory_length is not None
         coordinates = Coordinates.of(energy, self.sites)
         share = 1 - self.jitter * halton(state.steps)
-        steps = self.trajectory_length * share / self.step_size
+        steps = self.trajectory_length * share / least(self.step_size)
         count = max(1, math.ceil(steps - ROUNDING))
         proposal = propose(energy, coordinates, state, self.mass, (self.step_size, count))
         after, verdict = settle(coordinates, state, proposal)
         rate = verdict.acceptance_rate
         info = HMCInfo(
             rate,
-            torch.full_like(rate, self.step_size),
+            reported(self.step_size, rate),
             torch.full_like(rate, count, dtype=torch.int32),
             verdict.diverging,
         )
