@@ -1,7 +1,8 @@
-"""Draws from any energy: kernel and schedule are chosen, the chains are judged.
+"""Draws from any energy: kernel and schedule are chosen, and the chains are judged.
 
-Chains of the kernel that the structure suggests come first. If they have not mixed, they go on as
-replicas on a ladder of temperatures, and are judged again. The better of the two runs is returned.
+Chains of the kernel that the structure suggests come first. What speaks against them decides what
+is tried next: shorter steps, a ladder of temperatures, more steps between draws. The best of these
+runs is returned, with the verdict on it.
 """
 
 import math
@@ -19,22 +20,24 @@ from pyro_ebm.kernels import (
     NonFiniteEnergyError,
     ParallelTempering,
     Schedule,
-    choose_kernel,
+    resume,
     run,
 )
-from pyro_ebm.kernels.choice import parts_of, said
+from pyro_ebm.kernels.choice import CAREFUL, SMALLEST, joined, parts_of, said
 from pyro_ebm.kernels.path import along
 from pyro_ebm.kernels.reference import reference_of
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 from pyro_ebm.statistics import r_hat
 
+from .checks import DIVERGED, LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED
 from .diagnose import diagnose
 from .evidence import Diagnosis, Evidence, Verdict, weigh
 
-TRIAL = 12  # levels, on which the barrier of the path is measured
+TRIAL = 8  # levels, on which the barrier of the path is measured
 FEWEST, MOST = 4, 32  # levels of a ladder
 FITTED = 20_000  # draws, of which a reference is made
+LONG = 4  # times as many steps
 
 
 class NotMixedWarning(UserWarning):
@@ -44,8 +47,31 @@ class NotMixedWarning(UserWarning):
 class Judged(NamedTuple):
     """A run, and what is said of it."""
 
+    what: str  # was tried
     chains: Chains
     diagnosis: Diagnosis
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there is nothing to be said against it."""
+        return self.diagnosis.verdict is Verdict.MIXED
+
+    def suffers(self, *advice: str) -> bool:
+        """Whether one of these would be advised."""
+        return any(evidence.advice in advice for evidence in self.diagnosis.against)
+
+
+class Task(NamedTuple):
+    """What is to be sampled, and how long."""
+
+    energy: Energy
+    kernel: Kernel | None  # if it was given
+    schedule: Schedule
+    seed: int
+
+    def fitting(self, energy: Energy, target_acceptance: float) -> Kernel:
+        """The kernel that was given, or one that suits an energy."""
+        return self.kernel or joined(parts_of(energy, target_acceptance))
 
 
 def sample(
@@ -60,16 +86,20 @@ def sample(
 ) -> Chains:
     """Draws from p(x) ∝ exp(−energy(x)), by a kernel that suits the energy, judged.
 
-    The kernel is that of `choose_kernel`, tuned in the warm-up. Where `diagnose` calls the chains
-    not mixed, parallel tempering of that kernel goes on from where they are, on a ladder whose
-    levels are counted and placed by what is found: from independent units for a machine, from a
-    normal law for continuous sites, from the uniform law else. At most 4 to 32 levels are used, so
-    that this takes at most 44 times the first run. Chains can only be judged by where they are: a
-    mode that none of them has found is not missed.
+    The kernel is that of `choose_kernel`, tuned in the warm-up, and `diagnose` judges the chains.
+    If they have not mixed, others go on from where they are:
 
-    What was picked and found is in the attributes: `picked` and `picked_because`, `verdict` and
-    `verdict_in_words`, `advice`, and, if there was tempering, `verdict_without_tempering`,
-    `levels` and `barrier`. A small energy can be drawn from without chains by `exact.sample`.
+    - by shorter steps of HMC, where its trajectories diverge;
+    - by parallel tempering of the kernel: from independent units for a machine, from a normal law
+      for continuous sites, from the uniform law else, on 4 to 32 levels, as many as are needed;
+    - by four times as many steps, where the best of these has come too short.
+
+    The best is returned. Each costs a known number of steps; progress bars show them. Chains can
+    only be judged by where they are: a mode that none of them has found is not missed.
+
+    What was picked and found is in the attributes: `picked` and `picked_because`; `tried`, with
+    the verdict on each; `verdict`, `verdict_in_words` and `advice`; the kernel as tuned. A small
+    energy can be drawn from without chains, by `exact.sample`.
 
     Args:
         energy: The energy.
@@ -93,124 +123,129 @@ def sample(
         >>> chains.attributes["picked"], chains.attributes["verdict"]
         ("Gibbs(sites=('visible', 'hidden'))", 'mixed')
     """
-    parts = parts_of(energy) if kernel is None else []
-    mover = choose_kernel(energy) if kernel is None else kernel
-    schedule = Schedule(warmup, draws)
-    with forked(chosen_seed(seed), energy.device):
-        seeds = [chosen_seed(None) for _ in range(3)]
-        if initial is None and isinstance(energy, ModelEnergy):
-            initial = energy.initial(chains)
-    picked = {"picked": repr(mover), "picked_because": said(parts) if parts else "it was given"}
-    found = judged(
-        run(mover, energy, schedule, chains=chains, initial=initial, seed=seeds[0]), picked
-    )
-    if may_temper(found, energy):
-        found = better(found, tempered(found, energy, kernel, schedule, (seeds[1], seeds[2])))
-    tell(found.diagnosis)
-    return found.chains
-
-
-def judged(chains: Chains, notes: dict[str, str | int | float]) -> Judged:
-    """Chains with the verdict on them, which is in their attributes."""
-    diagnosis = diagnose(chains) if any(x.numel() for x in chains.draws.values()) else nothing()
-    said_of_it = {
-        "verdict": str(diagnosis.verdict),
-        "verdict_in_words": diagnosis.summary,
-        "advice": " ".join(diagnosis.advice),
+    parts = [] if kernel else parts_of(energy)
+    mover = kernel or joined(parts)
+    task = Task(energy, kernel, Schedule(warmup, draws), chosen_seed(seed))
+    if initial is None and isinstance(energy, ModelEnergy):
+        with forked(task.seed, energy.device):
+            initial = energy.initial(chains)  # of finite energy
+    first = run(mover, energy, task.schedule, chains=chains, initial=initial, seed=task.seed)
+    tried = improved(judged("as chosen", first), task)
+    best = min(reversed(tried), key=badness)
+    notes = {
+        "picked": repr(mover),
+        "picked_because": said(parts) if parts else "it was given",
+        "tried": "; ".join(f"{run.what}: {run.diagnosis.verdict}" for run in tried),
+        "verdict": str(best.diagnosis.verdict),
+        "verdict_in_words": best.diagnosis.summary,
+        "advice": " ".join(best.diagnosis.advice),
     }
-    attributes = {**chains.attributes, **notes, **said_of_it}
-    return Judged(replace(chains, attributes=attributes), diagnosis)
+    if not best.is_mixed:
+        message = f"{best.diagnosis.summary} {notes['advice']} Tried were: {notes['tried']}."
+        warnings.warn(message, NotMixedWarning, stacklevel=2)
+    return replace(best.chains, attributes={**best.chains.attributes, **notes})
 
 
-def nothing() -> Diagnosis:
-    """The verdict on a run that was stopped before its first draw."""
-    advice = "Let it run."
-    return weigh([Evidence("draws of each chain", 0, "8 or more", Verdict.CANNOT_TELL, "", advice)])
+def improved(first: Judged, task: Task) -> list[Judged]:
+    """The first run, and those that go on from it, as long as there is a need and a way."""
+    tried, target = [first], CAREFUL
+    seeds = iter(other_seeds(task.seed, 4))
 
+    def need() -> bool:
+        return not tried[-1].is_mixed and not tried[-1].chains.interrupted
 
-def may_temper(found: Judged, energy: Energy) -> bool:
-    """Whether there is a need to temper, and a way."""
-    if found.diagnosis.verdict is not Verdict.NOT_MIXED or found.chains.interrupted:
-        return False
-    if isinstance(found.chains.kernel, ParallelTempering):
-        return False
-    return not (isinstance(energy, PairwiseEnergy) and energy.read().batch)
-
-
-def tempered(
-    first: Judged,
-    energy: Energy,
-    kernel: Kernel | None,
-    schedule: Schedule,
-    seeds: tuple[int, int],
-) -> Judged:
-    """The run that goes on from another, on a ladder."""
-    reference = reference_of(energy, some_draws(first.chains))
-    if kernel is None:
-        path = along(energy, reference, torch.ones((), dtype=energy.dtype, device=energy.device))
-        kernel = choose_kernel(path)
-    short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
     try:
-        trial = run(
-            ParallelTempering(kernel, TRIAL, reference),
-            energy,
-            short,
-            initial=first.chains.last,
-            seed=seeds[0],
-        )
-        barrier = barrier_of(trial)
-        levels = min(MOST, max(FEWEST, math.ceil(2 * barrier) + 2))
-        chains = run(
-            ParallelTempering(kernel, levels, reference),
-            energy,
-            schedule,
-            initial=trial.last,
-            seed=seeds[1],
-        )
-    except NonFiniteEnergyError:  # on the way, where the first run went well
-        return first
-    notes: dict[str, str | int | float] = {
-        name: first.chains.attributes[name] for name in ("picked", "picked_because")
-    }
-    notes |= {
-        "verdict_without_tempering": str(first.diagnosis.verdict),
-        "levels": levels,
-        "barrier": barrier_of(chains),
-        "round_trip_rate": chains.kernel.report(chains.state).round_trip_rate,
-    }
-    return judged(chains, notes)
+        if need() and first.suffers(DIVERGED) and task.kernel is None:
+            target = SMALLEST
+            tried.append(with_shorter_steps(first, task, next(seeds)))
+        if need() and tried[-1].diagnosis.verdict is Verdict.NOT_MIXED and may_temper(task):
+            tried.append(tempered(tried[-1], task, target, (next(seeds), next(seeds))))
+        best = min(reversed(tried), key=badness)
+        if need() and best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED):
+            tried.append(longer(best, task))
+    except NonFiniteEnergyError:
+        pass  # on the way; what came before went well
+    return tried
 
 
-def barrier_of(chains: Chains) -> float:
-    """Λ, as found in a run of tempering."""
-    assert isinstance(chains.kernel, ParallelTempering)
-    return chains.kernel.report(chains.state).barrier
+def other_seeds(seed: int, count: int) -> list[int]:
+    """Seeds that differ from those of runs with a seed nearby."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2**62, (count,), generator=generator).tolist()
 
 
-def some_draws(chains: Chains) -> Sites:
-    """Draws of all the chains (n, *shape), evenly from the second half."""
-    some = {}
-    for name, x in chains.draws.items():
-        count = x.shape[1]
-        every = max(1, len(x) * (count - count // 2) // FITTED)
-        some[name] = x[:, count // 2 :: every].flatten(0, 1).to(chains.last[name])
-    return some
-
-
-def better(first: Judged, second: Judged) -> Judged:
-    """The run with the better verdict; of equal ones that with the smaller R-hat."""
-    return min(second, first, key=badness)
+def judged(what: str, chains: Chains) -> Judged:
+    """Chains with the verdict on them."""
+    if any(x.shape[1] for x in chains.draws.values()):
+        return Judged(what, chains, diagnose(chains))
+    none = Evidence("draws of each chain", 0, "8 or more", Verdict.CANNOT_TELL, "", "Let it run.")
+    return Judged(what, chains, weigh([none]))
 
 
 def badness(found: Judged) -> tuple[int, float]:
     """What speaks against a run: the verdict, and the largest R-hat."""
     order = (Verdict.MIXED, Verdict.CANNOT_TELL, Verdict.NOT_MIXED)
-    r_hats = [r_hat(x).nan_to_num(1.0, math.inf).max() for x in found.chains.draws.values()]
-    return order.index(found.diagnosis.verdict), float(torch.stack(r_hats).max())
+    worst = 1.0
+    for x in (*found.chains.draws.values(), found.chains.statistics["lp"]):
+        if x.shape[1] >= 8:
+            worst = max(worst, float(r_hat(x).nan_to_num(1.0, math.inf).max()))
+    return order.index(found.diagnosis.verdict), worst
 
 
-def tell(diagnosis: Diagnosis) -> None:
-    """Warns of what has not mixed."""
-    if diagnosis.verdict is not Verdict.MIXED:
-        advice = " ".join(diagnosis.advice)
-        warnings.warn(f"{diagnosis.summary} {advice}", NotMixedWarning, stacklevel=3)
+def with_shorter_steps(first: Judged, task: Task, seed: int) -> Judged:
+    """The run that goes on from another, by shorter steps."""
+    kernel = task.fitting(task.energy, SMALLEST)
+    chains = run(kernel, task.energy, task.schedule, initial=first.chains.last, seed=seed)
+    return judged("shorter steps", chains)
+
+
+def may_temper(task: Task) -> bool:
+    """Whether there can be a ladder: for one machine, of a kernel that is none."""
+    if isinstance(task.kernel, ParallelTempering):
+        return False
+    return not (isinstance(task.energy, PairwiseEnergy) and task.energy.read().batch)
+
+
+def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -> Judged:
+    """The run that goes on from another, on a ladder."""
+    energy, schedule = task.energy, task.schedule
+    reference = reference_of(energy, some_draws(first.chains))
+    end = torch.ones((), dtype=energy.dtype, device=energy.device)
+    kernel = task.fitting(along(energy, reference, end), target)
+    short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
+    trial = ParallelTempering(kernel, TRIAL, reference)
+    found = run(trial, energy, short, initial=first.chains.last, seed=seeds[0])
+    ladder = ParallelTempering(kernel, levels_for(found), reference)
+    chains = run(ladder, energy, schedule, initial=found.last, seed=seeds[1])
+    return judged("tempered", chains)
+
+
+def levels_for(trial: Chains) -> int:
+    """The number of levels on which about half the exchanges would be accepted."""
+    assert isinstance(trial.kernel, ParallelTempering)
+    barrier = trial.kernel.report(trial.state).barrier
+    return min(MOST, max(FEWEST, math.ceil(2 * barrier) + 2))
+
+
+def longer(best: Judged, task: Task) -> Judged:
+    """The same chains again, with more steps between the draws."""
+    old = best.chains
+    thinning = LONG * old.schedule.thinning
+    start = replace(
+        old,
+        draws={},
+        statistics={},
+        schedule=replace(old.schedule, thinning=thinning),
+        attributes={**old.attributes, "thinning": thinning},
+    )
+    return judged(f"{best.what}, longer", resume(start, task.energy, task.schedule.draws))
+
+
+def some_draws(chains: Chains) -> Sites:
+    """Draws of all the chains (chain, draw, *shape), evenly from the second half."""
+    some = {}
+    for name, x in chains.draws.items():
+        count = x.shape[1]
+        every = max(1, len(x) * (count - count // 2) // FITTED)
+        some[name] = x[:, count // 2 :: every].to(chains.last[name])
+    return some

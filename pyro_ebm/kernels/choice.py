@@ -13,6 +13,12 @@ from .hmc import HMC
 from .random_blocks import RandomBlocks, can_move
 
 
+# HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
+# and makes more effective draws there for 1.3 times the gradients.
+CAREFUL = 0.95
+SMALLEST = 0.99  # for energies on which that diverges all the same
+
+
 class Part(NamedTuple):
     """Sites that one kernel moves, and why that one."""
 
@@ -25,9 +31,9 @@ def choose_kernel(energy: Energy) -> Kernel:
     """A kernel that moves every site of an energy, chosen by what the energy knows of itself.
 
     Sites whose conditional laws are known are drawn from them by `Gibbs`. Other discrete sites are
-    moved by `DiscreteLangevin` where changes can be told from the gradient, and by `RandomBlocks`,
-    which needs energies only. Continuous sites are moved by `HMC`, tuned in the warm-up. Where
-    there are several kinds, one follows the other in a `Cycle`.
+    moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which needs energies only:
+    by both, where both can. Continuous sites are moved by `HMC`, tuned in the warm-up to a high
+    acceptance. Where there are several kernels, one follows the other in a `Cycle`.
 
     Raises:
         TypeError: If `energy` is no energy.
@@ -38,12 +44,21 @@ def choose_kernel(energy: Energy) -> Kernel:
         >>> choose_kernel(BoltzmannMachine.restricted(6, 4))
         Gibbs(sites=('visible', 'hidden'))
     """
-    kernels = tuple(part.kernel for part in parts_of(energy))
+    return joined(parts_of(energy))
+
+
+def joined(parts: list[Part]) -> Kernel:
+    """One kernel of all."""
+    kernels = tuple(part.kernel for part in parts)
     return kernels[0] if len(kernels) == 1 else Cycle(kernels)
 
 
-def parts_of(energy: Energy) -> list[Part]:
+def parts_of(energy: Energy, target_acceptance: float = CAREFUL) -> list[Part]:
     """The kernels for the sites of an energy.
+
+    Args:
+        energy: The energy.
+        target_acceptance: Of HMC.
 
     Raises:
         TypeError, ValueError: As `choose_kernel`.
@@ -68,7 +83,9 @@ def parts_of(energy: Energy) -> list[Part]:
         if sloped
         else None,
         Part(RandomBlocks(listed), listed, "a few units at a time") if listed else None,
-        Part(HMC(real), real, "continuous, with a gradient") if real else None,
+        Part(HMC(real, target_acceptance=target_acceptance), real, "continuous, with a gradient")
+        if real
+        else None,
     ]
     return [part for part in found if part is not None]
 
