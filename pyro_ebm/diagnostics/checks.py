@@ -41,9 +41,9 @@ SLOW = (
     "other coordinates, adaptation), temper (ParallelTempering), or run many times longer."
 )
 TRAPPED = (
-    "The chains sit in different modes, which more draws will not cure: temper (ParallelTempering), "
-    "move clusters (SwendsenWang, where all couplings can be satisfied) or blocks together, or "
-    "sample another way."
+    "The chains sit in different modes, which more draws will not cure: temper "
+    "(ParallelTempering), move clusters (SwendsenWang, where all couplings can be satisfied) or "
+    "blocks together, or sample another way."
 )
 SLOW_ON_LADDER = (
     "The ladder has not brought each chain everywhere the others have been: run many times longer, "

@@ -20,10 +20,11 @@ from pyro_ebm.kernels import (
     NonFiniteEnergyError,
     ParallelTempering,
     Schedule,
+    SwendsenWang,
     resume,
     run,
 )
-from pyro_ebm.kernels.choice import CAREFUL, SMALLEST, joined, parts_of, said
+from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, joined, parts_of, said
 from pyro_ebm.kernels.path import along
 from pyro_ebm.kernels.reference import reference_of
 from pyro_ebm.seeding import chosen_seed, forked
@@ -69,9 +70,12 @@ class Task(NamedTuple):
     schedule: Schedule
     seed: int
 
-    def fitting(self, energy: Energy, target_acceptance: float) -> Kernel:
-        """The kernel that was given, or one that suits an energy."""
-        return self.kernel or joined(parts_of(energy, target_acceptance))
+    def on_path(self, path: Energy, target_acceptance: float) -> Kernel:
+        """The kernel that was given, or one that suits all energies of a path."""
+        parts = parts_of(path, target_acceptance, SHORT)
+        # A reference may frustrate what the energy does not.
+        local = [part for part in parts if not isinstance(part.kernel, SwendsenWang)]
+        return self.kernel or joined(local)
 
 
 def sample(
@@ -194,7 +198,7 @@ def badness(found: Judged) -> tuple[int, float]:
 
 def with_shorter_steps(first: Judged, task: Task, seed: int) -> Judged:
     """The run that goes on from another, by shorter steps."""
-    kernel = task.fitting(task.energy, SMALLEST)
+    kernel = joined(parts_of(task.energy, SMALLEST))
     chains = run(kernel, task.energy, task.schedule, initial=first.chains.last, seed=seed)
     return judged("shorter steps", chains)
 
@@ -211,7 +215,7 @@ def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -
     energy, schedule = task.energy, task.schedule
     reference = reference_of(energy, some_draws(first.chains))
     end = torch.ones((), dtype=energy.dtype, device=energy.device)
-    kernel = task.fitting(along(energy, reference, end), target)
+    kernel = task.on_path(along(energy, reference, end), target)
     short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
     trial = ParallelTempering(kernel, TRIAL, reference)
     found = run(trial, energy, short, initial=first.chains.last, seed=seeds[0])

@@ -6,17 +6,18 @@ from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
 from pyro_ebm.sites import describe
 
 from .base import Kernel
+from .cluster import SwendsenWang, suits_clusters
 from .cycle import Cycle
 from .gibbs import Gibbs
 from .gradient_gibbs import DiscreteLangevin, alphabet_of
 from .hmc import HMC
 from .random_blocks import RandomBlocks, can_move
 
-
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
 # and makes more effective draws there for 1.3 times the gradients.
 CAREFUL = 0.95
 SMALLEST = 0.99  # for energies on which that diverges all the same
+LONGEST, SHORT = 100, 30  # leapfrog steps at most: of a kernel alone, and on a ladder
 
 
 class Part(NamedTuple):
@@ -30,10 +31,12 @@ class Part(NamedTuple):
 def choose_kernel(energy: Energy) -> Kernel:
     """A kernel that moves every site of an energy, chosen by what the energy knows of itself.
 
-    Sites whose conditional laws are known are drawn from them by `Gibbs`. Other discrete sites are
-    moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which needs energies only:
-    by both, where both can. Continuous sites are moved by `HMC`, tuned in the warm-up to a high
-    acceptance. Where there are several kernels, one follows the other in a `Cycle`.
+    Sites whose conditional laws are known are drawn from them by `Gibbs`; bits and spins on a graph
+    that frustrates none of its couplings in clusters as well, by `SwendsenWang`. Other discrete
+    sites are moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which needs
+    energies only: by both, where both can. Continuous sites are moved by `HMC`, tuned in the
+    warm-up to a high acceptance. Where there are several kernels, one follows the other in a
+    `Cycle`.
 
     Raises:
         TypeError: If `energy` is no energy.
@@ -53,12 +56,15 @@ def joined(parts: list[Part]) -> Kernel:
     return kernels[0] if len(kernels) == 1 else Cycle(kernels)
 
 
-def parts_of(energy: Energy, target_acceptance: float = CAREFUL) -> list[Part]:
+def parts_of(
+    energy: Energy, target_acceptance: float = CAREFUL, longest: int = LONGEST
+) -> list[Part]:
     """The kernels for the sites of an energy.
 
     Args:
         energy: The energy.
         target_acceptance: Of HMC.
+        longest: The leapfrog steps of its trajectories at most.
 
     Raises:
         TypeError, ValueError: As `choose_kernel`.
@@ -77,15 +83,17 @@ def parts_of(energy: Energy, target_acceptance: float = CAREFUL) -> list[Part]:
             f"{describe(energy.sites[stuck[0]].support)}. Give a kernel: a "
             f"MetropolisHastings({stuck[0]!r}, proposal) in a Cycle with what moves the others."
         )
+    hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
+        Part(SwendsenWang(), known, "no coupling is frustrated")
+        if suits_clusters(energy)
+        else None,
         Part(DiscreteLangevin(sloped), sloped, "changes are told by the gradient")
         if sloped
         else None,
         Part(RandomBlocks(listed), listed, "a few units at a time") if listed else None,
-        Part(HMC(real, target_acceptance=target_acceptance), real, "continuous, with a gradient")
-        if real
-        else None,
+        Part(hamiltonian, real, "continuous, with a gradient") if real else None,
     ]
     return [part for part in found if part is not None]
 

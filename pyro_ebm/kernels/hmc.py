@@ -14,7 +14,7 @@ from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, Mass
 from .settings import Length, require_positive, require_probability, require_set
-from .tuning import Mover, Settings, least, reported
+from .tuning import LONGEST, Mover, Settings, least, reported
 
 ROUNDING = 1e-6  # of a step: what a whole number of steps may be off by
 
@@ -45,6 +45,7 @@ class HMC(Mover):
         mass: M, the mass matrix.
         target_acceptance: The mean acceptance that the warm-up finds ε for; more where chains get
             stuck in narrow places.
+        longest: The most leapfrog steps of a trajectory whose length the warm-up finds.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -61,6 +62,7 @@ class HMC(Mover):
     jitter: float = 1.0
     mass: Mass = DIAGONAL_MASS
     target_acceptance: float = 0.8
+    longest: int = LONGEST
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
@@ -68,6 +70,8 @@ class HMC(Mover):
         require_probability("target_acceptance", self.target_acceptance)
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}; wanted a number from 0 to 1.")
+        if not isinstance(self.longest, int) or self.longest < 1:
+            raise ValueError(f"longest is {self.longest!r}; wanted a positive whole number.")
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         require_set(self, "step_size", "trajectory_length")
@@ -97,11 +101,15 @@ class HMC(Mover):
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.step_size, self.trajectory_length, self.mass)
+        return Settings(self.step_size, self.trajectory_length, self.mass, self.longest)
 
     def at(self, settings: Settings) -> Self:
-        size, length, mass = settings
-        return replace(self, step_size=size, trajectory_length=length, mass=mass)
+        return replace(
+            self,
+            step_size=settings.size,
+            trajectory_length=settings.length,
+            mass=settings.mass,
+        )
 
 
 def halton(number: int) -> float:

@@ -42,11 +42,13 @@ class Settings(NamedTuple):
         length: The length of trajectories, as a time; None if it is to be found, 0 if there are
             none.
         mass: The mass matrix.
+        most: The leapfrog steps of a trajectory at most.
     """
 
     size: Length | None
     length: float | None
     mass: Mass
+    most: int = LONGEST
 
 
 class Mover(TunableKernel):
@@ -130,7 +132,7 @@ class MoverTuning(Tuning):
     steps: int
 
     def init(self, energy: Energy, x: Sites) -> MoverTuningState:
-        size, length, mass = self.kernel.settings
+        size, length, mass, _ = self.kernel.settings
         size_now = 1.0 if size is None else size
         trial = self.kernel.at(Settings(size_now, 1.0 if length is None else length, mass))
         inner = trial.init(energy, x)
@@ -182,7 +184,7 @@ class MoverTuning(Tuning):
         size = given.size
         if size is None:
             size = as_length(state.size.size, state.inner.point.position)
-        most = SHORT if self.is_early(state) else LONGEST
+        most = SHORT if self.is_early(state) else given.most
         return self.kernel.at(Settings(size, self.length(state, size, most), state.mass))
 
     def length(self, state: MoverTuningState, size: Length, most: int) -> float:
@@ -209,7 +211,7 @@ class MoverTuning(Tuning):
         size = given.size
         if size is None:
             size = as_length(state.size.average, state.inner.point.position)
-        length = self.length(state, size, LONGEST)
+        length = self.length(state, size, given.most)
         return self.kernel.at(Settings(size, length, state.mass)), state.inner
 
 
