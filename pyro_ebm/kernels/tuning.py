@@ -66,7 +66,7 @@ class Mover(TunableKernel):
         """The kernel with these settings."""
 
     def tuning(self, steps: int) -> Kernel:
-        size, length, mass = self.settings
+        size, length, mass, _ = self.settings
         wanted = size is None or length is None or mass.is_wanted
         return MoverTuning(self, steps) if wanted else self
 
