@@ -5,13 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-test
+PYTHON1 ?= python3.13
+VENV1 := .venv-arviz1
+STAMP1 := $(VENV1)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint benchmarks clean
+.PHONY: help demo test test-all test-arviz1 lint benchmarks clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## learn handwritten digits, sample them, judge the chains; results in out/
 	@echo "demo: a Boltzmann machine learns handwritten digits; figures and chains go to out/"
@@ -24,6 +27,11 @@ test: $(STAMP)  ## the fast tests
 test-all: $(STAMP)  ## every test
 	@echo "test-all: every test, the slow ones too"
 	@$(BIN)/python -m pytest
+
+test-arviz1: $(STAMP1)  ## the export of chains, on ArviZ 1.x (needs Python 3.12 or newer)
+	@echo "test-arviz1: the export of chains, on ArviZ 1.x and without torch"
+	@$(VENV1)/bin/python -m pytest -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+		-W error tests/arviz1
 
 lint: $(STAMP)  ## style, format, types and the direction of imports
 	@echo "lint: style and format (ruff), types (mypy), the direction of imports (import-linter)"
@@ -38,10 +46,10 @@ benchmarks: $(STAMP)  ## speed, beside the bare products that bound it
 		echo "== $$script"; $(BIN)/python "$$script"; \
 	done
 
-clean:  ## remove results and caches (the environment .venv stays)
-	@echo "clean: removing out/, build/ and caches; $(VENV) stays"
+clean:  ## remove results and caches (the environments stay)
+	@echo "clean: removing out/, build/ and caches; $(VENV) and $(VENV1) stay"
 	@rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
-	@find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -name '$(VENV)*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
@@ -64,3 +72,16 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e ".[test]"
 	@touch $(STAMP)
+
+$(STAMP1):
+	@$(PYTHON1) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null || { \
+		found=$$($(PYTHON1) --version 2> /dev/null) || found="not to be found"; \
+		echo "ArviZ 1.x needs Python 3.12 or newer, but '$(PYTHON1)' is $$found."; \
+		echo "Name one that is: make PYTHON1=python3.12 $(MAKECMDGOALS)"; \
+		exit 1; \
+	}
+	@echo "environment: making $(VENV1) with $(PYTHON1)"
+	@$(PYTHON1) -m venv $(VENV1)
+	@$(VENV1)/bin/python -m pip install --quiet --disable-pip-version-check \
+		"arviz>=1" numpy pytest h5netcdf h5py xarray
+	@touch $(STAMP1)

@@ -5,7 +5,8 @@ A label image of 8 × 48 pixels is drawn from shapes, and every pixel is replace
 are the nodes' log-potentials. A lattice eight pixels high is narrow enough for exact elimination:
 the evidence of each coupling (a difference of two log Z, by which the coupling is chosen), the
 likeliest image, the likeliest label of each pixel, and independent draws. Gibbs sampling, which
-needs no narrow lattice, is held beside the exact marginals.
+needs no narrow lattice, is held beside the exact marginals. (With unknown grey levels and noise, by
+chains of a Pyro model: image_segmentation.py.)
 """
 
 import networkx as nx

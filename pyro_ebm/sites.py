@@ -36,6 +36,11 @@ def trusting() -> Iterator[None]:
         _trusting.reset(token)
 
 
+def is_trusting() -> bool:
+    """Whether a pass is going on that trusts numbers."""
+    return _trusting.get()
+
+
 def all_true(condition: Tensor) -> bool:
     """Whether a condition holds everywhere; taken to hold where values are trusted."""
     return _trusting.get() or bool(condition.all())

@@ -1,7 +1,8 @@
 """Every outcome of a step, with its probability: transition matrices of any kernel's own code.
 
 Whatever a kernel draws comes from a law that it says: events and choices (`kernels.chance`,
-`torch.rand_like` compared with the probability it was given), and units in fields (`Unit.sample`).
+`torch.rand_like` compared with the probability it was given), units in fields (`Unit.sample`), and
+labels and listed values with their log-weights (`draw_labels`, `FiniteLaw.sample`).
 A first step counts the draws; then all their outcomes are forced, one for each row of a batch, and
 their probabilities multiplied. So the matrix is that of the code path which the user runs.
 """
@@ -15,9 +16,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from pyro_ebm.energies import energy_site, labels
+from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import chance
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Bernoulli, Spin, Unit
+from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
 
 
 class Draws:
@@ -60,8 +63,20 @@ class Draws:
         self.weighed(log_prob.flatten(1).sum(1))
         return outcome.reshape(log_weights.shape[:-1])
 
+    def choose_label(self, logits: Tensor) -> Tensor:
+        """In place of `draw_labels`: (q, *batch) -> (*batch)."""
+        return self.choose(logits.movedim(0, -1))
+
+    def choose_value(self, law: FiniteLaw) -> Tensor:
+        """In place of `FiniteLaw.sample`."""
+        return law.values[self.choose(law.logits)]
+
     def sample(self, unit: Unit, field: Tensor) -> Tensor:
         """In place of `Unit.sample`, for fields with the chains first or last."""
+        if isinstance(unit, Categorical):
+            label = self.choose(unit.by_label(field)).to(field.dtype)
+            field.fill_(math.nan)  # which it may overwrite
+            return label
         if field.shape[0] == self.rows:
             rows = field.reshape(self.rows, -1)
         else:  # (units, rows) or (rows,), levels of each row following one another
@@ -110,6 +125,10 @@ def drawn_from(draws: Draws) -> Iterator[None]:
         mock.patch.object(chance, "choose", draws.choose),
         mock.patch.object(Bernoulli, "sample", lambda unit, field: draws.sample(unit, field)),
         mock.patch.object(Spin, "sample", lambda unit, field: draws.sample(unit, field)),
+        mock.patch.object(Categorical, "sample", lambda unit, field: draws.sample(unit, field)),
+        mock.patch.object(FiniteLaw, "sample", lambda law: draws.choose_value(law)),
+        mock.patch.object(labels, "draw_labels", draws.choose_label),
+        mock.patch.object(energy_site, "draw_labels", draws.choose_label),
     ):
         yield
 
@@ -170,8 +189,9 @@ def matrix_of(step: Callable[[Sites], Sites], states: Sites) -> Tensor:  # (stat
         states: All states (states, *shape) by site.
     """
     found = all_outcomes(step, states)
-    flat = torch.cat([value.flatten(1) for value in states.values()], 1)
-    reached = torch.cat([value.flatten(2) for value in found.reached.values()], 2)
+    flat = torch.cat([value.reshape(len(value), -1) for value in states.values()], 1)
+    shape = (*found.probability.shape, -1)
+    reached = torch.cat([value.reshape(shape) for value in found.reached.values()], 2)
     # A random linear form tells states apart.
     weights = torch.rand(flat.shape[1], dtype=torch.float64)
     keys, order = (flat.double() @ weights).sort()

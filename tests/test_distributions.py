@@ -595,6 +595,7 @@ BAD: dict[str, tuple[Callable, type, str]] = {
         "itself",
     ),
     "no steps": (lambda: Sampler(steps=0), ValueError, "steps is 0"),
+    "no patience": (lambda: Sampler(patience=-1.0), ValueError, "patience is -1.0"),
     "no kernel": (lambda: Sampler("gibbs"), TypeError, "wanted a kernel"),
     "no way to draw": (
         lambda: EnergyDistribution(MANY).sample(),

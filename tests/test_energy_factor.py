@@ -18,6 +18,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.distributions import Boltzmann
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
+from pyro_ebm.energies.joint import is_factor
 from pyro_ebm.infer import energy_factor, factor
 from pyro_ebm.sites import Site
 
@@ -193,6 +194,6 @@ def test_an_energy_of_the_wrong_shape_is_refused_on_every_call() -> None:
 
 def test_a_factor_is_no_observation() -> None:
     trace = poutine.trace(hidden_model).get_trace(bits(3))
-    assert {name for name, node in trace.nodes.items() if factor.is_factor(node)} == {"machine"}
+    assert {name for name, node in trace.nodes.items() if is_factor(node)} == {"machine"}
     assert trace.nodes["machine"]["infer"]["is_auxiliary"]
     assert trace.nodes["machine"]["value"].numel() == 0

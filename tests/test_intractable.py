@@ -33,10 +33,15 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_ebm.distributions import EnergyDistribution, IntractableNormalizerError, intractable
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, ModelEnergy
+from pyro_ebm.infer import MCMC as OurMCMC
+from pyro_ebm.infer import EnergyKernel
+from pyro_ebm.kernels import HMC as OurHMC
+from pyro_ebm.kernels import Cycle, Gibbs
 from pyro_ebm.partition import LogPartition, exactly
 from pyro_ebm.partition import exact as exact_sums
 from pyro_ebm.sites import Site
+from tests.goodness import ALPHA, chi_square
 
 DOUBLE = torch.float64
 N = 4
@@ -201,6 +206,17 @@ def svi(model: Model, guide: Model | None = None, elbo: object | None = None) ->
     SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo or Trace_ELBO()).step()
 
 
+def ours(model: Model) -> None:
+    """The library's own driver, chains in a batch."""
+    kernel = EnergyKernel(OurHMC(step_size=0.2, trajectory_length=0.4), model)
+    OurMCMC(kernel, num_samples=3, warmup_steps=2, num_chains=3, seed=0).run()
+
+
+def as_an_energy(model: Model) -> None:
+    energy = ModelEnergy(model)
+    energy(energy.initial(3))
+
+
 def names(error: pytest.ExceptionInfo, name: str, dependence: str) -> bool:
     text = str(error.value)
     remedies = ("EnergyDistribution(energy)", "LogPartition", "energy_factor", "requires_grad_")
@@ -225,6 +241,23 @@ def test_learned_parameters_raise(model: Model) -> None:
     with pytest.raises(IntractableNormalizerError) as error:
         svi(model, lambda: None)
     assert names(error, "x", r"the parameter '\S+'"), error.value
+
+
+@pytest.mark.parametrize("model", [*RANDOM, param, constrained_param])
+@pytest.mark.parametrize("infer", [ours, as_an_energy])
+def test_a_batch_of_chains_raises(model: Model, infer: Callable) -> None:
+    with pytest.raises(IntractableNormalizerError, match="The site 'x' has an energy that depends"):
+        infer(model)
+
+
+@pytest.mark.parametrize("model", [registered_module, registered_machine, pyro_param])
+def test_learned_modules_beside_a_latent_site_raise(model: Model) -> None:
+    def with_latent() -> None:
+        latent()
+        model()
+
+    with pytest.raises(IntractableNormalizerError, match="the parameter '"):
+        ours(with_latent)
 
 
 @pytest.mark.parametrize("kernel", [HMC, NUTS])
@@ -266,10 +299,17 @@ def enumerating_guide() -> None:
     pyro.sample("z", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
 
 
+def gibbs(model: Model) -> None:
+    blocks = Cycle((Gibbs(("z",)), OurHMC(("other",), step_size=0.2, trajectory_length=0.4)))
+    OurMCMC(EnergyKernel(blocks, model), 3, 2, num_chains=3, seed=0).run()
+
+
 WAYS = {
     "NUTS": lambda model: nuts(config_enumerate(model)),
     "SVI": lambda model: svi(model, draws_of_a_fixed_guide),
     "enumerated SVI": lambda model: svi(model, enumerating_guide, TraceEnum_ELBO()),
+    "summed out, chains in a batch": lambda model: ours(config_enumerate(model)),
+    "Gibbs, chains in a batch": gibbs,
 }
 
 
@@ -361,9 +401,35 @@ FIXED = [fixed_tensors, trained_network, trained_closure, trained_machine, made_
 
 
 @pytest.mark.parametrize("model", FIXED)
-@pytest.mark.parametrize("infer", [nuts, svi])
+@pytest.mark.parametrize("infer", [nuts, svi, ours, as_an_energy])
 def test_fixed_energies_pass(model: Model, infer: Callable) -> None:
     infer(model)
+
+
+def test_a_fixed_energy_gives_a_batch_of_chains_the_right_posterior() -> None:
+    """Its unknown constant cancels: 2,000 chains against all states and a grid of levels."""
+    seen = torch.tensor([0.8, -0.2, 1.1, 0.3])
+
+    def model() -> None:
+        z = pyro.sample("z", PRIOR)
+        level = pyro.sample("level", dist.Normal(ONE, ONE))
+        pyro.sample("y", dist.Normal(level * z, 0.6).to_event(1), obs=seen)
+
+    blocks = Cycle((Gibbs(("z",)), OurHMC(("level",), step_size=0.3, trajectory_length=0.9)))
+    mcmc = OurMCMC(EnergyKernel(blocks, model), 1, 20, num_chains=2_000, seed=0)
+    mcmc.run()
+    levels = torch.linspace(-5, 7, 1201)[:, None, None]
+    states = PRIOR.states
+    log_p = PRIOR.log_prob(states) + dist.Normal(ONE, ONE).log_prob(levels[..., 0])
+    log_p = log_p + dist.Normal(levels * states, 0.6).log_prob(seen).sum(-1)
+    law = log_p.detach().logsumexp(0).softmax(0).numpy()
+    index = (mcmc.get_samples()["z"].long() * torch.tensor([8, 4, 2, 1])).sum(-1)
+    counts = torch.bincount(index, minlength=16).numpy()
+    assert chi_square(counts, law) > ALPHA
+    assert chi_square(counts, PRIOR.log_prob(states).detach().softmax(0).numpy()) < ALPHA
+    mean = (log_p.detach().logsumexp(1).softmax(0) * levels[:, 0, 0]).sum()
+    found = mcmc.get_samples()["level"]
+    assert abs(found.mean() - mean) < 5 * found.std() / 2_000**0.5
 
 
 @pytest.mark.parametrize("infer", [nuts, svi])

@@ -1,7 +1,9 @@
 """Results of Pyro's MCMC as ArviZ data: every kind of model, the stock kernels and our own."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import arviz as az
 import numpy as np
@@ -9,12 +11,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import infer
+from pyro import infer, poutine
 from pyro.infer import HMC, MCMC, NUTS, Predictive, config_enumerate
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_ebm.diagnostics import pyro_results, to_arviz
-from pyro_ebm.energies import UnbatchedModelWarning
+from pyro_ebm.energies import CallableEnergy, UnbatchedModelWarning
+from pyro_ebm.infer import MCMC as OurMCMC
+from pyro_ebm.infer import EnergyKernel, energy_factor
+from pyro_ebm.kernels import HMC as OurHMC
+from pyro_ebm.sites import Site
 
 DATA = torch.tensor([1.2, 0.7, 1.9, 1.1])
 
@@ -201,6 +208,58 @@ def test_the_generators_stay_where_they_are() -> None:
 
 
 def test_a_planted_factor_among_the_data_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyro_results, "Unit", dist.Delta)
-    nodes = pyro_results.nodes_of(pyro_results.Model(normal, (DATA,), {}))
-    assert "penalty" in pyro_results.observed_names(nodes)
+    monkeypatch.setattr(pyro_results, "is_factor", lambda _: False)
+    for model, wanted in ((normal, {"penalty"}), (factors, {"one", "many", "masked", "pull"})):
+        nodes = pyro_results.nodes_of(pyro_results.Model(model, (DATA,), {}))
+        assert set(pyro_results.observed_names(nodes)) == {"seen"} | wanted
+
+
+PULL = CallableEnergy(lambda x: x.square(), {"x": Site(constraints.real, torch.Size([]))})
+
+
+def factors(data: Tensor) -> None:
+    """Factors of every kind: of the whole, in a plate, masked, and energies."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+    pyro.factor("one", -mean.square())
+    with pyro.plate("n", len(data)):
+        pyro.factor("many", -0.1 * (mean - data).square())
+        with poutine.mask(mask=data > 1):
+            pyro.factor("masked", -0.1 * (mean - data).square())
+        energy_factor("pull", PULL, x=mean - data)
+        pyro.sample("seen", dist.Normal(mean, 1.0), obs=data)
+
+
+def nothing_but_factors(_: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+    pyro.factor("one", -mean.square())
+    energy_factor("pull", PULL, x=mean)
+
+
+def by_pyro(model: Callable[[Tensor], None]) -> Any:
+    return ran(NUTS(model, max_tree_depth=3), samples=5)
+
+
+def by_us(model: Callable[[Tensor], None]) -> Any:
+    kernel = EnergyKernel(OurHMC(step_size=0.3, trajectory_length=0.6), model)
+    mcmc = OurMCMC(kernel, num_samples=5, warmup_steps=2, num_chains=2, seed=0)
+    mcmc.run(DATA)
+    return mcmc
+
+
+@pytest.mark.parametrize("run", [by_pyro, by_us])
+def test_a_factor_is_no_data_and_has_no_likelihood(run: Callable[..., Any]) -> None:
+    mcmc = run(factors)
+    data = to_arviz(mcmc, include=("log_likelihood", "posterior_predictive"))
+    for group in ("observed_data", "log_likelihood", "posterior_predictive"):
+        assert set(data[group].data_vars) == {"seen"}
+    mean = mcmc.get_samples(group_by_chain=True)["mean"]
+    wanted = dist.Normal(mean[..., None], 1.0).log_prob(DATA)
+    assert np.allclose(data["log_likelihood"]["seen"].values, wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("run", [by_pyro, by_us])
+def test_a_model_of_factors_alone_has_no_data(run: Callable[..., Any]) -> None:
+    mcmc = run(nothing_but_factors)
+    assert "observed_data" not in to_arviz(mcmc).groups()
+    with pytest.raises(TypeError, match="no model with data"):
+        to_arviz(mcmc, include=("log_likelihood",))

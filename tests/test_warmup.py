@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import arviz as az
-import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -38,7 +37,7 @@ from pyro_ebm.kernels.cycle import CompositionTuning
 from pyro_ebm.kernels.tuning import MoverTuning
 from tests.densities import SMALL, Quadratic
 
-DEVIATIONS = torch.logspace(-2, 2, 9, dtype=torch.float64)
+DEVIATIONS = torch.logspace(-1.5, 1.5, 9, dtype=torch.float64)
 
 
 def correlated(size: int, correlation: float) -> Quadratic:
@@ -58,7 +57,7 @@ def network() -> CallableEnergy:
 
 TARGETS: dict[str, Callable[[], Energy]] = {
     "correlated": lambda: correlated(20, 0.8),
-    "scales from 0.01 to 100": lambda: Quadratic(torch.diag(DEVIATIONS**-2)),
+    "scales from 0.03 to 30": lambda: Quadratic(torch.diag(DEVIATIONS**-2)),
     "network": network,
     "gamma": lambda: SMALL["gamma"].as_energy(),
     "dirichlet": lambda: SMALL["dirichlet"].as_energy(),
@@ -66,7 +65,7 @@ TARGETS: dict[str, Callable[[], Energy]] = {
 KERNELS: dict[str, Kernel] = {
     "HMC": HMC(),
     "HMC, dense": HMC(mass=DenseMass()),
-    "HMC, aiming higher": HMC(target_acceptance=0.9),
+    "HMC, aiming lower": HMC(target_acceptance=0.7),
     "MALA": MALA(),
     "MALA, dense": MALA(mass=DenseMass()),
     "random walk": RandomWalk(),
@@ -80,7 +79,7 @@ KERNELS: dict[str, Kernel] = {
     ("name", "target"),
     [
         *itertools.product(KERNELS, ("correlated", "gamma")),
-        *itertools.product(("HMC", "MALA"), ("scales from 0.01 to 100", "network", "dirichlet")),
+        *itertools.product(("HMC", "MALA"), ("scales from 0.03 to 30", "network", "dirichlet")),
     ],
 )
 def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
@@ -93,7 +92,7 @@ def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("kernel", [HMC(), MALA()])
 def test_the_variances_are_found(kernel: Kernel) -> None:
-    chains = run(kernel, TARGETS["scales from 0.01 to 100"](), Schedule(300, 1), chains=50, seed=0)
+    chains = run(kernel, TARGETS["scales from 0.03 to 30"](), Schedule(300, 1), chains=50, seed=0)
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     # About 50 × 60 dependent draws: 15 % are five errors of independent ones.
     torch.testing.assert_close(variance.sqrt(), DEVIATIONS, rtol=0.15, atol=0)
@@ -119,10 +118,14 @@ def test_trajectories_are_a_quarter_of_the_period_of_the_widest_direction(
 
 
 def test_few_chains_are_tuned_too() -> None:
-    chains = run(HMC(), correlated(5, 0.5), Schedule(500, 200), chains=2, seed=0)
-    assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.8) < 0.1
+    energy = correlated(5, 0.5)
+    chains = run(HMC(), energy, Schedule(500, 200), chains=4, seed=0)
+    assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.9) < 0.05
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     assert bool(((variance > 0.4) & (variance < 2.5)).all())
+    widest = float(torch.linalg.eigvalsh(energy.precision).min()) ** -0.5
+    found = chains.kernel.trajectory_length  # type: ignore[attr-defined]
+    assert found == pytest.approx(math.pi / 2 * widest, rel=0.2)
 
 
 def test_what_was_given_is_kept() -> None:
@@ -171,8 +174,8 @@ def test_the_findings_are_printed_and_stored(tmp_path: Any) -> None:
     data = chains.to_arviz()
     data.to_netcdf(str(tmp_path / "chains.nc"))
     assert data["posterior"].attrs["step_size"] == kernel.step_size
-    steps = np.full((8, 5), kernel.step_size)
-    np.testing.assert_allclose(data["sample_stats"]["step_size"].values, steps)
+    sizes = data["sample_stats"]["step_size"].values
+    assert ((sizes <= kernel.step_size) & (sizes > kernel.step_size / 2)).all()
 
 
 def test_the_draws_are_made_by_the_kernel_as_tuned() -> None:
@@ -198,7 +201,7 @@ MASSES = {
 
 def step_of(name: str, size: Any, mass: Any) -> Kernel:
     if name == "HMC":  # one leapfrog step, whatever the size
-        return HMC(step_size=size, trajectory_length=0.1, jitter=0.0, mass=mass)
+        return HMC(step_size=size, trajectory_length=0.1, jitter=0.0, step_jitter=0.0, mass=mass)
     if name == "MALA":
         return MALA(step_size=size, mass=mass)
     return RandomWalk(scale=size, mass=mass)
@@ -229,7 +232,9 @@ def test_each_chain_has_its_step_size(name: str, mass: str) -> None:
 
 def test_all_chains_make_the_steps_that_the_smallest_needs() -> None:
     sizes = torch.tensor([0.25, 1.0], dtype=torch.float64)
-    kernel = HMC(step_size=sizes, trajectory_length=1.0, jitter=0.0, mass=UnitMass())
+    kernel = HMC(
+        step_size=sizes, trajectory_length=1.0, jitter=0.0, step_jitter=0.0, mass=UnitMass()
+    )
     energy = correlated(3, 0.0)
     _, info = kernel.step(energy, kernel.init(energy, {"x": torch.zeros(2, 3).double()}))
     assert info.n_steps.tolist() == [4, 4]
@@ -247,7 +252,7 @@ def test_laws_beside_each_other_are_tuned_each() -> None:
 
 def test_trajectories_are_no_longer_than_allowed() -> None:
     energy = TARGETS["scales from 0.01 to 100"]()
-    kernel = HMC(mass=UnitMass(), longest=7)
+    kernel = HMC(mass=UnitMass(), longest=7, step_jitter=0.0)
     chains = run(kernel, energy, Schedule(60, 20), chains=8, seed=0)
     assert int(chains.statistics["n_steps"].max()) <= 7
     with pytest.raises(ValueError, match="longest is 0"):
@@ -376,6 +381,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "step of Langevin": (lambda: Langevin(step_size=0.0), ValueError, "step_size is 0"),
     "no length": (lambda: HMC(trajectory_length=0.0), ValueError, "trajectory_length is 0"),
     "jitter": (lambda: HMC(jitter=1.5), ValueError, r"jitter is 1\.5.*0 to 1"),
+    "step jitter": (lambda: HMC(step_jitter=1.0), ValueError, r"step_jitter is 1\.0.*less than 1"),
     "power": (lambda: Langevin(power=2.0), ValueError, r"power is 2\.0"),
     "scale": (lambda: RandomWalk(scale=-0.1), ValueError, r"scale is -0\.1"),
     "target": (lambda: HMC(target_acceptance=80), ValueError, "target_acceptance is 80.*between"),

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
 from pyro.infer.mcmc.api import StreamingMCMC
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -21,7 +20,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.energies import UnbatchedModelWarning
 from pyro_ebm.energies.first_pass import element_support, random_pass
-from pyro_ebm.energies.joint import Model, is_deterministic, is_latent, unwrapped
+from pyro_ebm.energies.joint import Model, is_deterministic, is_factor, is_latent
 from pyro_ebm.sites import Site, Sites, storage_dtype
 
 ROWS = 1000  # draws that are passed through a model at once
@@ -123,7 +122,7 @@ def observed_names(nodes: Mapping[str, Any]) -> list[str]:
         if msg["is_observed"]
         and not site_is_subsample(msg)
         and not is_deterministic(msg)
-        and not isinstance(unwrapped(msg["fn"]), Unit)
+        and not is_factor(msg)
     ]
 
 

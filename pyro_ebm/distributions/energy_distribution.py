@@ -229,8 +229,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         """Independent draws (*sample, *batch, *site.shape).
 
         Exact where the site has at most 2**16 states and the others can be summed out, or where
-        exact summation takes no more than about two seconds; else each draw is the end of a Markov
-        chain: see `Sampler`.
+        exact summation takes no more than about two seconds (a fiftieth of a second, if log Z was
+        left out); else each draw is the end of a Markov chain: see `Sampler`.
 
         Raises:
             TypeError: If a kernel is needed and there is none for all sites.
@@ -340,12 +340,13 @@ class EnergyDistribution(AbstractEnergyDistribution):
         Args:
             energy: As for the class.
             site: As for the class.
-            sampler: As for the class.
+            sampler: As for the class; if left out, one that sums only what takes no time.
             validate_args: As for the class.
 
         Raises:
             TypeError, ValueError: As the class.
         """
+        sampler = sampling.IN_HASTE if sampler is None else sampler
         new = cls(energy, site, sampler=sampler, validate_args=validate_args)
         new.normalizer = "up to a constant"
         new.context = context_for(new.normalizer)

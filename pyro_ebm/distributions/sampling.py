@@ -14,13 +14,12 @@ from pyro_ebm.sites import Sites, random_values
 
 from . import summation
 
-PATIENCE = 2.0  # estimated seconds of an exact summation, beyond which chains are run instead
-
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
     """How `sample` draws where no exact draw is possible: each draw is the end of its own chain.
 
+    Draws are exact where a table of 2**16 states or a summation of `patience` seconds gives them.
     The chains start at random, scattered over the support. So the draws are independent of each
     other, and each follows p(x) as closely as `steps` transitions bring it there.
 
@@ -29,18 +28,23 @@ class Sampler:
             conditional laws; else, where all sites are continuous, HMC of ten leapfrog steps, whose
             step size is chosen at the start and again half-way.
         steps: Its length.
+        patience: Estimated seconds of an exact summation, at each call, beyond which chains are run
+            instead.
 
     Raises:
-        ValueError: If `steps` is not positive.
+        ValueError: If `steps` is not positive, or `patience` negative.
         TypeError: If `kernel` is no kernel.
     """
 
     kernel: Kernel | None = None
     steps: int = 500
+    patience: float = 2.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps is {self.steps!r}; wanted a positive whole number.")
+        if not self.patience >= 0:
+            raise ValueError(f"patience is {self.patience!r}; wanted a number of seconds.")
         if self.kernel is not None and not isinstance(self.kernel, Kernel):
             raise TypeError(f"kernel is {self.kernel!r}; wanted a kernel, for example Gibbs().")
 
@@ -70,6 +74,7 @@ def default_kernel(energy: Energy, x: Sites) -> Kernel:
     return rough_hmc(energy, x)
 
 
+IN_HASTE = Sampler(patience=0.02)  # for laws of which log Z is not wanted
 LEAPFROGS = 10
 ACCEPTED = 0.8  # about the best acceptance rate of HMC (Beskos et al., 2013: 0.65 at least)
 
@@ -98,7 +103,7 @@ def draw(
             return from_table(energy, site, count, machines)
         except TooManyStatesError:
             pass
-    if not machines and exact.seconds(energy) < PATIENCE:
+    if not machines and exact.seconds(energy) < sampler.patience:
         return exact.sample(energy, count)[site]
     if isinstance(energy, PairwiseEnergy) and energy.read().coupled(list(energy.sites)) is None:
         sampler = Sampler(Gibbs(), steps=1)  # of independent units it is an exact draw

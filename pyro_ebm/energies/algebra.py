@@ -38,7 +38,7 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
     """
     flat: list[tuple[Weight, Energy]] = []
     for weight, energy in weighted:
-        if isinstance(energy, Combination | PairwiseCombination | FieldCombination):
+        if isinstance(energy, AbstractCombination):
             flat += [(w * weight, part) for w, part in energy.weighted()]
         else:
             flat.append((weight, energy))
@@ -138,7 +138,30 @@ def union_of_sites(energies: Sequence[Energy]) -> dict[str, Site]:
     return sites
 
 
-class Combination(GradientEnergy):
+class AbstractCombination(Energy):
+    """An energy that is a weighted sum of others."""
+
+    parts: Parts
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.device
+
+    @property
+    def first(self) -> Energy:
+        """The first of the energies."""
+        return cast("Energy", self.parts.energies[0])
+
+    def weighted(self) -> list[tuple[Tensor, Energy]]:
+        """The weights and the energies."""
+        return self.parts.weighted()
+
+
+class Combination(AbstractCombination, GradientEnergy):
     """A weighted sum of energies; made by `combined`, or by `+`, `*` and `/`.
 
     Args:
@@ -149,18 +172,6 @@ class Combination(GradientEnergy):
         super().__init__()
         self.parts = Parts(weighted)
         self.sites = self.parts.sites
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast("Energy", self.parts.energies[0]).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return cast("Energy", self.parts.energies[0]).device
-
-    def weighted(self) -> list[tuple[Tensor, Energy]]:
-        """The weights and the energies."""
-        return self.parts.weighted()
 
     def evaluate(self, x: Sites) -> Tensor:
         values = [
@@ -183,7 +194,7 @@ class Combination(GradientEnergy):
         return total, gradients
 
 
-class PairwiseCombination(PairwiseEnergy):
+class PairwiseCombination(AbstractCombination, PairwiseEnergy):
     """A weighted sum of pairwise energies, itself one; made by `combined`, `+`, `*` and `/`.
 
     Args:
@@ -197,18 +208,6 @@ class PairwiseCombination(PairwiseEnergy):
         self.unions: dict[frozenset[str], GraphUnion] = {}
         with torch.no_grad():
             self.read()  # refuses what cannot be added
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast("Energy", self.parts.energies[0]).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return cast("Energy", self.parts.energies[0]).device
-
-    def weighted(self) -> list[tuple[Tensor, Energy]]:
-        """The weights and the energies."""
-        return self.parts.weighted()
 
     def read(self) -> PairwiseTerms:
         scaled = [
@@ -250,7 +249,7 @@ class PairwiseCombination(PairwiseEnergy):
         return DenseLink(first.ends, added(matrices))
 
 
-class FieldCombination(FieldEnergy):
+class FieldCombination(AbstractCombination, FieldEnergy):
     """A weighted sum of random fields, itself one; made by `combined`, `+`, `*` and `/`.
 
     Args:
@@ -269,18 +268,6 @@ class FieldCombination(FieldEnergy):
         if len(states) > 1:
             raise ValueError("The nodes of the random fields have different numbers of states.")
         (self.states,) = states
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast("Energy", self.parts.energies[0]).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return cast("Energy", self.parts.energies[0]).device
-
-    def weighted(self) -> list[tuple[Tensor, Energy]]:
-        """The weights and the energies."""
-        return self.parts.weighted()
 
     def read(self) -> FactorGraph:
         graphs = [

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_ebm.seeding import forked, generator_state
-from pyro_ebm.sites import Site, Sites, batch_shape, random_values
+from pyro_ebm.sites import Site, Sites, batch_shape, is_trusting, random_values
 
 from .base import Energy
 
@@ -76,7 +76,8 @@ class CallableEnergy(Energy):
             persistent=False,
         )
         self.like: Tensor
-        self.try_out()
+        if not is_trusting():  # else it was tried in the pass before, and vmap allows no tries
+            self.try_out()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -147,17 +147,11 @@ def part_of(support: constraints.Constraint, elements: Tensor) -> constraints.Co
     return support
 
 
-class Clamped(GradientEnergy):
-    """An energy with some of its sites or elements held; made by `clamp`.
+class AbstractClamped(Energy):
+    """An energy of the rest while some sites, or some of their elements, are held."""
 
-    Args:
-        energy: The energy.
-        held: What is held.
-    """
-
-    def __init__(self, energy: Energy, held: Held) -> None:
-        super().__init__()
-        self.energy, self.held, self.sites = energy, held, held.sites
+    energy: Energy
+    held: Held
 
     @property
     def dtype(self) -> torch.dtype:
@@ -170,6 +164,19 @@ class Clamped(GradientEnergy):
     def complete(self, x: Sites | Tensor) -> Sites:
         """Values of all the sites of the whole, from those of the free ones."""
         return self.held.complete(self.accept(x, preferred=None))
+
+
+class Clamped(AbstractClamped, GradientEnergy):
+    """An energy with some of its sites or elements held; made by `clamp`.
+
+    Args:
+        energy: The energy.
+        held: What is held.
+    """
+
+    def __init__(self, energy: Energy, held: Held) -> None:
+        super().__init__()
+        self.energy, self.held, self.sites = energy, held, held.sites
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.energy.evaluate(self.held.complete(x))
@@ -186,7 +193,7 @@ class Clamped(GradientEnergy):
         return value, gradients
 
 
-class PairwiseClamped(PairwiseEnergy):
+class PairwiseClamped(AbstractClamped, PairwiseEnergy):
     """A pairwise energy with some of its sites or units held, itself one; made by `clamp`.
 
     Args:
@@ -194,22 +201,12 @@ class PairwiseClamped(PairwiseEnergy):
         held: What is held.
     """
 
+    energy: PairwiseEnergy
+
     def __init__(self, energy: PairwiseEnergy, held: Held) -> None:
         super().__init__()
         self.energy, self.held, self.sites = energy, held, held.sites
         self.colours: dict[str, tuple[Colour, ...]] = {}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.energy.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.energy.device
-
-    def complete(self, x: Sites | Tensor) -> Sites:
-        """Values of all the sites of the whole, from those of the free ones."""
-        return self.held.complete(self.accept(x, preferred=None))
 
     def read(self) -> PairwiseTerms:
         terms = self.energy.read()
@@ -231,7 +228,7 @@ class PairwiseClamped(PairwiseEnergy):
         return terms
 
 
-class FieldClamped(FieldEnergy):
+class FieldClamped(AbstractClamped, FieldEnergy):
     """A random field with some of its nodes held, itself one; made by `clamp`.
 
     Args:
@@ -239,24 +236,14 @@ class FieldClamped(FieldEnergy):
         held: What is held.
     """
 
+    energy: FieldEnergy
+
     def __init__(self, energy: FieldEnergy, held: Held) -> None:
         super().__init__()
         self.energy, self.held, self.sites = energy, held, held.sites
         ((name, free),) = ((name, getattr(held, f"free_{name}")) for name in held.names)
         self.name = name
         self.states = tuple(energy.states[node] for node in free.tolist())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.energy.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.energy.device
-
-    def complete(self, x: Sites | Tensor) -> Sites:
-        """Labels of all the nodes of the whole, from those of the free ones."""
-        return self.held.complete(self.accept(x, preferred=None))
 
     def read(self) -> FactorGraph:
         value, free = (getattr(self.held, f"{what}_{self.name}") for what in ("value", "free"))

@@ -5,10 +5,12 @@ term depends; it is lost in assignments in place, and it knows whole tensors onl
 whose elements look at their neighbours escapes it. Probes, passes in which some elements were
 changed, say which entries of which terms moved. Elements of a plate are independent given the rest
 where every term that depends on the site has an entry for each element of the plate, and no probe
-moves the entry of an element that was left as it is.
+moves the entry of an element that was left as it is. Probes start from values at random: one
+element may be seen through another in some states only.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
@@ -22,12 +24,13 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.sites import Site, Sites
 
-from .base import Block, Energy
-from .energy_site import EnergySite, energy_of
-from .field_energy import FieldEnergy
-from .first_pass import random_pass
+from .base import Block
+from .energy_site import EnergySite, energy_of, is_swept, levels_of_elements
+from .first_pass import bounded, element_support, random_pass
 from .joint import Message, Model, is_deterministic, term
-from .pairwise import PairwiseEnergy
+
+TRIES = 4  # values at random on which each half of the elements is tried, at each start
+ROWS = 64  # in all, where the halves are few
 
 
 class Reach(NamedTuple):
@@ -93,12 +96,19 @@ class Prober:
         real: The sites given unconstrained.
         nodes: The sites of a first pass, by name.
         starts: Values of all the latent sites, several times.
+        each: Applies a function of one chain to every row of a batch.
     """
 
     def __init__(
-        self, model: Model, real: frozenset[str], nodes: dict[str, Message], starts: list[Sites]
+        self,
+        model: Model,
+        real: frozenset[str],
+        nodes: dict[str, Message],
+        starts: list[Sites],
+        each: Callable[[Callable[[Sites], Sites], Sites], Sites],
     ) -> None:
         self.model, self.real, self.nodes, self.starts = model, real, nodes, starts
+        self.each = each
 
     def reach(self, site: str, values: Tensor, sources: dict[str, frozenset[str]]) -> Reach:
         """Where a site is felt.
@@ -126,28 +136,23 @@ class Prober:
         return {f.name: f.dim for f in self.nodes[site]["cond_indep_stack"] if f.vectorized}
 
     def is_local(self, site: str, values: Tensor, terms: frozenset[str], dim: int) -> bool:
-        """Whether an element's entries move with that element alone, along one plate.
-
-        Two elements differ in a bit of their numbers. Those that have the bit are changed, and
-        those that have it not: so that each pair is told apart.
-        """
-        shape = self.nodes[site]["value"].shape
-        along = len(self.nodes[site]["fn"].batch_shape) + dim
-        size = shape[along]
-        number = torch.arange(size)
-        view = [size if k == along else 1 for k in range(len(shape))]
-        for bit in range(max(size - 1, 1).bit_length()):
-            for wanted in (0, 1):
-                changed = (number >> bit) % 2 == wanted
-                mask = changed.reshape(view).expand(shape)
-                for start in self.starts:
-                    moved, _ = self.moved(start, site, values, mask)
-                    for name in terms:
-                        entry = moved[name]
-                        if entry.dim() < -dim or entry.shape[dim] != size:
-                            return False
-                        if bool(entry.movedim(dim, 0)[~changed].any()):
-                            return False
+        """Whether an element's entries move with that element alone, along one plate."""
+        law = self.nodes[site]["fn"]
+        along = len(law.batch_shape) + dim
+        elements = self.elements(site, values)
+        size = elements[along]
+        view = [size if k == along else 1 for k in range(len(elements))]
+        changed = halves(size)
+        tried = self.tried(site, values, changed.reshape(-1, *view).expand(-1, *elements))
+        for start in self.starts:
+            moved = self.moves(
+                site, start, tried, lambda x: self.model.at(x, self.real, terms).terms
+            )
+            for entry in moved.values():
+                if entry.dim() - 1 < -dim or entry.shape[dim] != size:
+                    return False
+                if bool(entry.movedim(dim, 1)[~changed[tried.mask]].any()):
+                    return False
         return True
 
     def energy_site(
@@ -159,42 +164,79 @@ class Prober:
         """
         msg = self.nodes[site]
         found = energy_of(msg["fn"])
-        if found is None or msg["mask"] is not None or msg["scale"] != 1:
+        if (
+            found is None
+            or msg["mask"] is not None
+            or bool((torch.as_tensor(msg["scale"]) != 1).any())
+        ):
             return None
         energy, own = found
+        if not is_swept(energy, own) or not sources[site] <= {site} or not self.is_fixed(site):
+            return None
         levels = levels_of_elements(energy, own)
-        fixed = sources[site] <= {site} and self.is_fixed(site)
-        if levels is None or not fixed or not isinstance(energy, PairwiseEnergy | FieldEnergy):
+        if levels is None:
             return None
         made = EnergySite(energy, own, reach.terms - {site}, levels, msg["value"].shape)
         return made if self.is_separable(site, made) else None
 
     def is_fixed(self, site: str) -> bool:
         """Whether the site's own term is the same whatever the others are."""
-        value = self.starts[0][site]
-        terms = [self.model.at({**s, site: value}, self.real).terms[site] for s in self.starts]
-        return all(torch.equal(terms[0], other) for other in terms[1:])
+        for start in self.starts:
+            at = [{**other, site: start[site]} for other in self.starts]
+            first, *rest = [self.model.at(x, self.real).terms[site] for x in at]
+            if not all(torch.equal(first, other) for other in rest):
+                return False
+        return True
 
     def is_separable(self, site: str, made: EnergySite) -> bool:
         """Whether the rest of the model is a sum over the site's elements, each seen alone."""
         shape = made.shape
-        number = torch.arange(shape.numel()).reshape(shape)
-        values = made.levels
+        changed = halves(shape.numel()).reshape(-1, *shape)
+        tried = self.tried(site, made.levels, changed)
         for start in self.starts:
-            before = self.model.entries_at(start, self.real, made.terms)
-            for bit in range(max(shape.numel() - 1, 1).bit_length()):
-                for wanted in (0, 1):
-                    changed = (number >> bit) % 2 == wanted
-                    other = values[torch.randint(len(values), shape)].to(start[site])
-                    at = {**start, site: torch.where(changed, other, start[site])}
-                    after = self.model.entries_at(at, self.real, made.terms)
-                    for name, entry in before.items():
-                        if entry.shape[entry.dim() - len(shape) :] != shape:
-                            return False
-                        moved = ~((entry == after[name]) | (entry.isnan() & after[name].isnan()))
-                        if bool((moved & ~changed).any()):
-                            return False
+            moved = self.moves(
+                site, start, tried, lambda x: self.model.entries_at(x, self.real, made.terms)
+            )
+            for entry in moved.values():
+                if entry.shape[1:][entry.dim() - 1 - len(shape) :] != shape:
+                    return False
+                rows = changed[tried.mask]
+                missing = [1] * (entry.dim() - rows.dim())
+                if bool((entry & ~rows.reshape(len(rows), *missing, *shape)).any()):
+                    return False
         return True
+
+    def elements(self, site: str, values: Tensor) -> torch.Size:
+        """The shape of a site without that of one element."""
+        shape: torch.Size = self.nodes[site]["value"].shape
+        return shape[: len(shape) - (values.dim() - 1)]
+
+    def tried(self, site: str, values: Tensor, masks: Tensor) -> "Tried":
+        """Values at random, and with other ones in the elements of a mask; several for each mask.
+
+        Args:
+            site: The site.
+            values: Those of an element (states, *event).
+            masks: The elements that change (masks, *elements).
+        """
+        count = max(TRIES, ROWS // len(masks))
+        mask = torch.arange(len(masks)).repeat_interleave(count)
+        chosen = masks[mask]
+        index = torch.randint(len(values), chosen.shape)
+        step = torch.randint(1, len(values), chosen.shape) if len(values) > 1 else 0
+        other = torch.where(chosen, (index + step) % len(values), index)
+        like, support = self.nodes[site]["value"], element_support(self.nodes[site]["fn"])
+        before, after = (bounded(support, values.to(like)[k]) for k in (index, other))
+        return Tried(before, after, mask)
+
+    def moves(
+        self, site: str, start: Sites, tried: "Tried", read: Callable[[Sites], Sites]
+    ) -> Sites:
+        """Which entries of each term move from before to after (rows, *entry)."""
+        both = torch.cat([tried.before, tried.after])
+        rows = {name: value.expand(len(both), *value.shape) for name, value in start.items()}
+        found = self.each(read, {**rows, site: both})
+        return {name: differing(*entry.chunk(2)) for name, entry in found.items()}
 
     def moved(
         self, start: Sites, site: str, values: Tensor, mask: Tensor
@@ -212,12 +254,39 @@ class Prober:
             values.to(old)[(index + 1) % len(values)],
             other,
         )
-        after = self.model.at({**start, site: torch.where(mask, other, old)}, self.real).terms
-        different = {
-            name: ~((after[name] == value) | (after[name].isnan() & value.isnan()))
-            for name, value in before.items()
-        }
+        other = bounded(element_support(self.nodes[site]["fn"]), torch.where(mask, other, old))
+        after = self.model.at({**start, site: other}, self.real).terms
+        different = {name: differing(after[name], value) for name, value in before.items()}
         return different, {name for name, entry in different.items() if bool(entry.any())}
+
+
+class Tried(NamedTuple):
+    """Values of a site, and others in some elements.
+
+    Args:
+        before: Values (rows, *shape).
+        after: Those in which the elements of the row's mask are others (rows, *shape).
+        mask: The number of the row's mask (rows,).
+    """
+
+    before: Tensor
+    after: Tensor
+    mask: Tensor
+
+
+def halves(count: int) -> Tensor:  # (masks, count)
+    """Which of so many elements have a bit of their numbers, and which have it not, bit by bit.
+
+    So each of two elements is in a mask that the other is not in.
+    """
+    number = torch.arange(count)
+    bits = range(max(count - 1, 1).bit_length())
+    return torch.stack([(number >> bit) % 2 == wanted for bit in bits for wanted in (0, 1)])
+
+
+def differing(one: Tensor, other: Tensor) -> Tensor:
+    """Which entries differ; NaN is like NaN."""
+    return ~((one == other) | (one.isnan() & other.isnan()))
 
 
 class DiscreteSite(NamedTuple):
@@ -230,6 +299,7 @@ class DiscreteSite(NamedTuple):
         blocks: The elements drawn at once, as indices into the flattened site (units, *event).
         inside: Which values an element may have (elements, states), where that differs.
         shape: Of the site.
+        support: Of an element.
     """
 
     values: Tensor
@@ -238,6 +308,7 @@ class DiscreteSite(NamedTuple):
     blocks: tuple[Tensor, ...]
     inside: Tensor | None
     shape: torch.Size
+    support: Constraint
 
     @classmethod
     def of(
@@ -264,7 +335,8 @@ class DiscreteSite(NamedTuple):
             tried = values.reshape(-1, *[1] * len(elements)).expand(-1, *elements)
             checked = site.support.check(tried).reshape(len(values), -1).mT
             inside = None if bool(checked.all()) else checked
-        return cls(values, *reach, tuple(numbers.to(values.device)), inside, shape)
+        blocks = tuple(numbers.to(values.device))
+        return cls(values, *reach, blocks, inside, shape, site.support)
 
     def tried(self, value: Tensor, block: Block) -> Tensor:
         """Each value in the place of a block's own: (rows, *shape) -> (states, rows, *shape)."""
@@ -273,7 +345,8 @@ class DiscreteSite(NamedTuple):
         states, *event = self.values.shape
         missing = [1] * (len(self.shape) - len(event))
         values = self.values.reshape(states, 1, *missing, *event)
-        return torch.where(chosen.reshape(self.shape), values, value)
+        # What an element cannot have is left out by `inside`, but its law might not bear it.
+        return bounded(self.support, torch.where(chosen.reshape(self.shape), values, value))
 
     def total(self, terms: Sites) -> Tensor:
         """The sum of terms for each combination of the parallel elements."""
@@ -282,13 +355,3 @@ class DiscreteSite(NamedTuple):
             summed = [k for k in range(value.dim()) if k - value.dim() not in self.parallel]
             total = total + (value.sum(summed) if summed else value)
         return total
-
-
-def levels_of_elements(energy: Energy, site: str) -> Tensor | None:
-    """The values of an element of an energy's site; None where there are not finitely many."""
-    if isinstance(energy, FieldEnergy):
-        return torch.arange(max(energy.states)).double()
-    if isinstance(energy, PairwiseEnergy):
-        levels = energy.read().units[site].levels
-        return None if levels is None else torch.tensor(levels, dtype=torch.float64)
-    return None

@@ -6,17 +6,18 @@ colours. Units that the energy sums out are drawn for the sweep and forgotten.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
 
 from .base import Energy
 from .field_energy import FieldEnergy
-from .joint import unwrapped
 from .labels import draw_labels
 from .pairwise import PairwiseEnergy
 from .terms import PairwiseTerms
@@ -46,7 +47,7 @@ class EnergySite:
         Raises:
             ValueError: If a term has other elements.
         """
-        total = torch.zeros(self.shape)
+        total = torch.zeros(self.shape, device=self.energy.device)
         for name, entry in found.items():
             if entry.shape[entry.dim() - len(self.shape) :] != self.shape:
                 raise ValueError(f"{name!r} has entries {tuple(entry.shape)}.")
@@ -68,6 +69,24 @@ class EnergySite:
         x = value.to(terms.constant)
         field = as_field(terms.units[self.site], log_weights.to(terms.constant))
         return sweep_machine(terms, self.site, x, field).to(value.dtype)
+
+
+def is_swept(energy: Energy, site: str) -> TypeGuard[PairwiseEnergy | FieldEnergy]:
+    """Whether `EnergySite` knows how to sweep a site of an energy.
+
+    Hidden units are drawn on their own: they must not be coupled among themselves.
+    """
+    if not isinstance(energy, PairwiseEnergy):
+        return isinstance(energy, FieldEnergy)
+    return energy.read().obstacle([name for name in energy.sites if name != site]) is None
+
+
+def levels_of_elements(energy: PairwiseEnergy | FieldEnergy, site: str) -> Tensor | None:
+    """The values of an element of an energy's site; None where there are not finitely many."""
+    if isinstance(energy, FieldEnergy):
+        return torch.arange(max(energy.states), dtype=torch.float64)
+    levels = energy.read().units[site].levels
+    return None if levels is None else torch.tensor(levels, dtype=torch.float64)
 
 
 def as_field(unit: Unit, log_weights: Tensor) -> Tensor:  # (states, *batch, n)
@@ -113,9 +132,11 @@ def sweep_field(energy: FieldEnergy, value: Tensor, log_weights: Tensor) -> Tens
 def energy_of(law: Any) -> tuple[Energy, str] | None:  # noqa: ANN401 (any distribution)
     """The energy that a distribution is made of, and the site whose law it is; None if it is not.
 
-    An `EnergyDistribution` has them as `machine` and `site`.
+    An `EnergyDistribution` has them as `machine` and `site`. One that is masked is another law.
     """
-    own = unwrapped(law)
+    own = law
+    while isinstance(own, ExpandedDistribution | Independent):
+        own = own.base_dist
     energy, site = getattr(own, "machine", None), getattr(own, "site", None)
     if isinstance(energy, Energy) and isinstance(site, str):
         return energy, site

@@ -140,6 +140,14 @@ def listed_values(law: Any) -> Tensor | None:  # noqa: ANN401
     return found
 
 
+def bounded(support: Constraint, value: Tensor) -> Tensor:  # (*batch, *shape) -> the same
+    """Numbers that an element cannot have, where bounds differ, as the nearest that it can."""
+    if not isinstance(support, constraints.integer_interval):
+        return value
+    low, high = (torch.as_tensor(b).to(value) for b in (support.lower_bound, support.upper_bound))
+    return torch.minimum(torch.maximum(value, low), high)
+
+
 def latent_site(name: str, msg: Message) -> tuple[Site, Any]:
     """A latent node as a site of the energy, with the map to its support where it is real.
 

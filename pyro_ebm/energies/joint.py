@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.ops import special
@@ -95,7 +95,8 @@ class AtValues(Messenger):
             if name in self.guarded:
                 inside = msg["fn"].support.check(msg["value"])
                 self.terms[name] = self.terms[name].masked_fill(~inside, -torch.inf)
-            if name in self.log_jacobians:
+            # It has one number for each element of a batch, and no discrete site moves it here.
+            if name in self.log_jacobians and self.read is term:
                 self.terms[name] = self.terms[name] + self.log_jacobians[name]
 
     def told(self) -> Pass:
@@ -214,6 +215,11 @@ def entries(msg: Message) -> Tensor:
 def is_deterministic(msg: Message) -> bool:
     """Whether a site is a `pyro.deterministic`."""
     return bool(msg["infer"].get("_deterministic", False))
+
+
+def is_factor(msg: Message) -> bool:
+    """Whether a site is a factor, which holds no data: it is no observation."""
+    return isinstance(unwrapped(msg.get("fn")), Unit)
 
 
 def is_latent(msg: Message) -> bool:

@@ -285,7 +285,7 @@ class GraphLink(Link):
         if self.weight_batch:
             return (self.pairs(x) * self.weight).sum(-1)
         batch, other = (x[end].shape[:-1] for end in self.ends)
-        if batch != other or batch.numel() == 0:
+        if batch != other or 0 in batch:
             return (self.pairs(x) * self.weight).sum(-1)
         first, second = (x[end].reshape(-1, x[end].shape[-1]).mT.contiguous() for end in self.ends)
         # Whole rows of a (unit, batch) layout: twice as fast as picking columns.

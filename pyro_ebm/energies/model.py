@@ -16,7 +16,7 @@ from .base import Block, SweepEnergy, sweep_blocks
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
 from .energy_site import EnergySite
 from .finite import FiniteLaw
-from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
+from .first_pass import InitStrategy, bounded, first_pass, like, listed_values, random_pass
 from .joint import AtValues, Message, Model, ModelStructureError
 
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
@@ -224,16 +224,9 @@ class ModelEnergy(SweepEnergy):
         found = []
         for level in known.levels.unbind():
             value = torch.full_like(x[site], float(level))
-            at = self.native({**x, site: self.inside(site, value)})
+            at = self.native({**x, site: bounded(self.sites[site].support, value)})
             found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
         return {"weights": torch.stack(found)}
-
-    def inside(self, site: str, value: Tensor) -> Tensor:
-        """Labels that an element has not, as its last one."""
-        support = self.sites[site].support
-        if not isinstance(support, constraints.integer_interval):
-            return value
-        return torch.minimum(value, torch.as_tensor(support.upper_bound).to(value))
 
     def discrete_site(self, site: str) -> DiscreteSite:
         """How a discrete site is drawn.
@@ -260,7 +253,8 @@ class ModelEnergy(SweepEnergy):
         self, starts: list[Sites], sources: dict[str, frozenset[str]]
     ) -> dict[str, DiscreteSite | None]:
         """By discrete site, how it is drawn; None where it cannot be."""
-        prober = Prober(self.model, self.real, self.nodes, [self.native(x) for x in starts])
+        starts = [self.native(x) for x in starts]
+        prober = Prober(self.model, self.real, self.nodes, starts, self.each)
         found: dict[str, DiscreteSite | None] = {}
         for site in self.discrete:
             law = self.nodes[site]["fn"]

@@ -32,7 +32,7 @@ def energy_factor(name: str, energy: Energy, /, **sites: Tensor) -> None:
 
     Within plates the energy must give one number for each of their elements: one number alone would
     count as often as the plate has elements. The statement is no observation: its site is marked
-    auxiliary and holds no data (`is_factor` tells it), so that no log-likelihood is made of it.
+    auxiliary and holds no data, so that `to_arviz` makes no log-likelihood of it.
 
     Args:
         name: The name of the factor's site.
@@ -106,11 +106,3 @@ def plates_around(name: str) -> Iterator[tuple[IndepMessenger, int]]:
             continue
         if messenger.dim is not None:  # a plate that is a loop has none
             yield messenger, messenger.dim
-
-
-def is_factor(node: dict[str, object]) -> bool:
-    """Whether a site of a trace is a factor, which has no data and is no observation."""
-    value = node.get("value")
-    return isinstance(node.get("fn"), dist.Unit) or (
-        isinstance(value, Tensor) and bool(node.get("is_observed")) and not value.numel()
-    )

@@ -116,32 +116,38 @@ class NonFiniteEnergyError(FloatingPointError):
 
 
 class Record:
-    """Room on the CPU for draws and statistics, filled from the front; whole draws count."""
+    """Room on the CPU for draws and statistics, filled from the front; whole draws count.
+
+    A draw of all chains is one piece of memory, which a step fills at once; what is kept is turned
+    to (chain, draw, ...) as a view.
+    """
 
     def __init__(self, energy: Energy, chains: int, draws: int) -> None:
         self.filled, self.room = 0, draws
         self.draws = {
             name: torch.empty(
-                (chains, draws, *site.shape), dtype=storage_dtype(site.support) or energy.dtype
+                (draws, chains, *site.shape), dtype=storage_dtype(site.support) or energy.dtype
             )
             for name, site in energy.sites.items()
         }
-        self.statistics = {"lp": torch.empty((chains, draws), dtype=energy.dtype)}
+        self.statistics = {"lp": torch.empty((draws, chains), dtype=energy.dtype)}
 
     def add(self, x: Sites, statistics: Mapping[str, Tensor]) -> None:
         """One draw; a statistic that it lacks is NaN there, 0 or False."""
         for name, value in x.items():
-            self.draws[name][:, self.filled] = value
+            self.draws[name][self.filled] = value
         for name, value in statistics.items():
             if name not in self.statistics:
                 like = self.statistics["lp"]
                 nothing = math.nan if value.is_floating_point() else 0
                 self.statistics[name] = torch.full_like(like, nothing, dtype=value.dtype)
-            self.statistics[name][:, self.filled] = value
+            self.statistics[name][self.filled] = value
         self.filled += 1
 
     def kept(self) -> tuple[Sites, dict[str, Tensor]]:
         """What has been filled."""
-        draws = {name: value[:, : self.filled] for name, value in self.draws.items()}
-        statistics = {name: value[:, : self.filled] for name, value in self.statistics.items()}
+        draws = {name: value[: self.filled].transpose(0, 1) for name, value in self.draws.items()}
+        statistics = {
+            name: value[: self.filled].transpose(0, 1) for name, value in self.statistics.items()
+        }
         return draws, statistics

@@ -54,7 +54,7 @@ KERNELS: dict[str, Kernel] = {
     "random walk": RandomWalk(scale=0.8),
     "MALA": MALA(step_size=0.1),
     "HMC": HMC(step_size=0.3, trajectory_length=1.2),
-    "HMC of one length": HMC(step_size=0.4, trajectory_length=0.8, jitter=0.0),
+    "HMC of one length": HMC(step_size=0.4, trajectory_length=0.8, jitter=0.0, step_jitter=0.0),
 }
 SPECIAL: dict[str, tuple[Kernel, str]] = {
     "random walk, diagonal": (RandomWalk(scale=0.8, mass=DIAGONAL), "correlated normal"),
@@ -297,15 +297,20 @@ def test_the_steps_of_langevin_decrease_as_they_should() -> None:
 
 def test_the_lengths_of_trajectories_follow_the_halton_sequence() -> None:
     energy = CallableEnergy(lambda x: x.square().sum(-1) / 2, 1)
-    kernel = HMC(step_size=0.1, trajectory_length=1.6, jitter=0.5)
+    kernel = HMC(step_size=0.1, trajectory_length=1.6, jitter=0.5, step_jitter=0.25)
     state = kernel.init(energy, {"visible": torch.zeros(3, 1)})
-    counts = []
+    counts, sizes = [], []
     for _ in range(7):
         state, info = kernel.step(energy, state)
         state = kernel.refresh(energy, state, state.x)
         counts.append(int(info.n_steps[0]))
+        sizes.append(float(info.step_size[0]))
     halton = (1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)
-    assert counts == [math.ceil(16 * (1 - 0.5 * h) - 1e-9) for h in halton]
+    thirds = (1 / 3, 2 / 3, 1 / 9, 4 / 9, 7 / 9, 2 / 9, 5 / 9)
+    wanted = [0.1 * (1 - 0.25 * h) for h in thirds]
+    assert sizes == pytest.approx(wanted, rel=1e-6)
+    lengths = [1.6 * (1 - 0.5 * h) for h in halton]
+    assert counts == [math.ceil(t / e - 1e-9) for t, e in zip(lengths, wanted, strict=True)]
 
 
 # --- the Metropolis test -------------------------------------------------------------------------

@@ -273,12 +273,21 @@ def test_draws_of_a_batch_go_to_their_own_machines() -> None:
 def test_chains_are_used_where_there_is_no_table(kernel: Gibbs | None) -> None:
     machine = SMALL["fully visible bits"].machine()
     found = EnergyDistribution(machine, sampler=Sampler(kernel, steps=30))
+    in_haste = EnergyDistribution(machine, sampler=Sampler(kernel, steps=30, patience=0))
     with mock.patch.object(sampling, "from_table", side_effect=sampling.TooManyStatesError):
         exactly_drawn = found.sample((DRAWS,))
-        with mock.patch.object(sampling, "PATIENCE", 0.0):
-            by_chains = found.sample((DRAWS,))
+        by_chains = in_haste.sample((DRAWS,))
     for draws in (exactly_drawn, by_chains):
         assert of_draws(found, draws) > ALPHA
+
+
+def test_a_law_without_log_z_does_not_sum_for_its_draws() -> None:
+    machine = BoltzmannMachine.restricted(40, 20)
+    with mock.patch.object(sampling.exact, "sample", side_effect=AssertionError):
+        drawn = EnergyDistribution.up_to_constant(machine).sample((3,))
+        with pytest.raises(AssertionError):
+            EnergyDistribution(machine).sample((3,))
+    assert drawn.shape == (3, 40)
 
 
 def test_noise_in_place_of_draws_is_found() -> None:
