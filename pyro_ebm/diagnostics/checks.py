@@ -38,11 +38,11 @@ TRIPS = 1  # round trips of each chain's replicas
 LONGER = "Run longer: the chains remember too long for their number of draws."
 SLOW = (
     "Chains have not gone everywhere the others have been: move in larger or better steps (blocks, "
-    "other coordinates, adaptation), temper (ParallelTempering), or run many times longer."
+    "other coordinates, adaptation), temper (parallel tempering), or run many times longer."
 )
 TRAPPED = (
     "The chains sit in different modes, which more draws will not cure: temper "
-    "(ParallelTempering), move clusters (SwendsenWang, where all couplings can be satisfied) or "
+    "(parallel tempering), move clusters (SwendsenWang, where all couplings can be satisfied) or "
     "blocks together, or sample another way."
 )
 SLOW_ON_LADDER = (

@@ -50,7 +50,7 @@ class HMC(Mover):
         target_acceptance: The mean acceptance that the warm-up finds ε for; more where chains get
             stuck in narrow places. 0.8 is a little faster on normal laws, and gets stuck in the
             arms of a banana.
-        longest: The most leapfrog steps of a trajectory whose length the warm-up finds.
+        longest: The most steps ε in a trajectory whose length the warm-up finds.
 
     Raises:
         ValueError: If a setting is out of its range.
