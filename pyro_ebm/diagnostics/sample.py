@@ -96,7 +96,7 @@ def sample(
     - by shorter steps of HMC, where its trajectories diverge;
     - by parallel tempering of the kernel: from independent units for a machine, from a normal law
       for continuous sites, from the uniform law else, on 4 to 32 levels, as many as are needed;
-    - by four times as many steps, where the best of these has come too short.
+    - by four times as many steps, where the best of these has come too short and does not diverge.
 
     The best is returned. Each costs a known number of steps; progress bars show them. Chains can
     only be judged by where they are: a mode that none of them has found is not missed.
@@ -165,7 +165,8 @@ def improved(first: Judged, task: Task) -> list[Judged]:
         if need() and tried[-1].diagnosis.verdict is Verdict.NOT_MIXED and may_temper(task):
             tried.append(tempered(tried[-1], task, target, (next(seeds), next(seeds))))
         best = min(reversed(tried), key=badness)
-        if need() and best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED):
+        curable = best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED)
+        if need() and curable and not best.suffers(DIVERGED):
             tried.append(longer(best, task))
     except NonFiniteEnergyError:
         pass  # on the way; what came before went well
