@@ -31,9 +31,9 @@ FLAT = BoltzmannMachine.restricted(
 
 @functools.cache
 def roughly_learned() -> BoltzmannMachine:
-    """A prior in two seconds."""
+    """A prior in a second."""
     torch.manual_seed(0)
-    machine = BoltzmannMachine.restricted(64, 20)
+    machine = BoltzmannMachine.restricted(64, 12)
     train = datasets.digits().train
     start_at_means(machine, train)
     objective = PersistentContrastiveDivergence(steps=2, chains=200)
