@@ -14,12 +14,7 @@ from .hmc import HMC
 from .random_blocks import RandomBlocks, can_move
 
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
-<<<<<<< HEAD
-# and makes two to three times the effective draws of the first there, for at most twice the
-# gradients.
-=======
 # and makes two to three times the effective draws of the first there, for up to twice the work.
->>>>>>> w2-default
 CAREFUL = 0.95
 SMALLEST = 0.99  # for energies on which that diverges all the same
 LONGEST, SHORT = 100, 30  # leapfrog steps at most: of a kernel alone, and on a ladder
