@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyro_ebm.datasets import Digits, digits
+from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.energies import BoltzmannMachine
 from pyro_ebm.kernels import Chains, Gibbs, Schedule, run
 from pyro_ebm.learning import (
@@ -20,7 +22,15 @@ from pyro_ebm.learning import (
     start_at_means,
 )
 from pyro_ebm.partition import exact
-from pyro_ebm.plots import energy_histograms, filters, images, learning_curve
+from pyro_ebm.plots import energy_histograms, filters, images, learning_curve, restoration
+from pyro_ebm.restoration import (
+    Restored,
+    complete,
+    deviation,
+    flipped,
+    restore,
+    wrong_pixels,
+)
 from pyro_ebm.statistics import (
     chow_liu_log_likelihood,
     describe_frozen,
@@ -31,6 +41,7 @@ from pyro_ebm.statistics import (
 HIDDEN = 20
 LEARNING_RATE = 0.015
 PIXELS = [f"row {k // 8} column {k % 8}" for k in range(64)]
+FLIPPED = 0.1  # of a digit's pixels, before it is restored
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pyro-ebm", description="Energy-based models for Pyro.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo_parser = commands.add_parser(
-        "demo", help="learn handwritten digits, sample the machine, judge the chains"
+        "demo", help="learn handwritten digits, sample the machine, restore noisy digits"
     )
     demo_parser.add_argument(
         "--out", type=Path, default=Path("out"), help="where figures and chains go (%(default)s)"
@@ -47,26 +58,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo_parser.add_argument(
         "--epochs", type=int, default=150, help="passes over the data (%(default)s)"
     )
+    demo_parser.add_argument(
+        "--digits", type=int, default=8, help="how many are restored (%(default)s)"
+    )
     options = parser.parse_args(arguments)
-    if options.epochs < 1:
-        parser.error(f"--epochs is {options.epochs}; wanted a positive whole number")
+    for name in ("epochs", "digits"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; wanted a positive whole number")
     threads = torch.get_num_threads()
     # At these sizes a second thread gains nothing, and beside a busy neighbour it costs much.
     torch.set_num_threads(1)
     try:
-        demo(options.out, options.seed, options.epochs)
+        demo(options.out, options.seed, options.epochs, options.digits)
     finally:
         torch.set_num_threads(threads)
     return 0
 
 
-def demo(out: Path, seed: int, epochs: int) -> None:
-    """A Boltzmann machine on real digits: learned, measured exactly, sampled, judged.
+def demo(out: Path, seed: int, epochs: int, restored: int) -> None:
+    """A Boltzmann machine on real digits: learned, measured exactly, sampled; then used as a prior.
 
     Args:
         out: The folder for figures and chains; made if it is not there.
         seed: Of everything.
         epochs: Passes over the data.
+        restored: How many test digits are restored and completed.
     """
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -86,6 +102,8 @@ def demo(out: Path, seed: int, epochs: int) -> None:
     chains = run(Gibbs(), machine, Schedule(1000, 1000, thinning=5), chains=16, seed=seed)
     report_chains(machine, chains, out)
     draw_figures(machine, data, chains, history, baselines, out)
+    restore_digits(machine, data.test[:restored], data.test_labels, seed, out)
+    complete_digits(machine, data.test[:restored], data.train.mean(0), seed, out)
     print(f"\nFigures and chains are in {out}/. {time.perf_counter() - begin:.0f} seconds in all.")
 
 
@@ -176,3 +194,49 @@ def draw_figures(
         {f"{name}, test": value for name, value in baselines.items()},
         quantity="exact log-likelihood (nats an image)",
     ).savefig(out / "learning_curve.png", dpi=150)
+
+
+def restore_digits(
+    machine: BoltzmannMachine, digits: Tensor, labels: Tensor, seed: int, out: Path
+) -> None:
+    """The machine as the prior of a Pyro model: pixels flipped at an unknown rate are restored."""
+    noisy = flipped(digits, FLIPPED, seed=seed)
+    print(f"\nRestoring {len(digits)} test digits with {FLIPPED:.0%} of the pixels flipped …")
+    begin = time.perf_counter()
+    found = restore(machine, noisy, seed=seed)
+    report_restored(found, digits, noisy, labels)
+    print(f"  {time.perf_counter() - begin:.1f} seconds.")
+    to_arviz(found.mcmc).to_netcdf(str(out / "restored.nc"))
+    rows = {"true": digits, "noisy": noisy, "restored": found.mean}
+    restoration(rows, found.deviation).savefig(out / "restored.png", dpi=150)
+
+
+def report_restored(found: Restored, digits: Tensor, noisy: Tensor, labels: Tensor) -> None:
+    """Wrong pixels before and after, and what is known of the flip rates."""
+    before, after = wrong_pixels(noisy, digits), wrong_pixels(found.mean, digits)
+    print("  digit   wrong pixels   after   flip rate, 90 % interval    R-hat")
+    for row in zip(labels.tolist(), before, after, found.intervals, found.r_hat, strict=False):
+        label, old, new, (low, high), judged = row
+        print(f"  {label:5d}{old:15d}{new:8d}          {low:.3f} to {high:.3f}       {judged:8.3f}")
+    held = ((found.intervals[:, 0] <= FLIPPED) & (found.intervals[:, 1] >= FLIPPED)).sum()
+    print(
+        f"  in all{before.sum():14d}{after.sum():8d}   ({after.sum() / before.sum():.2f} of them); "
+        f"{held} of {len(digits)} intervals hold the true rate, {FLIPPED}."
+    )
+
+
+def complete_digits(
+    machine: BoltzmannMachine, digits: Tensor, means: Tensor, seed: int, out: Path
+) -> None:
+    """The right half of each digit, drawn by the machine with the left half held."""
+    held = torch.arange(digits.shape[1]) % 8 < 4
+    completed = complete(machine, digits, held, seed=seed)
+    wrong = wrong_pixels(completed, digits).sum()
+    guessed = wrong_pixels(torch.where(held, digits, means), digits).sum()
+    print(
+        f"\nFilling in the right halves of these digits, {int((~held).sum())} pixels each: "
+        f"{wrong} pixels are wrong, and {guessed} where the means are filled in."
+    )
+    halves = digits.masked_fill(~held, torch.nan)
+    rows = {"true": digits, "known": halves, "completed": completed}
+    restoration(rows, deviation(completed)).savefig(out / "completed.png", dpi=150)

@@ -77,6 +77,42 @@ def images(data: Tensor, fantasies: Tensor, *, shape: tuple[int, int] = (8, 8)) 
     return figure
 
 
+def restoration(
+    rows: Mapping[str, Tensor], deviation: Tensor, *, shape: tuple[int, int] = (8, 8)
+) -> "Figure":
+    """Images above one another, step by step, and how uncertain each pixel of the last is.
+
+    Args:
+        rows: For each label, images of bits or of probabilities (images, n), the same ones in each
+            row; NaN where a pixel is missing.
+        deviation: The standard deviations of the pixels (images, n), of bits at most ½.
+        shape: The height and width of an image, n = height * width.
+
+    Raises:
+        ValueError: If a row does not make such images, or rows have other numbers of them.
+    """
+    label = "uncertainty"
+    tiles = {name: as_images(value, name, shape) for name, value in rows.items()}
+    tiles[label] = as_images(deviation, "deviation", shape)
+    counts = {name: len(value) for name, value in tiles.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"The rows have {counts} images; wanted the same number in each.")
+    pictures = {name: mosaic(value, len(value)) for name, value in tiles.items()}
+    height = TILE * shape[0] / shape[1]
+    figure = empty(TILE * counts[label] + 2.0, (height + 0.06) * len(pictures) + 0.1)
+    axes = figure.subplots(len(pictures), 1)
+    for place, (name, picture) in zip(axes, pictures.items(), strict=True):
+        colours, top = ("magma", 0.5) if name == label else ("gray_r", 1.0)
+        drawn = place.imshow(picture.numpy(), cmap=colours, vmin=0, vmax=top)
+        between_tiles(place)
+        place.set_ylabel(name, rotation=0, ha="right", va="center")
+    # Room is taken from all rows, so that they stay below one another.
+    bar = figure.colorbar(drawn, ax=axes, shrink=1 / len(axes), anchor=(0, 0), pad=0.02, aspect=6)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelcolor=GREY, labelsize=8)
+    return figure
+
+
 def energy_histograms(energies: Mapping[str, Tensor]) -> "Figure":
     """One row for each kind of state: how its energies are spread, over common bins.
 

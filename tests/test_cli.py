@@ -8,9 +8,19 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from pyro_ebm import restoration
 from pyro_ebm.cli import main
+from pyro_ebm.kernels import Schedule
 
-FIGURES = ("filters.png", "digits.png", "free_energies.png", "learning_curve.png")
+FIGURES = (
+    "filters.png",
+    "digits.png",
+    "free_energies.png",
+    "learning_curve.png",
+    "restored.png",
+    "completed.png",
+)
+FAST = Schedule(warmup=10, draws=20)
 
 
 def likelihoods(printed: str) -> dict[str, float]:
@@ -21,9 +31,11 @@ def likelihoods(printed: str) -> dict[str, float]:
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # ArviZ 0.23's
 def test_the_demo_learns_prints_and_leaves_its_results(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["demo", "--out", str(tmp_path / "new" / "out"), "--epochs", "12"]) == 0
+    monkeypatch.setattr(restoration, "SCHEDULE", FAST)
+    out = str(tmp_path / "new" / "out")
+    assert main(["demo", "--out", out, "--epochs", "12", "--digits", "3"]) == 0
     printed = capsys.readouterr().out
     found = likelihoods(printed)
     assert found["independent pixels"] == -25.25
@@ -37,6 +49,12 @@ def test_the_demo_learns_prints_and_leaves_its_results(
         assert picture.std() > 0.01
     chains = az.from_netcdf(tmp_path / "new" / "out" / "chains.nc")
     assert chains["posterior"]["visible"].shape == (16, 1000, 64)
+    assert "Restoring 3 test digits with 10% of the pixels flipped" in printed
+    assert len(re.findall(r"^ +\d +\d+ +\d+ +0\.\d+ to 0\.\d+ +\d\.\d+$", printed, re.M)) == 3
+    assert re.search(r"\d+ pixels are wrong, and \d+ where the means are filled in", printed)
+    restored = az.from_netcdf(tmp_path / "new" / "out" / "restored.nc")
+    assert restored["posterior"]["pixels"].shape == (64, 20, 3, 64)
+    assert restored["observed_data"]["seen"].shape == (3, 64)
 
 
 @pytest.mark.slow
@@ -46,16 +64,22 @@ def test_the_whole_demo_reaches_its_likelihood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
     main(["demo", "--out", str(tmp_path), "--seed", str(seed)])
-    assert likelihoods(capsys.readouterr().out)["Boltzmann machine"] >= -18.4
+    printed = capsys.readouterr().out
+    assert likelihoods(printed)["Boltzmann machine"] >= -18.4
+    share = re.search(r"\((\d\.\d\d) of them\)", printed)
+    assert share
+    assert float(share[1]) < 0.8  # of 8 digits; tests/test_restoration.py has them all
 
 
 def test_a_wrong_option_is_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["demo", "--epochs", "0"])
-    assert "--epochs is 0; wanted a positive whole number" in capsys.readouterr().err
+    for option in ("epochs", "digits"):
+        with pytest.raises(SystemExit):
+            main(["demo", f"--{option}", "0"])
+        assert f"--{option} is 0; wanted a positive whole number" in capsys.readouterr().err
 
 
-def test_the_demo_puts_the_threads_back(tmp_path: Path) -> None:
+def test_the_demo_puts_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restoration, "SCHEDULE", FAST)
     before = torch.get_num_threads()
-    main(["demo", "--out", str(tmp_path), "--epochs", "1"])
+    main(["demo", "--out", str(tmp_path), "--epochs", "1", "--digits", "1"])
     assert torch.get_num_threads() == before

@@ -51,6 +51,29 @@ def test_a_row_may_be_an_image_of_any_shape() -> None:
     assert shown(plots.images(BITS, BITS, shape=(4, 16)).axes[0]).shape[1] == 3 * 68 - 4
 
 
+def test_a_restoration_is_rows_of_the_same_images_and_their_uncertainty() -> None:
+    halves = BITS.masked_fill(torch.arange(64) % 8 >= 4, torch.nan)
+    spread = 0.4 * torch.rand(9, 64, generator=torch.Generator().manual_seed(2))
+    figure = plots.restoration({"true": BITS, "known": halves}, spread)
+    figure.draw_without_rendering()
+    true, known, uncertainty = figure.axes[:3]
+    labels = [axes.get_ylabel() for axes in (true, known, uncertainty)]
+    assert labels == ["true", "known", "uncertainty"]
+    lefts = [axes.get_position().x0 for axes in (true, known, uncertainty)]
+    assert lefts == pytest.approx([lefts[0]] * 3)
+    assert true.get_images()[0].get_clim() == known.get_images()[0].get_clim() == (0, 1)
+    assert uncertainty.get_images()[0].get_clim() == (0, 0.5)
+    assert shown(true).shape == (32, 9 * 34 - 2)  # one row of tiles
+    for image in (0, 8):
+        left = 34 * image
+        assert np.allclose(shown(true)[::4, left : left + 32 : 4], BITS[image].reshape(8, 8))
+        assert np.allclose(
+            shown(uncertainty)[::4, left : left + 32 : 4], spread[image].reshape(8, 8)
+        )
+        assert shown(known).mask[:, left + 16 : left + 32].all()
+        assert not shown(known).mask[:, left : left + 16].any()
+
+
 def test_histograms_share_their_bins_and_sum_to_all_states() -> None:
     energies = {"data": torch.tensor([-3.0, -2.0, -2.0, -1.0]), "fantasies": torch.zeros(2, 3)}
     figure = plots.energy_histograms(energies)
@@ -86,6 +109,8 @@ FIGURES = {
     "filters": lambda: plots.filters(WEIGHT.clone().requires_grad_()),
     "one filter": lambda: plots.filters(torch.zeros(64, 1)),
     "images": lambda: plots.images(BITS, BITS[:1]),
+    "restoration": lambda: plots.restoration({"true": BITS}, BITS / 2),
+    "one image": lambda: plots.restoration({"true": BITS[:1]}, BITS[:1] / 2),
     "histograms": lambda: plots.energy_histograms({"data": torch.randn(50)}),
     "curve": lambda: plots.learning_curve([0, 1], {"train": [0.0, 1.0], "test": [0.0, 0.5]}),
     "references only": lambda: plots.learning_curve([], {}, {"independent units": -25.0}),
@@ -121,6 +146,11 @@ WRONG = {
     "weight": (lambda: plots.filters(torch.zeros(64)), r"'weight' has shape \(64,\)"),
     "filters": (lambda: plots.filters(torch.zeros(60, 3)), r"shape \(3, 60\); wanted \(rows, 64\)"),
     "images": (lambda: plots.images(BITS, BITS[0]), r"'fantasies' has shape \(64,\)"),
+    "rows": (
+        lambda: plots.restoration({"a": BITS}, BITS[:2]),
+        r"{'a': 9, 'uncertainty': 2} images",
+    ),
+    "deviation": (lambda: plots.restoration({}, BITS[0]), r"'deviation' has shape \(64,\)"),
     "no energies": (lambda: plots.energy_histograms({}), "'energies' is empty"),
     "NaN": (lambda: plots.energy_histograms({"data": torch.tensor([torch.nan])}), "not all finite"),
     "none": (lambda: plots.energy_histograms({"data": torch.zeros(0)}), "'data' are none"),
