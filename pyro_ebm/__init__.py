@@ -6,7 +6,16 @@ of contents.
 """
 
 from . import datasets, infer, plots
-from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
+from .diagnostics import (
+    Diagnosis,
+    Evidence,
+    NotMixedWarning,
+    Verdict,
+    compare_starts,
+    diagnose,
+    sample,
+    to_arviz,
+)
 from .distributions import (
     Boltzmann,
     EnergyDistribution,
@@ -78,6 +87,7 @@ from .kernels import (
     Wolff,
     advance,
     anneal,
+    choose_kernel,
     descend,
     resume,
     run,
@@ -184,6 +194,9 @@ __all__ = [
     "ModelEnergy",
     "UnbatchedModelWarning",
     # sampling
+    "sample",
+    "NotMixedWarning",
+    "choose_kernel",
     "Kernel",
     "Gibbs",
     "GibbsWithGradients",

@@ -18,6 +18,7 @@ from torch.distributions.constraints import Constraint
 
 Sites = dict[str, Tensor]  # name -> (*batch, *site.shape)
 
+LOWEST = 5  # integers without an upper bound, among which chains start
 
 _trusting = ContextVar("trusting", default=False)
 
@@ -94,11 +95,12 @@ def storage_dtype(support: Constraint) -> torch.dtype | None:
 def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
     """Values (*batch, *site.shape) to start from, scattered over the support.
 
-    Finite supports uniformly; continuous ones from uniform numbers between -2 and 2 that are mapped
-    to the support, as Pyro and Stan start.
+    Finite supports uniformly; integers with a lower bound only over the lowest five; continuous
+    supports from uniform numbers between -2 and 2 that are mapped to the support, as Pyro and Stan
+    start.
 
     Raises:
-        ValueError: If the support is neither.
+        ValueError: If the support is another one of discrete values.
     """
     support, shape = site.support, (*batch, *site.shape)
     if support in (boolean, spin):
@@ -112,6 +114,13 @@ def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
         uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
         # Rounding may bring a number just below 1 to the next integer.
         return torch.minimum((low + uniform * (high - low + 1)).floor(), high)
+    if support is constraints.one_hot:
+        label = torch.rand(shape, device=like.device).argmax(-1, keepdim=True)
+        return torch.zeros(shape, dtype=like.dtype, device=like.device).scatter_(-1, label, 1)
+    if support.is_discrete and hasattr(support, "lower_bound"):
+        low = torch.as_tensor(support.lower_bound, dtype=like.dtype, device=like.device)
+        uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
+        return low + (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)
     if support.is_discrete:
         raise ValueError(f"No random start is known for the support {describe(support)}.")
     to_support = biject_to(support)

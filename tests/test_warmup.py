@@ -189,6 +189,78 @@ def test_the_draws_are_made_by_the_kernel_as_tuned() -> None:
     assert torch.equal(again.point.gradient, first.point.gradient)
 
 
+# --- a step size for each chain, or each level ---------------------------------------------------
+
+MASSES = {
+    "unit": UnitMass(),
+    "diagonal": DiagonalMass(torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)),
+    "dense": DenseMass(torch.linalg.inv(correlated(3, 0.6).precision)),
+    "not yet found": DenseMass(),
+}
+
+
+def step_of(name: str, size: Any, mass: Any) -> Kernel:
+    if name == "HMC":  # one leapfrog step, whatever the size
+        return HMC(step_size=size, trajectory_length=0.1, jitter=0.0, step_jitter=0.0, mass=mass)
+    if name == "MALA":
+        return MALA(step_size=size, mass=mass)
+    return RandomWalk(scale=size, mass=mass)
+
+
+@pytest.mark.parametrize("mass", MASSES)
+@pytest.mark.parametrize("name", ["HMC", "MALA", "random walk"])
+def test_each_chain_has_its_step_size(name: str, mass: str) -> None:
+    energy = correlated(3, 0.6)
+    x = {"x": torch.randn(4, 3, dtype=torch.float64)}
+
+    def moved(size: Any) -> tuple[Tensor, Any]:
+        kernel = step_of(name, size, MASSES[mass])
+        state = kernel.init(energy, x)
+        torch.manual_seed(1)
+        state, info = kernel.step(energy, state)
+        return state.x["x"], info
+
+    sizes = torch.tensor([0.1, 0.9, 0.9, 0.1], dtype=torch.float64)
+    together, info = moved(sizes)
+    for size in (0.1, 0.9):
+        alone, of_alone = moved(size)
+        torch.testing.assert_close(together[sizes == size], alone[sizes == size])
+        rates = info.acceptance_rate[sizes == size]
+        torch.testing.assert_close(rates, of_alone.acceptance_rate[sizes == size])
+        assert info.step_size.tolist() == sizes.tolist()
+
+
+def test_all_chains_make_the_steps_that_the_smallest_needs() -> None:
+    sizes = torch.tensor([0.25, 1.0], dtype=torch.float64)
+    kernel = HMC(
+        step_size=sizes, trajectory_length=1.0, jitter=0.0, step_jitter=0.0, mass=UnitMass()
+    )
+    energy = correlated(3, 0.0)
+    _, info = kernel.step(energy, kernel.init(energy, {"x": torch.zeros(2, 3).double()}))
+    assert info.n_steps.tolist() == [4, 4]
+
+
+def test_laws_beside_each_other_are_tuned_each() -> None:
+    # Chains of two laws, at β = 1 and β = 100: the step sizes τ are as 100 to 1.
+    both = correlated(3, 0.0) * torch.tensor([1.0, 100.0], dtype=torch.float64)
+    x = {"x": torch.randn(50, 2, 3, dtype=torch.float64) / torch.tensor([[1.0], [10.0]])}
+    kernel, _ = warmup(MALA(mass=UnitMass()), both, x, steps=200, seed=0)
+    assert isinstance(kernel, MALA)
+    assert isinstance(kernel.step_size, Tensor)
+    assert float(kernel.step_size[0] / kernel.step_size[1]) == pytest.approx(100, rel=0.2)
+
+
+def test_trajectories_are_no_longer_than_allowed() -> None:
+    energy = Quadratic(torch.diag(DEVIATIONS**-2))
+    kernel = HMC(mass=UnitMass(), longest=7, step_jitter=0.0)
+    chains = run(kernel, energy, Schedule(60, 20), chains=8, seed=0)
+    assert int(chains.statistics["n_steps"].max()) <= 7
+    with pytest.raises(ValueError, match="longest is 0"):
+        HMC(longest=0)
+    with pytest.raises(ValueError, match="step_size is"):
+        HMC(step_size=torch.tensor([0.1, -1.0]))
+
+
 # --- again, stopped, going on --------------------------------------------------------------------
 
 

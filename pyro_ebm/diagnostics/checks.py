@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ebm.kernels import Chains, ParallelTempering
 from pyro_ebm.sites import Sites
 from pyro_ebm.statistics import frozen_units
 
@@ -32,21 +33,31 @@ LEAST_DRAWS = 8  # that can be split and correlated
 DIVERGING = 0.001  # share of draws
 ACCEPTED = 0.05  # rate
 SWAPPED = 0.05  # rate
+TRIPS = 1  # round trips of each chain's replicas
 
 LONGER = "Run longer: the chains remember too long for their number of draws."
 SLOW = (
     "Chains have not gone everywhere the others have been: move in larger or better steps (blocks, "
-    "other coordinates, adaptation), or run many times longer."
+    "other coordinates, adaptation), temper (parallel tempering), or run many times longer."
 )
 TRAPPED = (
-    "The chains sit in different modes, which more draws will not cure: temper (parallel tempering "
-    "or annealing), move clusters or blocks together, or sample another way."
+    "The chains sit in different modes, which more draws will not cure: temper "
+    "(parallel tempering), move clusters (SwendsenWang, where all couplings can be satisfied) or "
+    "blocks together, or sample another way."
+)
+SLOW_ON_LADDER = (
+    "The ladder has not brought each chain everywhere the others have been: run many times longer, "
+    "or move better on every level (clusters or blocks together, other coordinates)."
 )
 FROZEN = (
     "Look at the units that never change: a saturated or wrongly clamped unit, a site that no "
     "kernel moves (leave a clamped one out with sites=...), or too strong couplings."
 )
 REJECTED = "Shorten the step size or the proposals: hardly one is accepted."
+NO_TRIPS = (
+    "Replicas hardly come from the lowest level back to the highest: run longer, put more levels "
+    "between, or give a reference nearer to the target."
+)
 NOT_SWAPPED = (
     "Put more temperatures between the first and the last: hardly a swap is accepted. Whether "
     "replicas come through, `round_trips` tells."
@@ -68,6 +79,8 @@ class Setting(NamedTuple):
     draws: int
     superchains: int | None
     comparisons: int  # quantities that share the rate of false alarms
+    slow: str  # what to try where chains move, but not everywhere
+    trapped: str  # and where they sit in different modes
 
 
 def unit_names(site: str, shape: torch.Size) -> list[str]:
@@ -187,7 +200,9 @@ def mixing_evidence(
 ) -> list[Evidence]:
     """R-hat, agreement and effective sample sizes, of observables and units."""
     comparisons = sum(len(group.names) for group in judged.values())
-    setting = Setting(material.chains, material.draws, superchains, comparisons)
+    on_ladder = "swap_rate" in material.statistics
+    cures = (SLOW_ON_LADDER, SLOW_ON_LADDER) if on_ladder else (SLOW, TRAPPED)
+    setting = Setting(material.chains, material.draws, superchains, comparisons, *cures)
     found = []
     for what, group in judged.items():
         found.append(r_hat_evidence(what, group, setting))
@@ -210,7 +225,7 @@ def r_hat_evidence(what: str, group: Group, setting: Setting) -> Evidence:
     chains have so few effective draws that there is no chance to speak of.
     """
     r_hat, size, memory = group.judgement[:3]
-    chains, draws, superchains, comparisons = setting
+    chains, draws, superchains, comparisons = setting[:4]
     if superchains is None:
         name, groups, each, slack = "R-hat", 2 * chains, draws // 2, 1.0
         short = (size < SHORT * chains) & (draws >= FEW_DRAWS)
@@ -233,7 +248,7 @@ def r_hat_evidence(what: str, group: Group, setting: Setting) -> Evidence:
         f"at most {DOUBTFUL * slack:.3g}",
         verdict,
         group.names[k],
-        SLOW if verdict is NOT_MIXED else LONGER,
+        setting.slow if verdict is NOT_MIXED else LONGER,
     )
 
 
@@ -245,7 +260,7 @@ def agreement_evidence(what: str, group: Group, setting: Setting) -> Evidence:
         group.judgement.disagreement.masked_fill(~matters, 1.0),
         group.names,
         setting.comparisons,
-        TRAPPED,
+        setting.trapped,
     )
 
 
@@ -300,6 +315,17 @@ def kernel_evidence(statistics: Mapping[str, Tensor], so_far: list[Evidence]) ->
         rate = float(statistics["swap_rate"].double().mean())
         found.append(rate_evidence("swap rate", rate, SWAPPED, NOT_SWAPPED))
     return found
+
+
+def ladder_evidence(chains: Chains) -> list[Evidence]:
+    """What the replicas of tempering have done since the warm-up."""
+    kernel = chains.kernel
+    if not isinstance(kernel, ParallelTempering) or not isinstance(kernel.betas, tuple):
+        return []
+    trips = float(kernel.report(chains.state).round_trips.double().mean())
+    name, wanted = "round trips on the ladder, mean of chains", f"at least {TRIPS}"
+    verdict = MIXED if trips >= TRIPS else CANNOT_TELL
+    return [Evidence(name, trips, wanted, verdict, "", NO_TRIPS)]
 
 
 def rate_evidence(name: str, rate: float, least: float, advice: str) -> Evidence:

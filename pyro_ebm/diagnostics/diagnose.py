@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pyro_ebm.kernels import Chains
 from pyro_ebm.sites import Sites, only_site
 from pyro_ebm.statistics import indicators, labels
 from pyro_ebm.statistics.nested import check_superchains
@@ -27,6 +28,7 @@ from .checks import (
     enough,
     frozen_evidence,
     kernel_evidence,
+    ladder_evidence,
     mixing_evidence,
     not_finite,
     unit_names,
@@ -77,6 +79,8 @@ def diagnose(
     if superchains is not None or material.draws >= LEAST_DRAWS:
         groups = quantities(material, rows)
         evidence += mixing_evidence(material, judged(groups, superchains), superchains)
+    if isinstance(draws, Chains):
+        evidence += ladder_evidence(draws)
     return weigh([*evidence, *kernel_evidence(material.statistics, evidence)])
 
 

@@ -10,7 +10,7 @@ element may be seen through another in some states only.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pyro
@@ -31,6 +31,7 @@ from .joint import Message, Model, is_deterministic, term
 
 TRIES = 4  # values at random on which each half of the elements is tried, at each start
 ROWS = 64  # in all, where the halves are few
+NUMBERS = 2**22  # values of a site that are tried in one pass, about
 
 
 class Reach(NamedTuple):
@@ -137,21 +138,21 @@ class Prober:
 
     def is_local(self, site: str, values: Tensor, terms: frozenset[str], dim: int) -> bool:
         """Whether an element's entries move with that element alone, along one plate."""
-        law = self.nodes[site]["fn"]
-        along = len(law.batch_shape) + dim
+        along = len(self.nodes[site]["fn"].batch_shape) + dim
         elements = self.elements(site, values)
         size = elements[along]
         view = [size if k == along else 1 for k in range(len(elements))]
-        changed = halves(size)
-        tried = self.tried(site, values, changed.reshape(-1, *view).expand(-1, *elements))
-        for start in self.starts:
-            moved = self.moves(
-                site, start, tried, lambda x: self.model.at(x, self.real, terms).terms
-            )
+        masks = halves(size).reshape(-1, *view).expand(-1, *elements)
+
+        def read(x: Sites) -> Sites:
+            return self.model.at(x, self.real, terms).terms
+
+        for chosen, moved in self.moves(site, values, masks, read):
+            left = ~chosen.movedim(along + 1, 1).reshape(len(chosen), size, -1)[..., 0]
             for entry in moved.values():
                 if entry.dim() - 1 < -dim or entry.shape[dim] != size:
                     return False
-                if bool(entry.movedim(dim, 1)[~changed[tried.mask]].any()):
+                if bool(entry.movedim(dim, 1)[left].any()):
                     return False
         return True
 
@@ -191,18 +192,17 @@ class Prober:
     def is_separable(self, site: str, made: EnergySite) -> bool:
         """Whether the rest of the model is a sum over the site's elements, each seen alone."""
         shape = made.shape
-        changed = halves(shape.numel()).reshape(-1, *shape)
-        tried = self.tried(site, made.levels, changed)
-        for start in self.starts:
-            moved = self.moves(
-                site, start, tried, lambda x: self.model.entries_at(x, self.real, made.terms)
-            )
+        masks = halves(shape.numel()).reshape(-1, *shape)
+
+        def read(x: Sites) -> Sites:
+            return self.model.entries_at(x, self.real, made.terms)
+
+        for chosen, moved in self.moves(site, made.levels, masks, read):
             for entry in moved.values():
                 if entry.shape[1:][entry.dim() - 1 - len(shape) :] != shape:
                     return False
-                rows = changed[tried.mask]
-                missing = [1] * (entry.dim() - rows.dim())
-                if bool((entry & ~rows.reshape(len(rows), *missing, *shape)).any()):
+                missing = [1] * (entry.dim() - chosen.dim())
+                if bool((entry & ~chosen.reshape(len(chosen), *missing, *shape)).any()):
                     return False
         return True
 
@@ -211,32 +211,41 @@ class Prober:
         shape: torch.Size = self.nodes[site]["value"].shape
         return shape[: len(shape) - (values.dim() - 1)]
 
-    def tried(self, site: str, values: Tensor, masks: Tensor) -> "Tried":
-        """Values at random, and with other ones in the elements of a mask; several for each mask.
+    def moves(
+        self, site: str, values: Tensor, masks: Tensor, read: Callable[[Sites], Sites]
+    ) -> Iterator[tuple[Tensor, Sites]]:
+        """Which entries of each term move with some elements, each time from values at random.
 
         Args:
             site: The site.
             values: Those of an element (states, *event).
             masks: The elements that change (masks, *elements).
-        """
-        count = max(TRIES, ROWS // len(masks))
-        mask = torch.arange(len(masks)).repeat_interleave(count)
-        chosen = masks[mask]
-        index = torch.randint(len(values), chosen.shape)
-        step = torch.randint(1, len(values), chosen.shape) if len(values) > 1 else 0
-        other = torch.where(chosen, (index + step) % len(values), index)
-        like, support = self.nodes[site]["value"], element_support(self.nodes[site]["fn"])
-        before, after = (bounded(support, values.to(like)[k]) for k in (index, other))
-        return Tried(before, after, mask)
+            read: The terms in a pass.
 
-    def moves(
-        self, site: str, start: Sites, tried: "Tried", read: Callable[[Sites], Sites]
-    ) -> Sites:
-        """Which entries of each term move from before to after (rows, *entry)."""
-        both = torch.cat([tried.before, tried.after])
-        rows = {name: value.expand(len(both), *value.shape) for name, value in start.items()}
-        found = self.each(read, {**rows, site: both})
-        return {name: differing(*entry.chunk(2)) for name, entry in found.items()}
+        Yields:
+            In turns, what was changed (rows, *elements), and what moved (rows, *entry) by term.
+        """
+        tries = max(TRIES, ROWS // len(masks))
+        at_once = max(1, NUMBERS // (tries * masks[0].numel()))
+        device = self.nodes[site]["value"].device
+        for some in masks.to(device).split(at_once):
+            chosen = some.repeat_interleave(tries, 0)
+            both = torch.cat(self.tried(site, values, chosen))
+            for start in self.starts:
+                rows = {
+                    name: value.expand(len(both), *value.shape) for name, value in start.items()
+                }
+                found = self.each(read, {**rows, site: both})
+                yield chosen, {name: differing(*entry.chunk(2)) for name, entry in found.items()}
+
+    def tried(self, site: str, values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Values at random, and the same with others in the chosen elements (rows, *shape)."""
+        like, support = self.nodes[site]["value"], element_support(self.nodes[site]["fn"])
+        index = torch.randint(len(values), chosen.shape, device=like.device)
+        step = torch.randint_like(index, 1, len(values)) if len(values) > 1 else 0
+        other = torch.where(chosen, (index + step) % len(values), index)
+        values = values.to(like)
+        return bounded(support, values[index]), bounded(support, values[other])
 
     def moved(
         self, start: Sites, site: str, values: Tensor, mask: Tensor
@@ -258,20 +267,6 @@ class Prober:
         after = self.model.at({**start, site: other}, self.real).terms
         different = {name: differing(after[name], value) for name, value in before.items()}
         return different, {name for name, entry in different.items() if bool(entry.any())}
-
-
-class Tried(NamedTuple):
-    """Values of a site, and others in some elements.
-
-    Args:
-        before: Values (rows, *shape).
-        after: Those in which the elements of the row's mask are others (rows, *shape).
-        mask: The number of the row's mask (rows,).
-    """
-
-    before: Tensor
-    after: Tensor
-    mask: Tensor
 
 
 def halves(count: int) -> Tensor:  # (masks, count)

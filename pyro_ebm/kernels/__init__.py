@@ -3,6 +3,7 @@
 from .annealing import Annealed, TemperedTransitions, anneal, descend
 from .base import Kernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
+from .choice import choose_kernel
 from .cluster import SwendsenWang, Wolff
 from .cycle import Cycle, Mixture
 from .gibbs import Gibbs
@@ -46,6 +47,7 @@ __all__ = [
     "Wolff",
     "advance",
     "anneal",
+    "choose_kernel",
     "descend",
     "resume",
     "run",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .mass import Mass
+from .settings import Length
 
 # γ, t₀ and κ of Hoffman and Gelman (2014), but that γ is not 0.05: with it ln ε swings so widely
 # that its mean is too small: four chains came to accept 0.87 for 0.80, with 0.2 they accept 0.81.
@@ -17,10 +18,10 @@ GAIN, DELAY, FORGETTING = 0.2, 10.0, 0.75
 
 
 class StepSize(NamedTuple):
-    r"""A step size that approaches a wanted acceptance, by dual averaging.
+    r"""Step sizes, each of which approaches a wanted acceptance, by dual averaging.
 
     Args:
-        center: ln ε to which it is drawn back.
+        center: ln ε to which each is drawn back (*laws,), as all the others.
         log_size: ln ε of the next step.
         log_average: Its mean, in which the latest steps weigh most.
         shortfall: The sum of wanted less seen acceptance.
@@ -31,30 +32,31 @@ class StepSize(NamedTuple):
         | https://jmlr.org/papers/v15/hoffman14a.html
     """
 
-    center: float
-    log_size: float
-    log_average: float
-    shortfall: float = 0.0
+    center: Tensor
+    log_size: Tensor
+    log_average: Tensor
+    shortfall: Tensor
     steps: int = 0
 
     @classmethod
-    def at(cls, size: float) -> Self:
+    def at(cls, size: Length) -> Self:
         """A new beginning."""
-        return cls(math.log(size), math.log(size), math.log(size))
+        log_size = torch.as_tensor(size, dtype=torch.float64).log()
+        return cls(log_size, log_size, log_size, torch.zeros_like(log_size))
 
     @property
-    def size(self) -> float:
+    def size(self) -> Tensor:  # (*laws,)
         """ε of the next step."""
-        return math.exp(self.log_size)
+        return self.log_size.exp()
 
     @property
-    def average(self) -> float:
+    def average(self) -> Tensor:  # (*laws,)
         """ε as found."""
-        return math.exp(self.log_average)
+        return self.log_average.exp()
 
-    def after(self, acceptance: float, target: float) -> Self:
-        """After a step that was accepted with this mean probability."""
-        steps, shortfall = self.steps + 1, self.shortfall + target - acceptance
+    def after(self, acceptance: Tensor, target: float) -> Self:
+        """After a step that was accepted with these mean probabilities (*laws,)."""
+        steps, shortfall = self.steps + 1, self.shortfall + target - acceptance.double()
         log_size = self.center - math.sqrt(steps) / GAIN * shortfall / (steps + DELAY)
         weight = steps**-FORGETTING
         average = weight * log_size + (1 - weight) * self.log_average

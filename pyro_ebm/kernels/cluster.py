@@ -112,6 +112,22 @@ class Wolff(Kernel):
         return settle(energy, state, turned, root)
 
 
+@torch.no_grad()
+def suits_clusters(energy: Energy) -> bool:
+    """Whether it is bits or spins on a graph, all of whose couplings can be satisfied at once."""
+    two_valued = all(site.support in (boolean, spin) for site in energy.sites.values())
+    if not isinstance(energy, PairwiseEnergy) or not two_valued:
+        return False
+    terms = energy.read()
+    if not terms.links or not all(isinstance(link, GraphLink) for link in terms.links):
+        return False
+    try:
+        gauge(read_bonds(terms), "SwendsenWang")
+    except ValueError:
+        return False
+    return True
+
+
 def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
     """The state at x, after the checks at the door.
 

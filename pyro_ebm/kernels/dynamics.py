@@ -25,6 +25,7 @@ from .coordinates import (
 )
 from .mass import Mass
 from .metropolis import Verdict, choose, metropolis
+from .settings import Length
 
 
 class DynamicsState(NamedTuple):
@@ -93,7 +94,7 @@ def leapfrog(
     state: DynamicsState,
     momentum: Tensor,
     mass: Mass,
-    steps: tuple[float, int],
+    steps: tuple[Length, int],
 ) -> tuple[Slope, Tensor]:
     """The end of a trajectory, and the momentum there; the one given is overwritten.
 
@@ -121,7 +122,7 @@ def propose(
     coordinates: Coordinates,
     state: DynamicsState,
     mass: Mass,
-    steps: tuple[float, int],
+    steps: tuple[Length, int],
 ) -> Proposal:
     """The end of a trajectory with a new momentum, and its log ratio for the Metropolis test."""
     momentum = draw_momentum(state.point.position)

@@ -566,9 +566,9 @@ class DiscreteLangevinTuning(Tuning):
     def step(
         self, energy: Energy, state: DiscreteLangevinTuningState
     ) -> tuple[DiscreteLangevinTuningState, DiscreteLangevinInfo]:
-        inner, info = self.at(state.size.size).step(energy, state.inner)
-        size = state.size.after(float(info.acceptance_rate.mean()), ACCEPTANCE)
+        inner, info = self.at(float(state.size.size)).step(energy, state.inner)
+        size = state.size.after(info.acceptance_rate.mean(), ACCEPTANCE)
         return DiscreteLangevinTuningState(inner, size), info
 
     def tuned(self, state: DiscreteLangevinTuningState) -> tuple[Kernel, GradientState]:
-        return self.at(state.size.average), state.inner
+        return self.at(float(state.size.average)), state.inner

@@ -13,8 +13,8 @@ from pyro_ebm.sites import Sites
 from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, Mass
-from .settings import require_positive, require_probability, require_set
-from .tuning import Mover, Settings
+from .settings import Length, require_positive, require_probability, require_set
+from .tuning import LONGEST, Mover, Settings, least, reported
 
 ROUNDING = 1e-6  # of a step: what a whole number of steps may be off by
 
@@ -35,10 +35,11 @@ class HMC(Mover):
     The n-th trajectory has the length :math:`T (1 - j h_n)`, in leapfrog steps of length
     :math:`\varepsilon (1 - k h'_n)`, their number rounded up. h and h' are the Halton sequences of
     base 2 and 3: 1/2, 1/4, 3/4, 1/8, … and 1/3, 2/3, 1/9, 4/9, …
+    Where there are several ε, all chains make as many steps as the least of them needs.
 
     Args:
         sites: The sites to move; all continuous ones if left out.
-        step_size: ε.
+        step_size: ε; one for all chains, or a tensor that broadcasts to them (*batch,).
         trajectory_length: T, of the longest trajectory; in the same unit of time as ε. With
             M⁻¹ the covariance of the law, π/2 leads a normal law to an independent draw.
         jitter: j, by what share of T the lengths vary: not at all with 0, down to a single step
@@ -49,6 +50,7 @@ class HMC(Mover):
         target_acceptance: The mean acceptance that the warm-up finds ε for; more where chains get
             stuck in narrow places. 0.8 is a little faster on normal laws, and gets stuck in the
             arms of a banana.
+        longest: The most steps ε in a trajectory whose length the warm-up finds.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -60,12 +62,13 @@ class HMC(Mover):
     """
 
     sites: tuple[str, ...] | None = None
-    step_size: float | None = None
+    step_size: Length | None = None
     trajectory_length: float | None = None
     jitter: float = 0.6
     step_jitter: float = 0.5
     mass: Mass = DIAGONAL_MASS
     target_acceptance: float = 0.9
+    longest: int = LONGEST
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
@@ -73,6 +76,8 @@ class HMC(Mover):
         require_probability("target_acceptance", self.target_acceptance)
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}; wanted a number from 0 to 1.")
+        if not isinstance(self.longest, int) or self.longest < 1:
+            raise ValueError(f"longest is {self.longest!r}; wanted a positive whole number.")
         if not 0 <= self.step_jitter < 1:
             raise ValueError(
                 f"step_jitter is {self.step_jitter!r}; wanted a number from 0 to less than 1."
@@ -92,13 +97,13 @@ class HMC(Mover):
         coordinates = Coordinates.of(energy, self.sites)
         length = self.trajectory_length * (1 - self.jitter * halton(state.steps, 2))
         step = self.step_size * (1 - self.step_jitter * halton(state.steps, 3))
-        count = max(1, math.ceil(length / step - ROUNDING))
+        count = max(1, math.ceil(length / least(step) - ROUNDING))
         proposal = propose(energy, coordinates, state, self.mass, (step, count))
         after, verdict = settle(coordinates, state, proposal)
         rate = verdict.acceptance_rate
         info = HMCInfo(
             rate,
-            torch.full_like(rate, step),
+            reported(step, rate),
             torch.full_like(rate, count, dtype=torch.int32),
             verdict.diverging,
         )
@@ -106,11 +111,15 @@ class HMC(Mover):
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.step_size, self.trajectory_length, self.mass)
+        return Settings(self.step_size, self.trajectory_length, self.mass, self.longest)
 
     def at(self, settings: Settings) -> Self:
-        size, length, mass = settings
-        return replace(self, step_size=size, trajectory_length=length, mass=mass)
+        return replace(
+            self,
+            step_size=settings.size,
+            trajectory_length=settings.length,
+            mass=settings.mass,
+        )
 
 
 def halton(number: int, base: int) -> float:

@@ -26,8 +26,8 @@ from .dynamics import (
     settle,
 )
 from .mass import DIAGONAL_MASS, UNIT_MASS, Mass
-from .settings import require_positive, require_probability, require_set
-from .tuning import Mover, Settings
+from .settings import Length, require_positive, require_probability, require_set
+from .tuning import Mover, Settings, reported
 
 
 class LangevinInfo(NamedTuple):
@@ -111,7 +111,7 @@ class MALA(Mover):
 
     Args:
         sites: The sites to move; all continuous ones if left out.
-        step_size: τ.
+        step_size: τ; one for all chains, or a tensor that broadcasts to them (*batch,).
         mass: M = Σ⁻¹.
         target_acceptance: The mean acceptance that the warm-up finds τ for; more where chains get
             stuck in narrow places.
@@ -125,7 +125,7 @@ class MALA(Mover):
     """
 
     sites: tuple[str, ...] | None = None
-    step_size: float | None = None
+    step_size: Length | None = None
     mass: Mass = DIAGONAL_MASS
     target_acceptance: float = 0.574
 
@@ -144,11 +144,11 @@ class MALA(Mover):
     def step(self, energy: Energy, state: DynamicsState) -> tuple[DynamicsState, MALAInfo]:
         assert self.step_size is not None  # checked in `init`
         coordinates = Coordinates.of(energy, self.sites)
-        one_step = math.sqrt(2 * self.step_size), 1
+        one_step = (2 * self.step_size) ** 0.5, 1
         proposal = propose(energy, coordinates, state, self.mass, one_step)
         after, verdict = settle(coordinates, state, proposal)
         rate = verdict.acceptance_rate
-        info = MALAInfo(rate, torch.full_like(rate, self.step_size), verdict.diverging)
+        info = MALAInfo(rate, reported(self.step_size, rate), verdict.diverging)
         return after, info
 
     @property

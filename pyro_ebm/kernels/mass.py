@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .settings import Length
+
 PRIOR = 5.0  # the draws for which the old mass counts in a new one
 
 
@@ -22,11 +24,11 @@ class Mass(ABC):
     """A mass matrix: kept where it is given, to be found in the warm-up where it is not."""
 
     @abstractmethod
-    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
+    def drift_(self, position: Tensor, whitened: Tensor, step: Length) -> Tensor:
         """The position (*batch, d) plus step · L r, in place."""
 
     @abstractmethod
-    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: Length) -> Tensor:
         """The whitened momentum r (*batch, d) minus step · Lᵀ ∂U/∂u, in place."""
 
     @property
@@ -62,11 +64,11 @@ class Mass(ABC):
 class UnitMass(Mass):
     """M = I: steps and momenta of the same size in all coordinates."""
 
-    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
-        return position.add_(whitened, alpha=step)
+    def drift_(self, position: Tensor, whitened: Tensor, step: Length) -> Tensor:
+        return added_(position, whitened, step)
 
-    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
-        return whitened.add_(gradient, alpha=-step)
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: Length) -> Tensor:
+        return added_(whitened, gradient, -step)
 
     @property
     def is_wanted(self) -> bool:
@@ -115,15 +117,11 @@ class DiagonalMass(Mass):
         """L, a standard deviation for each coordinate."""
         return None if self.variance is None else self.variance.sqrt()
 
-    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
-        if self.scale is None:
-            return position.add_(whitened, alpha=step)
-        return position.addcmul_(whitened, self.scale, value=step)
+    def drift_(self, position: Tensor, whitened: Tensor, step: Length) -> Tensor:
+        return added_(position, whitened, step, self.scale)
 
-    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
-        if self.scale is None:
-            return whitened.add_(gradient, alpha=-step)
-        return whitened.addcmul_(gradient, self.scale, value=-step)
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: Length) -> Tensor:
+        return added_(whitened, gradient, -step, self.scale)
 
     @property
     def is_wanted(self) -> bool:
@@ -174,15 +172,17 @@ class DenseMass(Mass):
     def __repr__(self) -> str:
         return f"DenseMass({'' if self.covariance is None else summary(self.covariance)})"
 
-    def drift_(self, position: Tensor, whitened: Tensor, step: float) -> Tensor:
-        if self.factor is None:
-            return position.add_(whitened, alpha=step)
+    def drift_(self, position: Tensor, whitened: Tensor, step: Length) -> Tensor:
+        if self.factor is None or isinstance(step, Tensor):
+            whitened = whitened if self.factor is None else whitened @ self.factor.mT
+            return added_(position, whitened, step)
         rows(position).addmm_(rows(whitened), self.factor.mT, alpha=step)
         return position
 
-    def kick_(self, whitened: Tensor, gradient: Tensor, step: float) -> Tensor:
-        if self.factor is None:
-            return whitened.add_(gradient, alpha=-step)
+    def kick_(self, whitened: Tensor, gradient: Tensor, step: Length) -> Tensor:
+        if self.factor is None or isinstance(step, Tensor):
+            gradient = gradient if self.factor is None else gradient @ self.factor
+            return added_(whitened, gradient, -step)
         rows(whitened).addmm_(gradient.reshape(-1, gradient.shape[-1]), self.factor, alpha=-step)
         return whitened
 
@@ -210,6 +210,19 @@ class DenseMass(Mass):
 
 UNIT_MASS: Mass = UnitMass()
 DIAGONAL_MASS: Mass = DiagonalMass()  # to be found
+
+
+def added_(value: Tensor, change: Tensor, step: Length, scale: Tensor | None = None) -> Tensor:
+    """The value (*batch, d) plus step · scale · change, in place; one scale (d,) if none is given.
+
+    A step for each element of the batch has the shape (*batch,), or one that broadcasts to it.
+    """
+    if isinstance(step, Tensor):
+        steps = step.unsqueeze(-1)
+        return value.addcmul_(change, steps if scale is None else steps * scale)
+    if scale is None:
+        return value.add_(change, alpha=step)
+    return value.addcmul_(change, scale, value=step)
 
 
 def rows(value: Tensor) -> Tensor:  # (*batch, d) -> (n, d)

@@ -134,13 +134,23 @@ def values_of(site: Site, name: str, like: Tensor) -> Tensor:  # (values,)
         return like.new_tensor([0.0, 1.0])
     if support is spin:
         return like.new_tensor([-1.0, 1.0])
-    bounds = [torch.as_tensor(getattr(support, f"{end}_bound", [])) for end in ("lower", "upper")]
-    if isinstance(support, constraints.integer_interval) and not any(b.dim() for b in bounds):
-        return torch.arange(int(bounds[0]), int(bounds[1]) + 1).to(like)
-    raise ValueError(
-        f"RandomBlocks moves bits, spins and labels, but {name!r} is {describe(support)}. Leave it "
-        f"out of sites, and move it with another kernel in a Cycle."
-    )
+    if not can_move(site):
+        raise ValueError(
+            f"RandomBlocks moves bits, spins and labels, but {name!r} is {describe(support)}. "
+            f"Leave it out of sites, and move it with another kernel in a Cycle."
+        )
+    low, high = support.lower_bound, support.upper_bound  # type: ignore[attr-defined]
+    return torch.arange(int(low), int(high) + 1).to(like)
+
+
+def can_move(site: Site) -> bool:
+    """Whether a unit of a site has finitely many values, the same as the others have."""
+    support = site.support
+    if support in (boolean, spin):
+        return True
+    if not isinstance(support, constraints.integer_interval):
+        return False
+    return not any(torch.as_tensor(b).dim() for b in (support.lower_bound, support.upper_bound))
 
 
 def drawn_block(units: int, size: int) -> list[int]:

@@ -21,8 +21,8 @@ from .coordinates import (
 )
 from .mass import DIAGONAL_MASS, Mass
 from .metropolis import choose, metropolis
-from .settings import require_positive, require_probability, require_set
-from .tuning import Mover, Settings
+from .settings import Length, require_positive, require_probability, require_set
+from .tuning import Mover, Settings, reported
 
 
 class RandomWalkState(NamedTuple):
@@ -67,7 +67,7 @@ class RandomWalk(Mover):
     """
 
     sites: tuple[str, ...] | None = None
-    scale: float | None = None
+    scale: Length | None = None
     mass: Mass = DIAGONAL_MASS
     target_acceptance: float = 0.3
 
@@ -103,7 +103,7 @@ class RandomWalk(Mover):
         point = choose(verdict.accepted, new, old)
         x = {**state.x, **coordinates.to_sites(point.position)}
         rate = verdict.acceptance_rate
-        info = RandomWalkInfo(rate, torch.full_like(rate, self.scale), verdict.diverging)
+        info = RandomWalkInfo(rate, reported(self.scale, rate), verdict.diverging)
         return RandomWalkState(x, point), info
 
     @property

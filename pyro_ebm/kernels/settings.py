@@ -2,16 +2,24 @@
 
 import math
 
+from torch import Tensor
+
 from .base import Kernel
 
+Length = float | Tensor  # of a step: one for all, or one for each element of the batch
 
-def require_positive(name: str, value: float | None) -> None:
-    """Refuses a setting that is neither None nor a positive number.
+
+def require_positive(name: str, value: Length | None) -> None:
+    """Refuses a setting that is neither None nor positive: a number, or a tensor of them.
 
     Raises:
         ValueError: If it is.
     """
-    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+    if isinstance(value, Tensor):
+        fine = value.is_floating_point() and bool(((value > 0) & value.isfinite()).all())
+    else:
+        fine = value is None or (isinstance(value, int | float) and 0 < value < math.inf)
+    if not fine:
         raise ValueError(
             f"{name} is {value!r}; wanted a positive number, or None to have it found."
         )

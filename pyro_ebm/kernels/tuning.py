@@ -1,4 +1,8 @@
-"""The warm-up of kernels that move a vector: step size, mass and length of trajectories."""
+"""The warm-up of kernels that move a vector: step size, mass and length of trajectories.
+
+The first batch dimension is that of chains, which follow one law and have one step size. Further
+ones are of laws that may differ, as those of the levels of a ladder: each has a step size.
+"""
 
 import math
 from abc import abstractmethod
@@ -14,6 +18,7 @@ from pyro_ebm.sites import Sites
 from .adaptation import Reach, Spread, StepSize
 from .base import Findings, Kernel, TunableKernel, Tuning
 from .mass import Mass
+from .settings import Length
 
 EARLY = 0.1  # the share of it in which chains may still be far from where they belong
 WINDOWS = (
@@ -33,15 +38,17 @@ class Settings(NamedTuple):
     """What can be found for a mover.
 
     Args:
-        size: The length of a step; None if it is to be found.
+        size: The length of a step, or one for each law; None if it is to be found.
         length: The length of trajectories, as a time; None if it is to be found, 0 if there are
             none.
         mass: The mass matrix.
+        most: The leapfrog steps of a trajectory at most.
     """
 
-    size: float | None
+    size: Length | None
     length: float | None
     mass: Mass
+    most: int = LONGEST
 
 
 class Mover(TunableKernel):
@@ -59,7 +66,7 @@ class Mover(TunableKernel):
         """The kernel with these settings."""
 
     def tuning(self, steps: int) -> Kernel:
-        size, length, mass = self.settings
+        size, length, mass, _ = self.settings
         wanted = size is None or length is None or mass.is_wanted
         return MoverTuning(self, steps) if wanted else self
 
@@ -67,7 +74,12 @@ class Mover(TunableKernel):
     def findings(self) -> Findings:
         # Every concrete mover is a dataclass.
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        numbers: Findings = {}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                numbers[name] = ", ".join(f"{size:.4g}" for size in value.flatten().tolist())
+            elif isinstance(value, int | float):
+                numbers[name] = value
         return {**numbers, "mass": repr(self.settings.mass)}
 
 
@@ -120,8 +132,9 @@ class MoverTuning(Tuning):
     steps: int
 
     def init(self, energy: Energy, x: Sites) -> MoverTuningState:
-        size, length, mass = self.kernel.settings
-        trial = self.kernel.at(Settings(size or 1.0, 1.0 if length is None else length, mass))
+        size, length, mass, _ = self.kernel.settings
+        size_now = 1.0 if size is None else size
+        trial = self.kernel.at(Settings(size_now, 1.0 if length is None else length, mass))
         inner = trial.init(energy, x)
         position = rows(inner)
         found = StepSize.at(self.first_size(energy, inner) if size is None else size)
@@ -131,16 +144,20 @@ class MoverTuning(Tuning):
     def refresh(self, energy: Energy, state: MoverTuningState, x: Sites) -> MoverTuningState:
         return state._replace(inner=self.kernel.refresh(energy, state.inner, x))
 
-    def first_size(self, energy: Energy, inner: Any) -> float:  # noqa: ANN401 (the mover's State)
-        """A step size of which about half of the proposals survive, by doubling or halving."""
-        size, factor = 1.0, 0.0
-        while 1e-10 < size < 1e10:
-            trial = self.kernel.at(Settings(size, size, self.kernel.settings.mass))
+    def first_size(self, energy: Energy, inner: Any) -> Tensor:  # noqa: ANN401 (the mover's State)
+        """Step sizes (*laws,) of which about half the proposals survive, by doubling or halving."""
+        like = inner.point.position
+        size = like.new_ones(inner.point.energy.shape[1:], dtype=torch.float64)
+        factor, left = torch.zeros_like(size), torch.ones_like(size, dtype=torch.bool)
+        while bool(left.any()):
+            length = as_length(size, like)
+            trial = self.kernel.at(Settings(length, least(length), self.kernel.settings.mass))
             _, info = trial.step(energy, inner)
-            wanted = 2.0 if float(report(info)["acceptance_rate"].mean()) > 0.5 else 0.5
-            if factor not in (0.0, wanted):
-                break
-            factor, size = wanted, size * wanted
+            many = report(info)["acceptance_rate"].mean(0) > 0.5
+            wanted = torch.where(many, 2.0, 0.5).double()
+            left &= (factor == 0) | (factor == wanted)
+            factor, size = wanted, torch.where(left, size * wanted, size)
+            left &= (size > 1e-10) & (size < 1e10)
         return size
 
     @torch.no_grad()
@@ -150,8 +167,8 @@ class MoverTuning(Tuning):
         rate, position = report(info)["acceptance_rate"], rows(inner)
         # At first a harmonic mean, which heeds the chains that are stuck far out.
         early = self.is_early(state)
-        mean = 1 / (1 / rate.clamp_min(LEAST_RATE)).mean() if early else rate.mean()
-        size = state.size.after(float(mean), kernel.target_acceptance)
+        mean = 1 / (1 / rate.clamp_min(LEAST_RATE)).mean(0) if early else rate.mean(0)
+        size = state.size.after(mean, kernel.target_acceptance)
         spread = state.spread.after(position)
         reach = state.reach.after(state.mass.whitened(position - spread.mean))
         after = MoverTuningState(inner, state.mass, size, spread, reach, state.done + 1)
@@ -164,15 +181,17 @@ class MoverTuning(Tuning):
     def current(self, state: MoverTuningState) -> Mover:
         """The mover of the next step."""
         given = self.kernel.settings
-        size = state.size.size if given.size is None else given.size
-        longest = (SHORT if self.is_early(state) else LONGEST) * size
-        return self.kernel.at(Settings(size, self.length(state, size, longest), state.mass))
+        size = given.size
+        if size is None:
+            size = as_length(state.size.size, state.inner.point.position)
+        most = SHORT if self.is_early(state) else given.most
+        return self.kernel.at(Settings(size, self.length(state, size, most), state.mass))
 
-    def length(self, state: MoverTuningState, size: float, longest: float) -> float:
-        """The length of trajectories, of one step at least."""
+    def length(self, state: MoverTuningState, size: Length, most: int) -> float:
+        """The length of trajectories, of one step at least and so many at most."""
         if self.kernel.settings.length is not None:
             return self.kernel.settings.length
-        return max(size, min(QUARTER * state.reach.deviation, longest))
+        return max(least(size), min(QUARTER * state.reach.deviation, most * least(size)))
 
     def renewed(self, state: MoverTuningState) -> MoverTuningState:
         """With a new mass, where a window ends."""
@@ -189,9 +208,26 @@ class MoverTuning(Tuning):
 
     def tuned(self, state: MoverTuningState) -> tuple[Mover, Any]:
         given = self.kernel.settings
-        size = state.size.average if given.size is None else given.size
-        length = self.length(state, size, LONGEST * size)
+        size = given.size
+        if size is None:
+            size = as_length(state.size.average, state.inner.point.position)
+        length = self.length(state, size, given.most)
         return self.kernel.at(Settings(size, length, state.mass)), state.inner
+
+
+def as_length(sizes: Tensor, like: Tensor) -> Length:
+    """Step sizes (*laws,) as a setting: a number, where there is one law."""
+    return sizes.to(like) if sizes.dim() else float(sizes)
+
+
+def least(size: Length) -> float:
+    """The smallest step size."""
+    return float(size.min()) if isinstance(size, Tensor) else size
+
+
+def reported(size: Length, like: Tensor) -> Tensor:
+    """A step size for each chain, like another number of each (*batch,)."""
+    return torch.as_tensor(size, dtype=like.dtype, device=like.device).expand_as(like)
 
 
 def rows(inner: Any) -> Tensor:  # noqa: ANN401 (the mover's State)

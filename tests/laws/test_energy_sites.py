@@ -35,7 +35,7 @@ from pyro_ebm.energies import (
     dependence,
     energy_site,
 )
-from pyro_ebm.energies.dependence import Prober, Tried
+from pyro_ebm.energies.dependence import Prober
 from pyro_ebm.energies.energy_site import EnergySite
 from pyro_ebm.kernels import Gibbs, advance
 from pyro_ebm.sites import Sites
@@ -500,14 +500,11 @@ def always(*_: object) -> bool:
     return True
 
 
-def from_the_prior(prober: Prober, site: str, values: Tensor, masks: Tensor) -> Tried:
+def from_the_prior(prober: Prober, site: str, _: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Probes start where the prior hardly ever leaves."""
-    found = right_tried(prober, site, values, masks)
-    mask = masks[found.mask]
-    return found._replace(before=torch.zeros_like(found.before), after=mask.to(found.after))
+    like = prober.nodes[site]["value"]
+    return torch.zeros_like(chosen).to(like), chosen.to(like)
 
-
-right_tried = Prober.tried
 
 PLANTED: dict[str, tuple[Any, str, Any, list[str]]] = {
     "the rest is forgotten": (

@@ -402,7 +402,9 @@ def test_the_warm_up_tunes_what_moves_the_replicas_too() -> None:
     wells = CallableEnergy(lambda x: (x.square() - 1).square().sum(-1), 1)
     easy = CallableEnergy(lambda x: x.square().sum(-1) / 2, 1)
     chains = run(ParallelTempering(MALA(), 3, easy), wells, Schedule(40, 10), chains=8, seed=1)
-    assert chains.kernel.kernel.step_size > 0
+    sizes = chains.kernel.kernel.step_size
+    assert sizes.shape == (3,)  # one for each level
+    assert bool((sizes > 0).all())
     given = ParallelTempering(DiscreteLangevin(), (0.0, 1.0))
     energy = SMALL["torus"].machine()
     tuned, state = warmup(given, energy, random_states(energy, (8,)), steps=30, seed=1)
