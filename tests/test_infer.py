@@ -295,7 +295,7 @@ BLOCKS = {
         (Gibbs(), ["label"]),
         (functools.partial(PyroHMC, step_size=0.2, num_steps=3), REALS),
     ],
-    "a function": [(draw_labels, ["label"]), (MALA(step_size=0.03), REALS)],
+    "a function": [(draw_labels, ["label"]), (MALA(step_size=0.3), REALS)],
     "three blocks": [
         (Gibbs(), ["label"]),
         (draw_level, ["level"]),
