@@ -28,7 +28,7 @@ from .random_field import (
     RandomField,
     TableFactors,
 )
-from .terms import PairwiseTerms
+from .terms import PairwiseTerms, draw_features
 
 __all__ = [
     "BlockEnergy",
@@ -58,6 +58,7 @@ __all__ = [
     "clamp",
     "combined",
     "convolutional_energy",
+    "draw_features",
     "energy_and_gradient",
     "interpolate",
     "mean_energy_difference",

@@ -20,7 +20,7 @@ from .base import Energy
 from .field_energy import FieldEnergy
 from .labels import draw_labels
 from .pairwise import PairwiseEnergy
-from .terms import PairwiseTerms
+from .terms import PairwiseTerms, draw_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +111,7 @@ def sweep_machine(terms: PairwiseTerms, site: str, x: Tensor, field: Tensor) -> 
             drawn[name] = terms.units[name].sample(own.expand(shape).clone())
         features[name] = terms.units[name].features(drawn[name])
     wider = terms.with_field(site, field)
-    return unit.values(wider.sweep(site, features, draw))
-
-
-def draw(unit: Unit, field: Tensor) -> Tensor:
-    """The features of a draw of units in their fields, which it overwrites."""
-    return unit.features(unit.sample(field))
+    return unit.values(wider.sweep(site, features, draw_features))
 
 
 def sweep_field(energy: FieldEnergy, value: Tensor, log_weights: Tensor) -> Tensor:

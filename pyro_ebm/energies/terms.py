@@ -32,6 +32,11 @@ WHOLE = slice(None)
 Update = Callable[[Unit, Tensor], Tensor]  # a draw, or the mean, of units in a field it may spoil
 
 
+def draw_features(unit: Unit, field: Tensor) -> Tensor:
+    """The features of a draw of units in their fields, which it overwrites."""
+    return unit.features(unit.sample(field))
+
+
 def against(field: Tensor, x: Tensor) -> Tensor:  # (*batch,)
     """Σ field · x."""
     # Where the field is one for all rows a product does it, in a third of the time.

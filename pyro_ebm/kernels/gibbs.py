@@ -18,10 +18,10 @@ from pyro_ebm.energies import (
     PairwiseEnergy,
     PairwiseTerms,
     SweepEnergy,
+    draw_features,
     sweep_blocks,
 )
 from pyro_ebm.sites import Sites, check_names, covers
-from pyro_ebm.units import Unit
 
 from .base import Kernel, same_batch
 
@@ -120,14 +120,9 @@ class Gibbs(Kernel):
 def draw_site(terms: PairwiseTerms, site: str, features: Sites) -> tuple[Tensor, Newest | None]:
     """A sweep over one site; with the field on it, where it is drawn as a whole."""
     if terms.inner(site) is not None:
-        return terms.units[site].values(terms.sweep(site, features, draw)), None
+        return terms.units[site].values(terms.sweep(site, features, draw_features)), None
     field = terms.outer_field(site, features).expand(features[site].shape)
     return terms.units[site].sample(field.clone()), (site, field)
-
-
-def draw(unit: Unit, field: Tensor) -> Tensor:
-    """The features of a draw of units in their fields, which it overwrites."""
-    return unit.features(unit.sample(field))
 
 
 def sweep_over(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from pyro_ebm.energies import PairwiseTerms
+from pyro_ebm.energies import PairwiseTerms, draw_features
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Unit
 
 from .mean_field import check_settings, coordinate_ascent
 
@@ -124,11 +122,6 @@ class SampledPosterior(PositivePhase):
 def draw_units(terms: PairwiseTerms, fields: Sites) -> Sites:
     """Draws of independent units in their fields, which are left as they are."""
     return {site: draw_features(terms.units[site], field.clone()) for site, field in fields.items()}
-
-
-def draw_features(unit: Unit, field: Tensor) -> Tensor:
-    """The features of a draw of units in their fields, which it overwrites."""
-    return unit.features(unit.sample(field))
 
 
 def hidden_sites(terms: PairwiseTerms, observed: Sites) -> list[str]:

@@ -492,7 +492,7 @@ def hidden_at_their_means(terms: PairwiseTerms, site: str, x: Tensor, field: Ten
         if name != site
     }
     wider = terms.with_field(site, field)
-    return unit.values(wider.sweep(site, {**features, **hidden}, energy_site.draw))
+    return unit.values(wider.sweep(site, {**features, **hidden}, energy_site.draw_features))
 
 
 def always(*_: object) -> bool:
