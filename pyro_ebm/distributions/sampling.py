@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, DistributionEnergy, Energy, PairwiseEnergy
+from pyro_ebm.energies import (
+    DistributionEnergy,
+    Energy,
+    PairwiseEnergy,
+    knows_conditional,
+)
 from pyro_ebm.kernels import HMC, Gibbs, Kernel, advance
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.sites import Sites, random_values
@@ -64,7 +69,7 @@ def default_kernel(energy: Energy, x: Sites) -> Kernel:
     Raises:
         TypeError: If there is none for all its sites.
     """
-    if isinstance(energy, BlockEnergy):
+    if all(knows_conditional(energy, name) for name in energy.sites):
         return Gibbs()
     if discrete := [name for name, site in energy.sites.items() if site.support.is_discrete]:
         raise TypeError(

@@ -7,7 +7,9 @@ from .base import (
     GradientEnergy,
     SweepEnergy,
     energy_and_gradient,
+    knows_conditional,
     sweep_blocks,
+    sweep_site,
 )
 from .boltzmann import BoltzmannMachine
 from .callable import CallableEnergy
@@ -61,8 +63,10 @@ __all__ = [
     "draw_features",
     "energy_and_gradient",
     "interpolate",
+    "knows_conditional",
     "mean_energy_difference",
     "mlp_energy",
     "require_pairwise",
     "sweep_blocks",
+    "sweep_site",
 ]

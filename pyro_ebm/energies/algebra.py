@@ -1,7 +1,8 @@
 """Energies made of energies: sums, inverse temperatures, interpolations.
 
 What is known of the parts stays known of the whole. Of units in fields comes an energy of units in
-fields, on which Gibbs, closed forms and exact sums go on to work.
+fields, on which Gibbs, closed forms and exact sums go on to work; of any parts that know their
+conditional laws on finitely many values comes an energy that knows its own.
 """
 
 from collections.abc import Sequence
@@ -10,14 +11,26 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, Sites
+from pyro_ebm.sites import Site, Sites, batch_shape
 
-from .base import Energy, GradientEnergy, energy_and_gradient
+from .base import (
+    Block,
+    BlockEnergy,
+    Energy,
+    GradientEnergy,
+    SweepEnergy,
+    energy_and_gradient,
+    sweep_blocks,
+    times,
+)
 from .colouring import Colour, colours_of
+from .conditionals import allowed_values, common_blocks, log_weights, values_of_units
 from .couplings import register
 from .factor_graph import FactorGraph, FactorGroup
 from .field_energy import FieldEnergy
+from .finite import FiniteLaw
 from .links import DenseLink, GraphLink, Link, SymmetricLink
+from .model import ModelEnergy
 from .pairwise import PairwiseEnergy
 from .terms import PairwiseTerms
 
@@ -46,7 +59,10 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
         return PairwiseCombination(flat)
     if all(isinstance(energy, FieldEnergy) for _, energy in flat):
         return FieldCombination(flat)
-    return Combination(flat)
+    parts = Parts(flat)
+    if any(parts.knows(site) for site in parts.sites):
+        return BlockCombination(parts)
+    return Combination(parts)
 
 
 def interpolate(first: Energy, second: Energy, share: Weight) -> Energy:
@@ -119,6 +135,39 @@ class Parts(nn.Module):
         energies = cast("Sequence[Energy]", self.energies)
         return [(getattr(self, f"weight{k}"), energies[k]) for k in range(self.count)]
 
+    def around(self, site: str) -> list[tuple[Tensor, Energy]]:
+        """Those that have a site."""
+        return [(weight, energy) for weight, energy in self.weighted() if site in energy.sites]
+
+    def knows(self, site: str) -> bool:
+        """Whether the conditional laws of a site follow from those of the parts."""
+        try:
+            self.blocks(site)
+        except ValueError:
+            return False
+        return True
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """The units of a site in sets that are independent given the rest in every part.
+
+        Raises:
+            ValueError: If the site is not over finitely many values, or a part does not know its
+                conditional laws.
+        """
+        if site not in self.sites:
+            raise ValueError(f"Unknown site {site!r}; the energies have {list(self.sites)}.")
+        values_of_units(self.sites[site], site, torch.empty(0))  # refuses real sites
+        partitions = []
+        for _, energy in self.around(site):
+            if not isinstance(energy, BlockEnergy):
+                raise ValueError(
+                    f"{type(energy).__name__}, a part of the sum, does not know the conditional "
+                    f"laws of {site!r}: move it with a kernel that needs only the energy or its "
+                    f"gradient, such as RandomBlocks, and join the kernels in a Cycle."
+                )
+            partitions.append(energy.blocks(site))
+        return common_blocks(self.sites[site].shape.numel(), partitions, energy.device)
+
 
 def union_of_sites(energies: Sequence[Energy]) -> dict[str, Site]:
     """The sites of all the energies, in the order in which they come first.
@@ -161,21 +210,20 @@ class AbstractCombination(Energy):
         return self.parts.weighted()
 
 
-class Combination(AbstractCombination, GradientEnergy):
-    """A weighted sum of energies; made by `combined`, or by `+`, `*` and `/`.
+class AbstractSum(AbstractCombination, GradientEnergy):
+    """A weighted sum whose value and gradient are those of its parts, each for itself.
 
     Args:
-        weighted: Weights and energies.
+        parts: Weights and energies.
     """
 
-    def __init__(self, weighted: Sequence[tuple[Weight, Energy]]) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.parts = Parts(weighted)
-        self.sites = self.parts.sites
+        self.parts, self.sites = parts, parts.sites
 
     def evaluate(self, x: Sites) -> Tensor:
         values = [
-            weight * energy.evaluate({site: x[site] for site in energy.sites})
+            times(weight, energy.evaluate({site: x[site] for site in energy.sites}))
             for weight, energy in self.weighted()
         ]
         return torch.stack(torch.broadcast_tensors(*values)).sum(0)
@@ -187,11 +235,99 @@ class Combination(AbstractCombination, GradientEnergy):
             weight = weight.detach()
             own = [site for site in sites if site in energy.sites]
             value, slopes = energy_and_gradient(energy, {s: x[s] for s in energy.sites}, own)
-            total = total + weight * value
+            total = total + times(weight, value)
             for site, slope in slopes.items():
                 factor = weight[(..., *[None] * len(self.sites[site].shape))]
-                gradients[site] = gradients.get(site, 0) + factor * slope
+                own_slope = (factor * slope).masked_fill(factor == 0, 0)  # where E may be infinite
+                gradients[site] = gradients.get(site, 0) + own_slope
         return total, gradients
+
+
+class Combination(AbstractSum):
+    """A weighted sum of energies; made by `combined`, or by `+`, `*` and `/`."""
+
+
+class BlockCombination(AbstractSum, SweepEnergy):
+    """A weighted sum that knows conditional laws, from those of its parts; made by `combined`.
+
+    It knows them of the sites over finitely many values of which every part that has them does. A
+    part that does not have a site says nothing of it.
+    """
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """As `Parts.blocks`."""
+        return self.parts.blocks(site)
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
+        if block is None:
+            blocks = self.blocks(site)
+            if len(blocks) > 1:
+                raise ValueError(
+                    f"{site!r} has {len(blocks)} blocks; say which: one of blocks({site!r})."
+                )
+            (block,) = blocks
+        values = values_of_units(self.sites[site], site, next(iter(x.values())))
+        logits = weighted_log_weights(self.parts.around(site), site, x, block, values)
+        allowed = allowed_values(self.sites[site], values)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed[block], -torch.inf)
+        if not bool(logits.amax(-1).isfinite().all()):
+            raise ValueError(
+                f"A unit of {site!r} has no value of finite energy given the others, or one whose "
+                f"energy is NaN or −∞. Start from a state of finite energy, and weigh energies "
+                f"that forbid states with positive numbers."
+            )
+        batch = torch.broadcast_shapes(logits.shape[:-2], batch_shape(x, self.sites))
+        logits = logits.expand(*batch, *logits.shape[-2:])
+        return FiniteLaw(values, logits.to(self.dtype), validate_args=False)
+
+    def sweep(self, site: str, x: Sites) -> Tensor:
+        known = swept_part(self.parts.around(site), site)
+        if known is None:
+            return sweep_blocks(self, site, x)
+        weight, energy, others = known
+        own = {name: x[name] for name in energy.sites}
+        if not others:
+            return energy.sweep_in_field(site, own, weight)
+        shape, levels = self.sites[site].shape, energy.energy_sites[site].levels.to(x[site])
+        block = torch.arange(shape.numel(), device=self.device)
+        outer = weighted_log_weights(others, site, x, block, levels).movedim(-1, 0)
+        return energy.sweep_in_field(site, own, weight, outer.unflatten(-1, shape))
+
+
+def weighted_log_weights(
+    weighted: Sequence[tuple[Tensor, Energy]], site: str, x: Sites, block: Block, values: Tensor
+) -> Tensor:  # (*batch, units, states)
+    """The weighted sum of what `log_weights` says of several energies."""
+    return added(
+        [
+            times(weight[..., None, None], log_weights(energy, site, x, block, values))
+            for weight, energy in weighted
+        ]
+    )
+
+
+class SweptPart(NamedTuple):
+    """The part of a sum in whose terms a site is swept, with its weight, and the other parts."""
+
+    weight: Tensor
+    energy: ModelEnergy
+    others: list[tuple[Tensor, Energy]]
+
+
+def swept_part(weighted: Sequence[tuple[Tensor, Energy]], site: str) -> SweptPart | None:
+    """The Pyro model of which a site is an energy, where all other parts are fields on its units.
+
+    None where there is none; or where it has hidden units, whose sum to a power is no sum.
+    """
+    for k, (weight, energy) in enumerate(weighted):
+        if not isinstance(energy, ModelEnergy) or site not in energy.energy_sites:
+            continue
+        others = [*weighted[:k], *weighted[k + 1 :]]
+        apart = all(isinstance(e, BlockEnergy) and len(e.blocks(site)) == 1 for _, e in others)
+        if energy.energy_sites[site].is_bare and apart:
+            return SweptPart(weight, energy, others)
+    return None
 
 
 class PairwiseCombination(AbstractCombination, PairwiseEnergy):

@@ -184,7 +184,7 @@ class BlockEnergy(Energy):
         Args:
             site: The site that the block belongs to.
             x: Values of all the sites (the block's own values are not read).
-            block: One of `blocks(site)`; not needed where there is only one.
+            block: One of `blocks(site)`, or some units of one; not needed where there is only one.
 
         Raises:
             ValueError: If no block is given and the site has several.
@@ -203,6 +203,29 @@ class SweepEnergy(BlockEnergy):
         Raises:
             ValueError: As `conditional`.
         """
+
+
+def times(weight: Tensor, value: Tensor) -> Tensor:
+    """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
+    return (weight * value).masked_fill((weight == 0) & value.isinf(), 0)
+
+
+def knows_conditional(energy: Energy, site: str) -> bool:
+    """Whether an energy knows the conditional laws of a site's units."""
+    if not isinstance(energy, BlockEnergy):
+        return False
+    try:
+        energy.blocks(site)
+    except ValueError:
+        return False
+    return True
+
+
+def sweep_site(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
+    """A sweep over one site, by all that the energy knows of it."""
+    if isinstance(energy, SweepEnergy):
+        return energy.sweep(site, x)
+    return sweep_blocks(energy, site, x)
 
 
 def sweep_blocks(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)

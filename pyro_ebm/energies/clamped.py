@@ -3,12 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, only_site
 
-from .base import Energy, GradientEnergy, energy_and_gradient
+from .base import (
+    Block,
+    BlockEnergy,
+    Energy,
+    GradientEnergy,
+    SweepEnergy,
+    energy_and_gradient,
+    sweep_blocks,
+    sweep_site,
+)
 from .colouring import Colour
 from .couplings import register
 from .factor_graph import FactorGraph
@@ -20,7 +30,7 @@ from .terms import PairwiseTerms
 
 def clamp(
     energy: Energy, x: Sites | Tensor, *, mask: Mapping[str, Tensor] | Tensor | None = None
-) -> "Clamped | PairwiseClamped | FieldClamped":
+) -> "Clamped | BlockClamped | PairwiseClamped | FieldClamped":
     """The energy of what is free while some sites, or some elements of them, are held.
 
     .. math:: E(x_{free}) = E(x_{free}, x_{held})
@@ -50,6 +60,8 @@ def clamp(
         return PairwiseClamped(energy, held)
     if isinstance(energy, FieldEnergy):
         return FieldClamped(energy, held)
+    if isinstance(energy, BlockEnergy):
+        return BlockClamped(energy, held)
     return Clamped(energy, held)
 
 
@@ -166,17 +178,8 @@ class AbstractClamped(Energy):
         return self.held.complete(self.accept(x, preferred=None))
 
 
-class Clamped(AbstractClamped, GradientEnergy):
-    """An energy with some of its sites or elements held; made by `clamp`.
-
-    Args:
-        energy: The energy.
-        held: What is held.
-    """
-
-    def __init__(self, energy: Energy, held: Held) -> None:
-        super().__init__()
-        self.energy, self.held, self.sites = energy, held, held.sites
+class AbstractGradientClamped(AbstractClamped, GradientEnergy):
+    """An energy with some of its sites or elements held, whose gradient is that of the whole."""
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.energy.evaluate(self.held.complete(x))
@@ -191,6 +194,86 @@ class Clamped(AbstractClamped, GradientEnergy):
                 gradient = flat[..., getattr(self.held, f"free_{site}")]
             gradients[site] = gradient
         return value, gradients
+
+
+class Clamped(AbstractGradientClamped):
+    """An energy with some of its sites or elements held; made by `clamp`.
+
+    Args:
+        energy: The energy.
+        held: What is held.
+    """
+
+    def __init__(self, energy: Energy, held: Held) -> None:
+        super().__init__()
+        self.energy, self.held, self.sites = energy, held, held.sites
+
+
+class BlockClamped(AbstractGradientClamped, SweepEnergy):
+    """An energy that knows conditional laws, with some of its sites or elements held; by `clamp`.
+
+    Args:
+        energy: The energy.
+        held: What is held.
+    """
+
+    energy: BlockEnergy
+
+    def __init__(self, energy: BlockEnergy, held: Held) -> None:
+        super().__init__()
+        self.energy, self.held, self.sites = energy, held, held.sites
+
+    def free(self, site: str) -> Tensor | None:
+        """The free elements of a site that is held in part, by number; None where all are free.
+
+        Raises:
+            ValueError: If the energy has no such site that is free.
+        """
+        if site not in self.sites:
+            raise ValueError(f"{site!r} is no free site; these are {list(self.sites)}.")
+        return getattr(self.held, f"free_{site}") if site in self.held.names else None
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """The energy's own, without what is held.
+
+        Raises:
+            ValueError: As the energy's own; or if a unit of the site is several elements, of which
+                some are held.
+        """
+        free, blocks = self.free(site), self.energy.blocks(site)
+        if free is None:
+            return blocks
+        every = torch.arange(self.held.shapes[site].numel(), device=free.device)
+        number = torch.full_like(every, -1).index_copy_(0, free, torch.arange(len(free)).to(free))
+        found = []
+        for block in blocks:
+            units = number[every[block]]
+            if units.dim() > 1:
+                raise ValueError(
+                    f"A unit of {site!r} is {units.shape[1]} elements, and some elements of the "
+                    f"site are held: hold it as a whole, or move it with another kernel."
+                )
+            if bool((units >= 0).any()):
+                found.append(units[units >= 0])
+        return tuple(found)
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
+        free, whole = self.free(site), self.held.complete(x)
+        if free is None:
+            return self.energy.conditional(site, whole, block)
+        if block is None:
+            blocks = self.blocks(site)
+            if len(blocks) > 1:
+                raise ValueError(
+                    f"{site!r} has {len(blocks)} blocks; say which: one of blocks({site!r})."
+                )
+            (block,) = blocks
+        return self.energy.conditional(site, whole, free[block])
+
+    def sweep(self, site: str, x: Sites) -> Tensor:
+        if self.free(site) is not None:
+            return sweep_blocks(self, site, x)
+        return sweep_site(self.energy, site, self.held.complete(x))
 
 
 class PairwiseClamped(AbstractClamped, PairwiseEnergy):

@@ -333,6 +333,28 @@ class DiscreteSite(NamedTuple):
         blocks = tuple(numbers.to(values.device))
         return cls(values, *reach, blocks, inside, shape, site.support)
 
+    def places(self, block: Block) -> Tensor | slice:
+        """Where the elements of a block, or of a part of one, stand among those of `total`.
+
+        Raises:
+            ValueError: If they are of several blocks.
+        """
+        if any(block is own for own in self.blocks):
+            return slice(None)
+        every = torch.stack(self.blocks)  # (blocks, units, *event)
+        row, place = torch.empty(2, self.shape.numel(), dtype=torch.int64, device=every.device)
+        ones = [1] * (every.dim() - 2)
+        row[every] = torch.arange(len(every), device=row.device).reshape(-1, 1, *ones)
+        place[every] = torch.arange(every.shape[1], device=row.device).reshape(-1, *ones)
+        units = torch.arange(self.shape.numel(), device=row.device)[block]
+        units = units[:, 0] if ones else units
+        if bool((row[units] != row[units[:1]]).any()):
+            raise ValueError(
+                "The elements of the block depend on each other, so that their joint law does not "
+                "factorise. Ask for one of blocks(site)."
+            )
+        return place[units]
+
     def tried(self, value: Tensor, block: Block) -> Tensor:
         """Each value in the place of a block's own: (rows, *shape) -> (states, rows, *shape)."""
         chosen = torch.zeros(self.shape.numel(), dtype=torch.bool, device=value.device)

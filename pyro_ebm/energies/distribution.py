@@ -12,21 +12,24 @@ from pyro.distributions import (
     VonMises,
 )
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, random_values
 
-from .base import Energy
+from .base import Block, BlockEnergy
+from .finite import FiniteLaw, values_at
+from .first_pass import bounded
 
 
-class DistributionEnergy(Energy):
+class DistributionEnergy(BlockEnergy):
     r"""A Pyro or torch distribution as an energy.
 
     .. math:: E(x) = -\ln q(x), \qquad \ln Z = 0
 
-    `is_normalised` tells the exceptions. Outside the support E is +inf.
+    `is_normalised` tells the exceptions. Outside the support E is +inf. Where q is a law of
+    independent elements (`to_event`) on finitely many values, their conditional laws are known.
 
     The distribution's parameters stay the caller's: they are no parameters of the energy, and
     `.to(...)` or `.double()` do not reach them; make a new energy from a distribution of the wanted
@@ -105,6 +108,42 @@ class DistributionEnergy(Energy):
             allowed = allowed.flatten(-elements).all(-1)
         return torch.where(allowed, sloped(-self.law.log_prob(value), value, site.shape), torch.inf)
 
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """All elements at once.
+
+        Raises:
+            ValueError: If q is no law of independent elements, or not on finitely many values.
+        """
+        if site not in self.sites:
+            raise ValueError(f"Unknown site {site!r}; the energy has {list(self.sites)}.")
+        elements = law_of_elements(self.law)
+        if elements is None or values_at(self.sites[site]) is None:
+            raise ValueError(
+                f"The conditional laws of {site!r} are not known: {type(self.law).__name__} is no "
+                f"law of independent elements (`to_event`) on finitely many values."
+            )
+        return (slice(None),)
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
+        (whole,) = self.blocks(site)
+        block = whole if block is None else block
+        shape, elements = self.sites[site].shape, law_of_elements(self.law)
+        values = values_at(self.sites[site])
+        assert elements is not None
+        assert values is not None
+        values = values.to(x[site])
+        tried = values.reshape(-1, *[1] * len(elements.batch_shape))
+        # What an element cannot have its law might not bear.
+        bounds = elements.support
+        assert bounds is not None
+        inside, nearest = bounds.check(tried), bounded(bounds, tried)
+        logits = elements.log_prob(nearest).masked_fill(~inside, -torch.inf).movedim(0, -1)
+        own = logits.shape[: logits.dim() - 1 - len(shape)]
+        logits = logits.reshape(*own, shape.numel(), len(values))[..., block, :]
+        batch = torch.broadcast_shapes(own, x[site].shape[: x[site].dim() - len(shape)])
+        logits = logits.expand(*batch, *logits.shape[-2:])
+        return FiniteLaw(values, logits.to(self.dtype), validate_args=False)
+
     @torch.no_grad()
     def some_value(self) -> Tensor:  # (*parameter batch, *shape)
         """A value in the support."""
@@ -150,6 +189,14 @@ def support_of(distribution: Distribution) -> Constraint:
     # So is a mixture of real laws; of others each component may have bounds of its own.
     inner = getattr(support, "base_constraint", None)
     return constraints.real if inner is constraints.real else support
+
+
+def law_of_elements(distribution: Distribution) -> Distribution | None:
+    """The law of the independent elements of an event, as a batch; None where there are none."""
+    law = distribution
+    while isinstance(law, Independent):
+        law = law.base_dist
+    return None if law.event_shape else law
 
 
 def unvalidated(distribution: Distribution) -> Distribution:

@@ -16,7 +16,7 @@ from torch.distributions import Independent
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
 
-from .base import Energy
+from .base import Energy, times
 from .field_energy import FieldEnergy
 from .labels import draw_labels
 from .pairwise import PairwiseEnergy
@@ -55,17 +55,29 @@ class EnergySite:
             total = total + entry.reshape(-1, *self.shape).sum(0)
         return total
 
-    def sweep(self, value: Tensor, log_weights: Tensor) -> Tensor:  # (*batch, *shape)
+    @property
+    def is_bare(self) -> bool:
+        """Whether there are no hidden units: then a weight of the energy is one of the law's."""
+        return len(self.energy.sites) == 1
+
+    def sweep(
+        self, value: Tensor, log_weights: Tensor, weight: Tensor | None = None
+    ) -> Tensor:  # (*batch, *shape)
         """A value after every element was drawn once, given the rest of the model.
 
         Args:
             value: The present one (*batch, *shape).
             log_weights: ln p of the rest of the model at each value of each element, up to what
                 that element does not enter (states, *batch, *shape).
+            weight: Of the energy itself (*batch,); 1 if left out, and where there are hidden units.
         """
+        if weight is not None:
+            weight = weight[(..., *[None] * (len(self.shape) - 1))]  # plates
         if isinstance(self.energy, FieldEnergy):
-            return sweep_field(self.energy, value, log_weights)
+            return sweep_field(self.energy, value, log_weights, weight)
         terms = self.energy.read()
+        if weight is not None:
+            terms = terms.scaled(weight)
         x = value.to(terms.constant)
         field = as_field(terms.units[self.site], log_weights.to(terms.constant))
         return sweep_machine(terms, self.site, x, field).to(value.dtype)
@@ -114,12 +126,26 @@ def sweep_machine(terms: PairwiseTerms, site: str, x: Tensor, field: Tensor) -> 
     return unit.values(wider.sweep(site, features, draw_features))
 
 
-def sweep_field(energy: FieldEnergy, value: Tensor, log_weights: Tensor) -> Tensor:
-    """A sweep over the nodes of a random field, with more log-weights on every label."""
+def sweep_field(
+    energy: FieldEnergy, value: Tensor, log_weights: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """A sweep over the nodes of a random field, with more log-weights on every label.
+
+    Args:
+        energy: The field.
+        value: The labels (*batch, n).
+        log_weights: Of each label of each node (labels, *batch, n).
+        weight: Of the field (*batch,); 1 if left out.
+    """
     graph, labels = energy.read(), value.to(torch.int64)
+    allowed = graph.allowed()
     for colour in energy.colours:
         logits = graph.logits(labels, colour)
         own = log_weights[..., colour.nodes].to(logits)
+        if weight is not None:
+            # Not the tables: with a weight for each chain there would be as many of them.
+            ever = allowed[colour.nodes].mT.reshape(len(logits), *[1] * weight.dim(), -1)
+            logits = times(weight[..., None], logits) + ever
         labels[..., colour.nodes] = draw_labels(logits + own)
     return labels.to(value.dtype)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.sites import boolean, spin
+from pyro_ebm.sites import Site, boolean, spin
 
 LARGEST = 1024  # values that are tried one by one
 
@@ -119,3 +119,10 @@ def values_of(support: Constraint) -> Tensor | None:  # (states, *event), in flo
     if isinstance(support, ListedValues):
         return support.values.double()
     return None
+
+
+def values_at(site: Site) -> Tensor | None:  # (states, *event), in float64
+    """The values of one element of a site; None where they cannot be listed."""
+    if site.support is constraints.one_hot:
+        return torch.eye(site.shape[-1], dtype=torch.float64)
+    return values_of(site.support)

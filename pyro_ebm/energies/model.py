@@ -12,7 +12,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_ebm.sites import Site, Sites, batch_shape, describe
 
-from .base import Block, SweepEnergy, sweep_blocks
+from .base import Block, SweepEnergy, sweep_blocks, times
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
 from .energy_site import EnergySite
 from .finite import FiniteLaw
@@ -197,7 +197,7 @@ class ModelEnergy(SweepEnergy):
                 functools.partial(self.log_weights, found),
                 {**repeated, site: tried.flatten(0, 1)},
             )["weights"]
-        logits = weights.reshape(states, *batch, -1).movedim(0, -1)
+        logits = weights.reshape(states, *batch, -1)[..., found.places(block)].movedim(0, -1)
         if found.inside is not None:
             logits = logits.masked_fill(~found.inside[block], -torch.inf)
         return FiniteLaw(found.values, logits.to(self.dtype), validate_args=False)
@@ -210,13 +210,33 @@ class ModelEnergy(SweepEnergy):
         return {"weights": found.total(terms).reshape(-1)}
 
     def sweep(self, site: str, x: Sites) -> Tensor:
-        known = self.energy_sites.get(site)
-        if known is None:
+        if site not in self.energy_sites:
             return sweep_blocks(self, site, x)
+        return self.sweep_in_field(site, x)
+
+    def sweep_in_field(
+        self, site: str, x: Sites, weight: Tensor | None = None, outer: Tensor | None = None
+    ) -> Tensor:  # (*batch, *site.shape)
+        r"""A sweep over a site that is an energy, of :math:`w E(x) - \sum_i f_i(x_i)`.
+
+        Args:
+            site: One of `energy_sites`; with a weight one without hidden units.
+            x: Values of all the sites.
+            weight: w (*batch,); 1 if left out.
+            outer: f, at each value of each element (states, *batch, *site.shape); 0 if left out.
+        """
+        known = self.energy_sites[site]
         batch, rows = self.as_rows(x)
+        states, shape = len(known.levels), self.sites[site].shape
         with torch.no_grad():
-            weights = self.each(functools.partial(self.weights_of_levels, site, known), rows)
-            found = known.sweep(rows[site], weights["weights"].movedim(1, 0))
+            inner = self.each(functools.partial(self.weights_of_levels, site, known), rows)
+            field = inner["weights"].movedim(1, 0)  # (states, rows, *shape)
+            if weight is not None:
+                weight = weight.expand(batch).reshape(-1)
+                field = times(weight[(..., *[None] * len(shape))], field)
+            if outer is not None:
+                field = field + outer.expand(states, *batch, *shape).reshape(field.shape)
+            found = known.sweep(rows[site], field, weight)
         return found.reshape(batch + found.shape[1:])
 
     def weights_of_levels(self, site: str, known: EnergySite, x: Sites) -> Sites:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy
+from pyro_ebm.energies import BlockEnergy, Energy, knows_conditional
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, check_names
 from pyro_ebm.units import Unit
@@ -124,7 +124,12 @@ def checked_schedule(
 
 def default_kernel(energy: Energy) -> Kernel:
     """Gibbs where the energy knows its conditional laws, else moves by its gradient."""
-    return Gibbs() if isinstance(energy, BlockEnergy) else GibbsWithGradients()
+    return Gibbs() if knows_all(energy) else GibbsWithGradients()
+
+
+def knows_all(energy: Energy) -> bool:
+    """Whether an energy knows the conditional laws of all its sites."""
+    return all(knows_conditional(energy, site) for site in energy.sites)
 
 
 # --- zero temperature ----------------------------------------------------------------------------
@@ -144,13 +149,13 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
     """
     x = given_start(energy, x)
     with torch.no_grad():
-        if isinstance(energy, BlockEnergy):
-            real = [name for name, site in energy.sites.items() if not site.support.is_discrete]
-            if real:
-                raise ValueError(
-                    f"The sites {real} are real; descend moves discrete ones. Hold them, or "
-                    f"minimise the energy by its gradient."
-                )
+        real = [name for name, site in energy.sites.items() if not site.support.is_discrete]
+        if real and isinstance(energy, BlockEnergy):
+            raise ValueError(
+                f"The sites {real} are real; descend moves discrete ones. Hold them, or minimise "
+                f"the energy by its gradient."
+            )
+        if isinstance(energy, BlockEnergy) and knows_all(energy):
             x = by_blocks(energy, x)
         else:
             x = by_single_changes(energy, x)
@@ -184,13 +189,13 @@ def by_blocks(energy: BlockEnergy, x: Sites) -> Sites:
 
 def likeliest(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *shape)
     """The blocks of a site in turn, each at the mode of its conditional law."""
-    value = x[site].clone()
+    value = x[site].clone(memory_format=torch.contiguous_format)
+    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
     for block in energy.blocks(site):
         law = energy.conditional(site, {**x, site: value}, block)
         options = law.enumerate_support(expand=False)
         best = law.log_prob(options).argmax(0)
-        flat = options.flatten()
-        value[..., block] = flat[best].to(value.dtype)
+        units[..., block] = options.reshape(-1, *law.event_shape)[best].to(value.dtype)
     return value
 
 

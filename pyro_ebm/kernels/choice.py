@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, knows_conditional
 from pyro_ebm.sites import describe
 
 from .base import Kernel
@@ -96,19 +96,6 @@ def parts_of(
         Part(hamiltonian, real, "continuous, with a gradient") if real else None,
     ]
     return [part for part in found if part is not None]
-
-
-def knows_conditional(energy: Energy, site: str) -> bool:
-    """Whether Gibbs can draw a site."""
-    if isinstance(energy, PairwiseEnergy):
-        return True
-    if not isinstance(energy, BlockEnergy):
-        return False
-    try:
-        energy.blocks(site)
-    except ValueError:
-        return False
-    return True
 
 
 def said(parts: list[Part]) -> str:

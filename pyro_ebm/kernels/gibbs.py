@@ -17,9 +17,8 @@ from pyro_ebm.energies import (
     Energy,
     PairwiseEnergy,
     PairwiseTerms,
-    SweepEnergy,
     draw_features,
-    sweep_blocks,
+    sweep_site,
 )
 from pyro_ebm.sites import Sites, check_names, covers
 
@@ -108,7 +107,8 @@ class Gibbs(Kernel):
         newest: Newest | None = None
         if terms is None:
             for site in self.moved(energy):
-                x[site] = sweep_over(energy, site, x)
+                assert isinstance(energy, BlockEnergy)  # checked in `init`
+                x[site] = sweep_site(energy, site, x)
             return GibbsState(x, terms, newest), GibbsInfo()
         features = terms.features(x)
         for site in self.moved(energy):
@@ -123,11 +123,3 @@ def draw_site(terms: PairwiseTerms, site: str, features: Sites) -> tuple[Tensor,
         return terms.units[site].values(terms.sweep(site, features, draw_features)), None
     field = terms.outer_field(site, features).expand(features[site].shape)
     return terms.units[site].sample(field.clone()), (site, field)
-
-
-def sweep_over(energy: Energy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """A sweep over one site of an energy that is not pairwise."""
-    assert isinstance(energy, BlockEnergy)  # checked in `init`
-    if isinstance(energy, SweepEnergy):
-        return energy.sweep(site, x)
-    return sweep_blocks(energy, site, x)

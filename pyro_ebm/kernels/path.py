@@ -2,7 +2,8 @@ r"""Energies on the way from an easy reference to a target.
 
 .. math:: E_\beta(x) = (1 - \beta)\, E_{\mathrm{ref}}(x) + \beta\, E(x)
 
-With no reference E_ref = 0, and the path is βE. β is one number, or one for each level (levels,),
+With no reference E_ref = 0, and the path is βE. The reference has the sites of the energy; a
+discrete site that it lacks is uniform at β = 0. β is one number, or one for each level (levels,),
 the last batch dimension of the values.
 """
 
@@ -18,7 +19,7 @@ def along(energy: Energy, reference: Energy | None, beta: Tensor) -> Energy:
 
     Args:
         energy: The target, β = 1.
-        reference: β = 0; zero if left out. It has the same sites.
+        reference: β = 0; zero if left out.
         beta: () or (levels,).
     """
     target = (beta, energy)
@@ -27,27 +28,34 @@ def along(energy: Energy, reference: Energy | None, beta: Tensor) -> Energy:
 
 def ascent(energy: Energy, reference: Energy | None, x: Sites) -> Tensor:  # (*batch,)
     """E(x) − E_ref(x): what a step of β adds to the energy."""
-    value = energy.evaluate(x)
-    return value if reference is None else value - reference.evaluate(x)
+    return energy.evaluate(x) - at_reference(reference, x)
+
+
+def at_reference(reference: Energy | None, x: Sites) -> Tensor | float:  # (*batch,)
+    """E_ref(x), of values of all the sites; zero where there is none."""
+    if reference is None:
+        return 0.0
+    return reference.evaluate({site: x[site] for site in reference.sites})
 
 
 def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
     """Refuses a reference for other sites, and none where it is needed.
 
     Raises:
-        ValueError: If the sites differ, or if β = 0 would be no law.
+        ValueError: If the reference has other sites, or lacks real ones, or if β = 0 would be no
+            law.
     """
+    endless = {s for s, site in energy.sites.items() if not site.support.is_discrete}
     if reference is None:
-        endless = [s for s, site in energy.sites.items() if not site.support.is_discrete]
         if lowest == 0 and endless:
             raise ValueError(
-                f"At β = 0 the sites {endless} have no law, being real. Give a reference energy "
-                f"that has one, or a lowest β above 0."
+                f"At β = 0 the sites {sorted(endless)} have no law, being real. Give a reference "
+                f"energy that has one, or a lowest β above 0."
             )
-    elif set(reference.sites) != set(energy.sites):
+    elif not endless <= set(reference.sites) <= set(energy.sites):
         raise ValueError(
             f"The reference has the sites {list(reference.sites)}; "
-            f"wanted those of the energy, {list(energy.sites)}."
+            f"wanted those of the energy, {list(energy.sites)}, all real ones among them."
         )
     else:
         along(energy, reference, torch.ones(()))  # refuses sites of other kinds, other dtypes

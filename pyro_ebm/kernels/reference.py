@@ -34,18 +34,18 @@ class NormalReference(GradientEnergy):
 
     .. math:: E(x) = \tfrac12 \lVert A (u(x) - m) \rVert^2 + \ln |\det \partial x / \partial u|
 
-    Discrete sites do not enter: each of their values is as likely.
+    It has no discrete sites: each of their values is as likely.
 
     Args:
-        energy: The energy whose sites it has.
+        energy: The energy whose continuous sites it has.
         mean: m (d,).
         root: A (d, d), or its diagonal (d,).
     """
 
     def __init__(self, energy: Energy, mean: Tensor, root: Tensor) -> None:
         super().__init__()
-        self.sites = energy.sites
         self.coordinates = Coordinates.of(energy, None)
+        self.sites = {name: energy.sites[name] for name in self.coordinates.names}
         self.register_buffer("mean", mean)
         self.register_buffer("root", root)
         self.mean: Tensor

@@ -34,7 +34,7 @@ from .base import (
     same_batch,
 )
 from .cycle import report_type
-from .path import along, check_reference
+from .path import along, at_reference, check_reference
 
 ROUNDS = (0.05, 0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new ladder
 
@@ -191,9 +191,7 @@ class ParallelTempering(TunableKernel):
         path = self.path(energy)
         replicas, inner = self.kernel.step(path, state.replicas)
         energies = energy.evaluate(replicas.x)
-        potential = energies
-        if self.reference is not None:
-            potential = energies - self.reference.evaluate(replicas.x)
+        potential = energies - at_reference(self.reference, replicas.x)
         rates = swap_rates(self.levels(energy), potential)
         swapped = chance.happens(rates) & turn(state.ladder.steps, rates)
         order = exchanged(swapped)
