@@ -237,8 +237,7 @@ class BlockClamped(AbstractGradientClamped, SweepEnergy):
         """The energy's own, without what is held.
 
         Raises:
-            ValueError: As the energy's own; or if a unit of the site is several elements, of which
-                some are held.
+            ValueError: As the energy's own; or if of a unit that is several elements some are held.
         """
         free, blocks = self.free(site), self.energy.blocks(site)
         if free is None:
@@ -248,13 +247,15 @@ class BlockClamped(AbstractGradientClamped, SweepEnergy):
         found = []
         for block in blocks:
             units = number[every[block]]
-            if units.dim() > 1:
+            elements = units.reshape(len(units), -1) >= 0
+            left = elements.all(1)
+            if bool((elements.any(1) & ~left).any()):
                 raise ValueError(
-                    f"A unit of {site!r} is {units.shape[1]} elements, and some elements of the "
-                    f"site are held: hold it as a whole, or move it with another kernel."
+                    f"A unit of {site!r} is {elements.shape[1]} elements, of which some are held: "
+                    f"hold all of them, or none."
                 )
-            if bool((units >= 0).any()):
-                found.append(units[units >= 0])
+            if bool(left.any()):
+                found.append(units[left])
         return tuple(found)
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
