@@ -212,6 +212,23 @@ def test_the_same_seed_gives_the_same_draws() -> None:
     assert not torch.equal(one.draws[V], other.draws[V])
 
 
+def two_camps() -> None:
+    """Six bits that follow one, and that follows them: Gibbs changes neither alone."""
+    leader = pyro.sample("leader", dist.Bernoulli(torch.tensor(0.4).double()))
+    with pyro.plate("items", 6):
+        pyro.sample("on", dist.Bernoulli((6 * leader - 3).sigmoid()))
+
+
+def test_a_ladder_of_a_pyro_model_moves_its_discrete_sites_by_gibbs() -> None:
+    chains = quietly(ModelEnergy(two_camps), 24, chains=8, warmup=16, seed=0)
+    assert "tempered" in str(chains.attributes["tried"])
+    assert chains.attributes["picked_for_ladder"] == (
+        "Gibbs for 'leader', 'on': conditional laws are known"
+    )
+    assert isinstance(chains.kernel, ParallelTempering)
+    assert isinstance(chains.kernel.kernel, Gibbs)
+
+
 def test_the_user_is_told_when_it_has_not_mixed() -> None:
     # Sixteen narrow wells, and steps that are too short for one of them.
     wells = CallableEnergy(lambda x: 400 * (x.square() - 1).square().sum(-1), 4)

@@ -39,6 +39,7 @@ TRIAL = 8  # levels, on which the barrier of the path is measured
 FEWEST, MOST = 4, 32  # levels of a ladder
 FITTED = 20_000  # draws, of which a reference is made
 LONG = 4  # times as many steps
+GIVEN = "it was given"
 
 
 class NotMixedWarning(UserWarning):
@@ -51,6 +52,7 @@ class Judged(NamedTuple):
     what: str  # was tried
     chains: Chains
     diagnosis: Diagnosis
+    ladder: str = ""  # what moves the replicas at its levels, and why
 
     @property
     def is_mixed(self) -> bool:
@@ -70,12 +72,14 @@ class Task(NamedTuple):
     schedule: Schedule
     seed: int
 
-    def on_path(self, path: Energy, target_acceptance: float) -> Kernel:
-        """The kernel that was given, or one that suits all energies of a path."""
+    def on_path(self, path: Energy, target_acceptance: float) -> tuple[Kernel, str]:
+        """The kernel that was given, or one that suits all energies of a path; and why that."""
+        if self.kernel is not None:
+            return self.kernel, GIVEN
         parts = parts_of(path, target_acceptance, SHORT)
         # A reference may frustrate what the energy does not.
         local = [part for part in parts if not isinstance(part.kernel, SwendsenWang)]
-        return self.kernel or joined(local)
+        return joined(local), said(local)
 
 
 def sample(
@@ -101,9 +105,10 @@ def sample(
     The best is returned. Each costs a known number of steps; progress bars show them. Chains can
     only be judged by where they are: a mode that none of them has found is not missed.
 
-    What was picked and found is in the attributes: `picked` and `picked_because`; `tried`, with
-    the verdict on each; `verdict`, `verdict_in_words` and `advice`; the kernel as tuned. A small
-    energy can be drawn from without chains, by `exact.sample`.
+    What was picked and found is in the attributes: `picked` and `picked_because`, and for a ladder
+    `picked_for_ladder`; `tried`, with the verdict on each; `verdict`, `verdict_in_words` and
+    `advice`; the kernel as tuned. A small energy can be drawn from without chains, by
+    `exact.sample`.
 
     Args:
         energy: The energy.
@@ -138,12 +143,14 @@ def sample(
     best = min(reversed(tried), key=badness)
     notes = {
         "picked": repr(mover),
-        "picked_because": said(parts) if parts else "it was given",
+        "picked_because": said(parts) if parts else GIVEN,
         "tried": "; ".join(f"{run.what}: {run.diagnosis.verdict}" for run in tried),
         "verdict": str(best.diagnosis.verdict),
         "verdict_in_words": best.diagnosis.summary,
         "advice": " ".join(best.diagnosis.advice),
     }
+    if ladders := [run.ladder for run in tried if run.ladder]:
+        notes["picked_for_ladder"] = ladders[0]
     if not best.is_mixed:
         message = f"{best.diagnosis.summary} {notes['advice']} Tried were: {notes['tried']}."
         warnings.warn(message, NotMixedWarning, stacklevel=2)
@@ -216,13 +223,13 @@ def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -
     energy, schedule = task.energy, task.schedule
     reference = reference_of(energy, some_draws(first.chains))
     end = torch.ones((), dtype=energy.dtype, device=energy.device)
-    kernel = task.on_path(along(energy, reference, end), target)
+    kernel, because = task.on_path(along(energy, reference, end), target)
     short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
     trial = ParallelTempering(kernel, TRIAL, reference)
     found = run(trial, energy, short, initial=first.chains.last, seed=seeds[0])
     ladder = ParallelTempering(kernel, levels_for(found), reference)
     chains = run(ladder, energy, schedule, initial=found.last, seed=seeds[1])
-    return judged("tempered", chains)
+    return judged("tempered", chains)._replace(ladder=because)
 
 
 def levels_for(trial: Chains) -> int:

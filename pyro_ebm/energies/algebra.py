@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, Sites, batch_shape
+from pyro_ebm.sites import Site, Sites, batch_shape, covers
 
 from .base import (
     Block,
@@ -282,7 +282,15 @@ class BlockCombination(AbstractSum, SweepEnergy):
         return FiniteLaw(values, logits.to(self.dtype), validate_args=False)
 
     def sweep(self, site: str, x: Sites) -> Tensor:
-        known = swept_part(self.parts.around(site), site)
+        around = self.parts.around(site)
+        batch = x[site].shape[: x[site].dim() - len(self.sites[site].shape)]
+        for weight, _ in around:
+            if not covers(batch, weight.shape):
+                raise ValueError(
+                    f"The weights have the batch shape {tuple(weight.shape)}, and {site!r} has "
+                    f"{tuple(batch)}; wanted one chain or more for each weight, the weights last."
+                )
+        known = swept_part(around, site)
         if known is None:
             return sweep_blocks(self, site, x)
         weight, energy, others = known
@@ -404,6 +412,10 @@ class FieldCombination(AbstractCombination, FieldEnergy):
         if len(states) > 1:
             raise ValueError("The nodes of the random fields have different numbers of states.")
         (self.states,) = states
+        fields = [cast("FieldEnergy", energy) for _, energy in weighted]
+        if same_factors(fields):
+            # A ladder makes this sum anew at every step. (In a tuple, so as to be no submodule.)
+            self.alike = (fields[0],)
 
     def read(self) -> FactorGraph:
         graphs = [
@@ -418,6 +430,19 @@ class FieldCombination(AbstractCombination, FieldEnergy):
                 else:
                     groups[name if same is None else f"{name}_{k}"] = group
         return FactorGraph(self.states, groups, added([graph.constant for graph in graphs]))
+
+
+def same_factors(fields: Sequence[FieldEnergy]) -> bool:
+    """Whether fields have factors of the same names over the same nodes."""
+    if len(fields) == 1:
+        return True
+    with torch.no_grad():
+        first, *others = [field.members() for field in fields]
+    return all(
+        first.keys() == other.keys()
+        and all(torch.equal(nodes, other[name]) for name, nodes in first.items())
+        for other in others
+    )
 
 
 def added(values: Sequence[Tensor]) -> Tensor:

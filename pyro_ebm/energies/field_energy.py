@@ -22,6 +22,7 @@ class FieldEnergy(BlockEnergy):
     """An energy of labels at one site, coupled by factors."""
 
     states: tuple[int, ...]  # of each node
+    alike: tuple["FieldEnergy", ...] = ()  # a field of the same factors, whose colours serve
 
     @abstractmethod
     def read(self) -> FactorGraph:
@@ -35,6 +36,8 @@ class FieldEnergy(BlockEnergy):
     @functools.cached_property
     def colours(self) -> tuple[Neighbourhood, ...]:
         """The nodes in sets that share no factor, with the factors around them."""
+        if self.alike:
+            return self.alike[0].colours
         with torch.no_grad():
             members = self.members()
         n = len(self.states)

@@ -309,6 +309,13 @@ def test_fields_made_of_fields(name: str) -> None:
         torch.testing.assert_close(log_p, (p / norm).log(), rtol=0, atol=1e-10)
 
 
+def test_fields_of_the_same_factors_have_the_colours_of_one() -> None:
+    assert (FIRST * BETAS).colours is FIRST.colours
+    assert interpolate(FIRST, SECOND, 0.3).colours is FIRST.colours
+    assert len((FIRST + THIRD).colours) > len(FIRST.colours)
+    assert "alike" not in str((FIRST * BETAS).state_dict().keys())
+
+
 def test_fields_with_temperatures_of_their_own() -> None:
     together = (FIRST + THIRD) * BETAS
     x = exact.states(FIRST)[V]

@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
 from pyro_ebm.distributions import EnergyDistribution
-from pyro_ebm.energies import BoltzmannMachine, ModelEnergy, RandomField, dependence
+from pyro_ebm.energies import BoltzmannMachine, ModelEnergy, RandomField, algebra, dependence
 from pyro_ebm.energies.energy_site import EnergySite
-from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, advance
+from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, ParallelTempering, advance
 from pyro_ebm.kernels.dynamics import DynamicsState
+from pyro_ebm.kernels.reference import NormalReference, reference_of
 from pyro_ebm.sites import Sites
 from tests.goodness import ALPHA
 from tests.models import numbers, real
@@ -439,6 +440,75 @@ def test_the_draws_by_hand_have_the_density_of_the_model(name: str) -> None:
 )
 def test_a_composite_leaves_the_joint_law_unchanged(name: str) -> None:
     assert p_value(JOINTS[name]) > ALPHA
+
+
+# --- ladders -------------------------------------------------------------------------------------
+
+LADDERS = ["labels and a level", "sum over a plate", "hidden units", "labels on a chain", "one-hot"]
+
+
+def p_value_of_ladder(joint: Joint, *, seed: int = 0, chains: int = 2_000) -> float:
+    """As `p_value`, of two levels that both start exactly, and their law at β = 1.
+
+    At β = 0 the real sites are normal and the discrete ones uniform.
+    """
+    torch.manual_seed(seed)
+    energy = ModelEnergy(joint.model)
+    x, fresh = (energy.unconstrain(joint.draw(chains)) for _ in range(2))
+    reference = reference_of(energy, {n: v.unsqueeze(1) for n, v in x.items()})
+    assert isinstance(reference, NormalReference)
+    easy = uniform(energy, chains) | normal_draws(reference, chains)
+    gibbs, gradient = joint.moved
+    inner = Cycle((Gibbs(gibbs), replace(joint.kernel, sites=gradient)))
+    kernel = ParallelTempering(inner, (0.0, 1.0), reference)
+    state = kernel.init(energy, x)
+    both = {n: torch.stack([easy[n], x[n]], 1) for n in x}
+    state = state._replace(replicas=inner.init(kernel.path(energy), both))
+    found = []
+    for steps in (1, 3, 12):
+        state = advance(kernel, energy, state, steps)
+        for mine, theirs in zip(functions(energy, state.x), functions(energy, fresh), strict=True):
+            found.append(stats.ks_2samp(mine, theirs, method="asymp").pvalue)
+        found.append(same_states(energy, state.x, fresh))
+    assert float(kernel.report(state).rejection_rates.max()) < 0.999  # some exchanges are made
+    return min(found) * len(found)
+
+
+def uniform(energy: ModelEnergy, chains: int) -> Sites:
+    """Each value of each discrete element as likely."""
+    found = {}
+    for name in energy.discrete:
+        values = energy.discrete_site(name).values
+        shape = energy.sites[name].shape
+        elements = shape[: len(shape) - (values.dim() - 1)]
+        found[name] = values[torch.randint(len(values), (chains, *elements))]
+    return found
+
+
+def normal_draws(reference: NormalReference, chains: int) -> Sites:
+    """Draws of the real sites at β = 0."""
+    white = torch.randn(chains, len(reference.mean), dtype=torch.float64)
+    root = reference.root if reference.root.dim() == 2 else reference.root.diag()
+    position = reference.mean + torch.linalg.solve(root, white.mT).mT
+    return reference.coordinates.to_sites(position)
+
+
+@pytest.mark.parametrize(
+    "name", [LADDERS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in LADDERS[1:])]
+)
+def test_a_ladder_leaves_the_joint_law_unchanged(name: str) -> None:
+    assert p_value_of_ladder(JOINTS[name]) > ALPHA
+
+
+@pytest.mark.slow
+def test_weights_of_other_levels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = algebra.weighted_log_weights
+
+    def mixed_up(weighted: Any, *rest: Any) -> Tensor:
+        return right([(w.flip(0) if w.dim() else w, e) for w, e in weighted], *rest)
+
+    monkeypatch.setattr(algebra, "weighted_log_weights", mixed_up)
+    assert p_value_of_ladder(JOINTS[LADDERS[0]]) < ALPHA
 
 
 # --- planted faults ------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from pyro_ebm.energies import (
 )
 from pyro_ebm.energies.finite import FiniteLaw, values_at
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, ParallelTempering, RandomBlocks, choose_kernel
+from pyro_ebm.kernels.gibbs import GibbsState
 from pyro_ebm.kernels.path import along, check_reference
 from pyro_ebm.kernels.reference import reference_of
 from pyro_ebm.sites import Site, Sites, boolean
@@ -677,6 +678,12 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         ).blocks("z"),  # type: ignore[union-attr]
         "hold all of them, or none",
     ),
+    "weights for other chains": (
+        lambda: Gibbs(("z",)).step(
+            ModelEnergy(apart) * BETAS, GibbsState(ModelEnergy(apart).initial(2), None, None)
+        ),
+        r"batch shape \(3,\), and 'z' has \(2,\)",
+    ),
     "a held site": (
         lambda: clamp(ModelEnergy(apart), {"level": real(0.0)}).blocks("level"),  # type: ignore[union-attr]
         "no free site",
@@ -697,6 +704,18 @@ def test_what_makes_no_sense_is_refused(case: str) -> None:
     attempt, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         attempt()
+
+
+def test_a_law_of_batched_parameters() -> None:
+    logits = numbers(5, 3, 2, seed=59)
+    energy = DistributionEnergy(dist.Categorical(logits=logits).to_event(1))
+    x = {V: torch.zeros(7, 5, 3).double()}
+    law = energy.conditional(V, x)
+    assert law.batch_shape == (7, 5, 3)
+    torch.testing.assert_close(law.logits, logits.log_softmax(-1).expand(7, 5, 3, 2))
+    part = (energy * 0.5).conditional(V, x, torch.tensor([2, 0]))
+    wanted = (logits[:, [2, 0]] / 2).log_softmax(-1).expand(7, 5, 2, 2)
+    torch.testing.assert_close(part.logits, wanted)
 
 
 def test_a_reference_of_real_sites_leaves_the_labels_to_gibbs() -> None:
