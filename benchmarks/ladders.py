@@ -42,14 +42,14 @@ def hidden_chain() -> None:
 
 def sums(chains: pe.Chains) -> Tensor:
     """How many bits are on, of sites with plates site by site (chain, draw, sites)."""
-    each = [x.double().flatten(2).sum(-1) for x in chains.draws.values()]
+    each = [x.double().reshape(*x.shape[:2], -1).sum(-1) for x in chains.draws.values()]
     total = torch.stack(each, -1)
     return total if len(each) == 2 else total.sum(-1, keepdim=True)
 
 
 MODELS: dict[str, tuple[Callable[[], None], int, tuple[int, int]]] = {
     "groups with a leader": (camps, 6, (1000, 4000)),
-    "a hidden chain": (hidden_chain, 4, (60, 1500)),
+    "a hidden chain": (hidden_chain, 4, (60, 900)),
 }
 
 
