@@ -1,6 +1,6 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .algebra import combined, interpolate
+from .algebra import Blend, blend, combined, interpolate
 from .base import (
     BlockEnergy,
     Energy,
@@ -31,6 +31,7 @@ from .random_field import (
 from .terms import PairwiseTerms, draw_features
 
 __all__ = [
+    "Blend",
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
@@ -55,6 +56,7 @@ __all__ = [
     "SweepEnergy",
     "TableFactors",
     "UnbatchedModelWarning",
+    "blend",
     "clamp",
     "combined",
     "convolutional_energy",

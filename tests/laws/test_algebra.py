@@ -27,6 +27,7 @@ from pyro_ebm.energies import (
     energy_and_gradient,
     interpolate,
 )
+from pyro_ebm.energies.overlay import GraphUnion, PairwiseOverlay
 from pyro_ebm.kernels import Gibbs, Schedule, run
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site
@@ -433,7 +434,12 @@ def test_missing_pixels_are_drawn_given_the_others() -> None:
 
 
 def forgets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(algebra.PairwiseTerms, "scaled", lambda terms, factor: terms)
+    right = PairwiseOverlay.weighted
+
+    def weighted(found: PairwiseOverlay, weights: list) -> algebra.PairwiseTerms:
+        return right(found, [torch.ones_like(weight) for weight in weights])
+
+    monkeypatch.setattr(PairwiseOverlay, "weighted", weighted)
 
 
 def forgets_the_held_potential(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,13 +462,15 @@ def misplaces_free_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drops_an_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = algebra.GraphUnion.link
+    right = GraphUnion.links
 
-    def link(union: algebra.GraphUnion, graphs: list) -> object:
+    def links(union: GraphUnion, graphs: list) -> list:
         found = right(union, graphs)
-        return found.weighted(found.weight * (torch.arange(found.weight.shape[-1]) > 0))
+        return [
+            one.weighted(one.weight * (torch.arange(one.weight.shape[-1]) > 0)) for one in found
+        ]
 
-    monkeypatch.setattr(algebra.GraphUnion, "link", link)
+    monkeypatch.setattr(GraphUnion, "links", links)
 
 
 FAULTS = {
