@@ -129,7 +129,7 @@ class PairwiseOverlay:
         Raises:
             ValueError: If the units of a site are of different kinds.
         """
-        rows = [weight.unsqueeze(-1) for weight in weights]
+        rows = [weight.unsqueeze(-1) if weight.dim() else weight for weight in weights]
         units, biases = {}, {}
         for site, own in self.owners.items():
             kinds = [(rows[k], self.parts[k].units[site]) for k in own]
