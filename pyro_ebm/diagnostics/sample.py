@@ -25,7 +25,7 @@ from pyro_ebm.kernels import (
     run,
 )
 from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, joined, parts_of, said
-from pyro_ebm.kernels.path import along
+from pyro_ebm.kernels.path import Path
 from pyro_ebm.kernels.reference import reference_of
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
@@ -223,7 +223,7 @@ def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -
     energy, schedule = task.energy, task.schedule
     reference = reference_of(energy, some_draws(first.chains))
     end = torch.ones((), dtype=energy.dtype, device=energy.device)
-    kernel, because = task.on_path(along(energy, reference, end), target)
+    kernel, because = task.on_path(Path.between(reference, energy).at(end), target)
     short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
     trial = ParallelTempering(kernel, TRIAL, reference)
     found = run(trial, energy, short, initial=first.chains.last, seed=seeds[0])

@@ -1,6 +1,6 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .algebra import combined, interpolate
+from .algebra import Blend, blend, combined, interpolate
 from .base import (
     BlockEnergy,
     Energy,
@@ -33,6 +33,7 @@ from .random_field import (
 from .terms import PairwiseTerms, draw_features
 
 __all__ = [
+    "Blend",
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
@@ -57,6 +58,7 @@ __all__ = [
     "SweepEnergy",
     "TableFactors",
     "UnbatchedModelWarning",
+    "blend",
     "clamp",
     "combined",
     "convolutional_energy",

@@ -5,7 +5,9 @@ fields, on which Gibbs, closed forms and exact sums go on to work; of any parts 
 conditional laws on finitely many values comes an energy that knows its own.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -23,15 +25,14 @@ from .base import (
     sweep_blocks,
     times,
 )
-from .colouring import Colour, colours_of
 from .conditionals import allowed_values, common_blocks, log_weights, values_of_units
 from .couplings import register
-from .factor_graph import FactorGraph, FactorGroup
-from .field_energy import FieldEnergy
+from .factor_graph import FactorGraph, Neighbourhood
+from .field_energy import FieldEnergy, GivenField
 from .finite import FiniteLaw
-from .links import DenseLink, GraphLink, Link, SymmetricLink
 from .model import ModelEnergy
-from .pairwise import PairwiseEnergy
+from .overlay import Ends, FieldOverlay, GraphUnion, PairwiseOverlay, added
+from .pairwise import GivenPairwise, PairwiseEnergy
 from .terms import PairwiseTerms
 
 Weight = float | Tensor
@@ -308,10 +309,8 @@ def weighted_log_weights(
 ) -> Tensor:  # (*batch, units, states)
     """The weighted sum of what `log_weights` says of several energies."""
     return added(
-        [
-            times(weight[..., None, None], log_weights(energy, site, x, block, values))
-            for weight, energy in weighted
-        ]
+        times(weight[..., None, None], log_weights(energy, site, x, block, values))
+        for weight, energy in weighted
     )
 
 
@@ -349,48 +348,14 @@ class PairwiseCombination(AbstractCombination, PairwiseEnergy):
         super().__init__()
         self.parts = Parts(weighted)
         self.sites = self.parts.sites
-        self.unions: dict[frozenset[str], GraphUnion] = {}
+        self.unions: dict[Ends, GraphUnion] = {}
         with torch.no_grad():
             self.read()  # refuses what cannot be added
 
     def read(self) -> PairwiseTerms:
-        scaled = [
-            (weight, cast("PairwiseEnergy", energy).read().scaled(weight))
-            for weight, energy in self.weighted()
-        ]
-        parts = [terms for _, terms in scaled]
-        if len(parts) == 1:
-            return parts[0]
-        units, biases = {}, {}
-        for site in self.sites:
-            own = [terms for terms in parts if site in terms.units]
-            one = own[0].constant.new_ones(1)
-            units[site] = own[0].units[site].combined([(one, t.units[site]) for t in own])
-            biases[site] = added([terms.biases[site] for terms in own])
-        pairs: dict[frozenset[str], list[Link]] = {}
-        for terms in parts:
-            for link in terms.links:
-                pairs.setdefault(frozenset(link.ends), []).append(link)
-        links = tuple(self.joined(key, links) for key, links in pairs.items())
-        return PairwiseTerms(units, biases, links, added([terms.constant for terms in parts]))
-
-    def joined(self, key: frozenset[str], links: Sequence[Link]) -> Link:
-        """Couplings of the same two sites as one."""
-        first = links[0]
-        if len(links) == 1:
-            return first
-        graphs = [link for link in links if isinstance(link, GraphLink)]
-        if len(graphs) == len(links):
-            if key not in self.unions:
-                self.unions[key] = graph_union(graphs)
-            return self.unions[key].link(graphs)
-        matrices = [
-            link.matrix() if link.ends == first.ends else link.matrix().mT for link in links
-        ]
-        if first.ends[0] == first.ends[1]:
-            width = max(link.width for link in links if isinstance(link, SymmetricLink))
-            return SymmetricLink(first.ends, added(matrices), width)
-        return DenseLink(first.ends, added(matrices))
+        parts = [cast("PairwiseEnergy", energy).read() for _, energy in self.weighted()]
+        overlay = PairwiseOverlay.of(parts, self.unions)
+        return overlay.weighted([weight for weight, _ in self.weighted()])
 
 
 class FieldCombination(AbstractCombination, FieldEnergy):
@@ -412,74 +377,99 @@ class FieldCombination(AbstractCombination, FieldEnergy):
         if len(states) > 1:
             raise ValueError("The nodes of the random fields have different numbers of states.")
         (self.states,) = states
-        fields = [cast("FieldEnergy", energy) for _, energy in weighted]
-        if same_factors(fields):
-            # A ladder makes this sum anew at every step. (In a tuple, so as to be no submodule.)
-            self.alike = (fields[0],)
 
     def read(self) -> FactorGraph:
-        graphs = [
-            cast("FieldEnergy", energy).read().scaled(weight) for weight, energy in self.weighted()
-        ]
-        groups: dict[str, FactorGroup] = {}
-        for k, graph in enumerate(graphs):
-            for name, group in graph.groups.items():
-                same = groups.get(name)
-                if same is not None and same.is_over(group):
-                    groups[name] = FactorGroup(group.nodes, same.table + group.table)
-                else:
-                    groups[name if same is None else f"{name}_{k}"] = group
-        return FactorGraph(self.states, groups, added([graph.constant for graph in graphs]))
+        graphs = [cast("FieldEnergy", energy).read() for _, energy in self.weighted()]
+        return FieldOverlay.of(graphs).weighted([weight for weight, _ in self.weighted()])
 
 
-def same_factors(fields: Sequence[FieldEnergy]) -> bool:
-    """Whether fields have factors of the same names over the same nodes."""
-    if len(fields) == 1:
-        return True
-    with torch.no_grad():
-        first, *others = [field.members() for field in fields]
-    return all(
-        first.keys() == other.keys()
-        and all(torch.equal(nodes, other[name]) for name, nodes in first.items())
-        for other in others
-    )
+# --- the same energies with many weights ---------------------------------------------------------
 
 
-def added(values: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors that broadcast."""
-    return torch.stack(torch.broadcast_tensors(*values)).sum(0) if len(values) > 1 else values[0]
+class Blend(ABC):
+    """Energies to be summed with weights time and again: their parameters are read once.
+
+    What of a sum no weight changes is made once: `weighted` computes numbers and no structure.
+    """
+
+    @abstractmethod
+    def weighted(self, weights: Sequence[Tensor]) -> Energy:
+        """The weighted sum, without a history.
+
+        Args:
+            weights: Of each energy (*batch,), finite.
+        """
 
 
-class GraphUnion(NamedTuple):
-    """All edges of several graphs over the same sites, and where each one's are among them."""
+@dataclass(frozen=True, eq=False)
+class PairwiseBlend(Blend):
+    """Pairwise energies to be weighted.
 
-    ends: tuple[str, str]
-    edges: Tensor  # (edges, 2)
-    where: list[Tensor]
-    sizes: tuple[int, int]
-    colours: tuple[Colour, ...]
+    Args:
+        sites: Those of all of them.
+        overlay: Their terms.
+    """
 
-    def link(self, graphs: Sequence[GraphLink]) -> GraphLink:
-        """The couplings of the graphs, added edge by edge."""
-        weights = []
-        for graph, where in zip(graphs, self.where, strict=True):
-            own = graph.times(graph.edge_weights(), 1)
-            every = own.new_zeros((*own.shape[:-1], len(self.edges)))
-            weights.append(every.index_add(-1, where, own))
-        return GraphLink(self.ends, added(weights), self.edges, self.sizes, self.colours)
+    sites: Mapping[str, Site]
+    overlay: PairwiseOverlay
+
+    @torch.no_grad()
+    def weighted(self, weights: Sequence[Tensor]) -> Energy:
+        return GivenPairwise(self.sites, self.overlay.weighted(weights))
 
 
-def graph_union(graphs: Sequence[GraphLink]) -> GraphUnion:
-    """The union of the edges, each once."""
-    first = graphs[0]
-    inside = first.ends[0] == first.ends[1]
-    keys = []
-    for graph in graphs:
-        edges = graph.edges if graph.ends == first.ends else graph.edges.flip(1)
-        edges = edges.sort(1).values if inside else edges
-        keys.append(edges[:, 0] * first.sizes[1] + edges[:, 1])
-    every, where = torch.unique(torch.cat(keys), return_inverse=True)
-    edges = torch.stack([every // first.sizes[1], every % first.sizes[1]], 1)
-    parts = list(where.split([len(key) for key in keys]))
-    colours = colours_of(edges, first.sizes[0]) if inside else ()
-    return GraphUnion(first.ends, edges, parts, first.sizes, colours)
+@dataclass(frozen=True, eq=False)
+class FieldBlend(Blend):
+    """Random fields to be weighted.
+
+    Args:
+        sites: The one that all of them have.
+        overlay: Their factors.
+        colours: Of the nodes.
+    """
+
+    sites: Mapping[str, Site]
+    overlay: FieldOverlay
+    colours: tuple[Neighbourhood, ...]
+
+    @torch.no_grad()
+    def weighted(self, weights: Sequence[Tensor]) -> Energy:
+        return GivenField(self.sites, self.overlay.weighted(weights), self.colours)
+
+
+@dataclass(frozen=True, eq=False)
+class AnyBlend(Blend):
+    """Energies of which less is known, to be weighted; their parameters are read as they are used.
+
+    Args:
+        energies: The energies.
+    """
+
+    energies: tuple[Energy, ...]
+
+    def weighted(self, weights: Sequence[Tensor]) -> Energy:
+        return combined(list(zip(weights, self.energies, strict=True)))
+
+
+@torch.no_grad()
+def blend(energies: Sequence[Energy]) -> Blend:
+    """Energies to be summed with weights time and again, by what is known of all of them.
+
+    Args:
+        energies: The energies.
+
+    Raises:
+        TypeError, ValueError: As `combined`.
+    """
+    equal = [(1.0, energy) for energy in energies]
+    sites = Parts(equal).sites
+    pairwise = [energy for energy in energies if isinstance(energy, PairwiseEnergy)]
+    fields = [energy for energy in energies if isinstance(energy, FieldEnergy)]
+    if len(pairwise) == len(energies):
+        overlay = PairwiseOverlay.of([energy.read() for energy in pairwise], {})
+        overlay.weighted([torch.ones_like(terms.constant) for terms in overlay.parts])
+        return PairwiseBlend(sites, overlay)
+    if len(fields) == len(energies):
+        colours = FieldCombination(equal).colours
+        return FieldBlend(sites, FieldOverlay.of([energy.read() for energy in fields]), colours)
+    return AnyBlend(tuple(energies))

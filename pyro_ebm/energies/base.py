@@ -9,6 +9,7 @@ what the door let in.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -28,6 +29,8 @@ from pyro_ebm.sites import (
 
 Block = slice | Tensor  # the units of one site that are updated together
 
+FILLED_IN: WeakSet[type] = WeakSet()  # classes of modules without abstract methods
+
 
 class AbstractModule(nn.Module):
     """A torch module whose subclasses must fill in its abstract methods.
@@ -42,10 +45,12 @@ class AbstractModule(nn.Module):
         Raises:
             TypeError: If there are some.
         """
-        attributes = ((name, getattr(cls, name, None)) for name in dir(cls))
-        left = [name for name, value in attributes if getattr(value, "__isabstractmethod__", False)]
-        if left:
-            raise TypeError(f"{cls.__name__} is abstract: it does not fill in {left}.")
+        if cls not in FILLED_IN:  # looking costs more than all else that makes a small energy
+            attributes = ((name, getattr(cls, name, None)) for name in dir(cls))
+            left = [name for name, own in attributes if getattr(own, "__isabstractmethod__", False)]
+            if left:
+                raise TypeError(f"{cls.__name__} is abstract: it does not fill in {left}.")
+            FILLED_IN.add(cls)
         return super().__new__(cls)
 
 

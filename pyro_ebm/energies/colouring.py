@@ -7,20 +7,31 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-SLOTS = 64  # neighbours of a unit that are visited together with other units' neighbours
-
 
 class Colour(NamedTuple):
-    """Units of a site that share no edge, and where their neighbours are.
+    """Units of a site that share no edge, and their neighbours in a list, one unit's after another.
 
-    The units stand in order of falling degree, so that slot k, the k-th neighbour of each, concerns
-    the first `len(source)` of them. Units with more neighbours than there are slots (hubs) have the
-    remaining ones listed on their own.
+    Args:
+        units: The units (k,).
+        starts: Where the neighbours of each unit begin in the list, and its length (k + 1,).
+        sources: The neighbours (m,).
+        edges: The edges to these (m,).
     """
 
-    units: Tensor  # (k,)
-    slots: tuple[tuple[Tensor, Tensor], ...]  # (source units, edges)
-    hubs: tuple[tuple[int, Tensor, Tensor], ...]  # (position in `units`, source units, edges)
+    units: Tensor
+    starts: Tensor
+    sources: Tensor
+    edges: Tensor
+
+    def part(self, start: int, stop: int) -> "Colour":
+        """Some of the units, by position."""
+        if start == 0 and stop >= len(self.units):
+            return self
+        starts = self.starts[start : stop + 1]
+        own = slice(int(starts[0]), int(starts[-1]))
+        return Colour(
+            self.units[start:stop], starts - starts[0], self.sources[own], self.edges[own]
+        )
 
 
 def colours_of(edges: Tensor, size: int) -> tuple[Colour, ...]:
@@ -46,24 +57,12 @@ def colours_of(edges: Tensor, size: int) -> tuple[Colour, ...]:
     source, edge = source[order], edge[order]
     degree = torch.bincount(target, minlength=size)
     first = degree.cumsum(0) - degree
-    return tuple(
-        gather_colour(units, degree[units], first[units], source, edge)
-        for units in ((colour == k).nonzero()[:, 0] for k in range(int(colour.max()) + 1))
-    )
-
-
-def gather_colour(
-    units: Tensor, degree: Tensor, first: Tensor, source: Tensor, edge: Tensor
-) -> Colour:
-    """One colour, from the list of each unit's neighbours: `first` and how many (`degree`)."""
-    order = torch.argsort(degree, descending=True, stable=True)
-    units, degree, first = units[order], degree[order], first[order]
-    slots = []
-    for k in range(min(int(degree.max()), SLOTS)):
-        where = first[degree > k] + k
-        slots.append((source[where], edge[where]))
-    hubs = []
-    for position in range(int((degree > SLOTS).sum())):
-        rest = slice(int(first[position]) + SLOTS, int(first[position] + degree[position]))
-        hubs.append((position, source[rest], edge[rest]))
-    return Colour(units, tuple(slots), tuple(hubs))
+    found = []
+    for k in range(int(colour.max()) + 1):
+        units = (colour == k).nonzero()[:, 0]
+        ends = degree[units].cumsum(0)
+        starts = torch.cat([ends.new_zeros(1), ends])
+        shift = (first[units] - starts[:-1]).repeat_interleave(degree[units])
+        where = torch.arange(len(shift)) + shift
+        found.append(Colour(units, starts, source[where], edge[where]))
+    return tuple(found)

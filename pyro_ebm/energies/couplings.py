@@ -186,17 +186,10 @@ class Sparse(Coupling):
     def read(self) -> GraphLink:
         device = self.edges.device
         if self.colours and self.colours[0].units.device != device:
-            self.colours = tuple(to_device(colour, device) for colour in self.colours)
+            self.colours = tuple(
+                Colour(*(indices.to(device) for indices in colour)) for colour in self.colours
+            )
         return GraphLink(self.ends, self.weight, self.edges, self.sizes, self.colours)
-
-
-def to_device(colour: Colour, device: torch.device) -> Colour:
-    """A colour's indices on another device."""
-    return Colour(
-        colour.units.to(device),
-        tuple((source.to(device), edge.to(device)) for source, edge in colour.slots),
-        tuple((k, source.to(device), edge.to(device)) for k, source, edge in colour.hubs),
-    )
 
 
 class Graph:

@@ -19,6 +19,7 @@ from pyro_ebm.units import Unit
 from .base import Energy, times
 from .field_energy import FieldEnergy
 from .labels import draw_labels
+from .overlay import PairwiseOverlay
 from .pairwise import PairwiseEnergy
 from .terms import PairwiseTerms, draw_features
 
@@ -77,7 +78,7 @@ class EnergySite:
             return sweep_field(self.energy, value, log_weights, weight)
         terms = self.energy.read()
         if weight is not None:
-            terms = terms.scaled(weight)
+            terms = PairwiseOverlay.of([terms], {}).weighted([weight])
         x = value.to(terms.constant)
         field = as_field(terms.units[self.site], log_weights.to(terms.constant))
         return sweep_machine(terms, self.site, x, field).to(value.dtype)

@@ -56,6 +56,12 @@ class FactorGroup:
         """A table for each factor, without a copy."""
         return self.table.expand(*self.batch, len(self.nodes), *self.sizes)
 
+    def scaled(self, factor: Tensor) -> "FactorGroup":  # (*batch,)
+        """The log-potentials multiplied by a factor; what is forbidden is at every one but 0."""
+        table = self.table * factor[(..., *[None] * (1 + self.arity))]
+        never = (table.isnan() & self.table.isneginf()).detach()
+        return replace(self, table=table.masked_fill(never, 0.0))
+
     def is_over(self, other: "FactorGroup") -> bool:
         """Whether the tables of another group are on the same nodes, of the same sizes."""
         return (
@@ -134,15 +140,6 @@ class FactorGraph:
             name: replace(group, table=group.table.to(dtype)) for name, group in self.groups.items()
         }
         return FactorGraph(self.states, groups, self.constant.to(dtype))
-
-    def scaled(self, factor: Tensor) -> "FactorGraph":  # (*batch,)
-        """The energy multiplied by a factor; what is forbidden is at every factor but 0."""
-        groups = {}
-        for name, group in self.groups.items():
-            table = group.table * factor[(..., *[None] * (1 + group.arity))]
-            never = (table.isnan() & group.table.isneginf()).detach()
-            groups[name] = replace(group, table=table.masked_fill(never, 0.0))
-        return FactorGraph(self.states, groups, self.constant * factor)
 
     def allowed(self) -> Tensor:  # (n, q)
         """0 for the states that a node has, −inf beyond them."""

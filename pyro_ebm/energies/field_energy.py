@@ -3,7 +3,7 @@
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import networkx as nx
 import torch
@@ -22,7 +22,6 @@ class FieldEnergy(BlockEnergy):
     """An energy of labels at one site, coupled by factors."""
 
     states: tuple[int, ...]  # of each node
-    alike: tuple["FieldEnergy", ...] = ()  # a field of the same factors, whose colours serve
 
     @abstractmethod
     def read(self) -> FactorGraph:
@@ -36,8 +35,6 @@ class FieldEnergy(BlockEnergy):
     @functools.cached_property
     def colours(self) -> tuple[Neighbourhood, ...]:
         """The nodes in sets that share no factor, with the factors around them."""
-        if self.alike:
-            return self.alike[0].colours
         with torch.no_grad():
             members = self.members()
         n = len(self.states)
@@ -95,6 +92,34 @@ class FieldEnergy(BlockEnergy):
         """
         if site not in self.sites:
             raise ValueError(f"Unknown site {site!r}; the field has {list(self.sites)}.")
+
+
+class GivenField(FieldEnergy):
+    """A random field by its factors, which have been read.
+
+    Args:
+        sites: Its one site.
+        graph: Its factors.
+        colours: Of its nodes.
+    """
+
+    def __init__(
+        self, sites: Mapping[str, Site], graph: FactorGraph, colours: tuple[Neighbourhood, ...]
+    ) -> None:
+        super().__init__()
+        self.sites, self.graph, self.states = sites, graph, graph.states
+        self.colours = colours
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.graph.constant.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.graph.constant.device
+
+    def read(self) -> FactorGraph:
+        return self.graph
 
 
 def site_of(states: Sequence[int], device: torch.device) -> Site:

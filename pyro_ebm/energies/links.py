@@ -7,16 +7,16 @@ What they couple are features: x itself for numbers, the one-hot vectors of labe
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import add
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import embedding_bag, linear
 
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_trusting
 
 from .colouring import Colour, colours_of
 
@@ -65,6 +65,19 @@ class Link(ABC):
     ends: tuple[str, str]
     weight: Tensor  # what the pair terms are linear in
     scale: Tensor | None  # (*batch,) a factor of all the couplings; None for 1
+    dimensions: ClassVar[int]  # of `weight`, beside the batch
+
+    @property
+    def weight_batch(self) -> torch.Size:
+        """The batch shape of `weight`."""
+        return self.weight.shape[: self.weight.dim() - self.dimensions]
+
+    def filled(self) -> Self:
+        """The same link with its scale in the couplings."""
+        if self.scale is None:
+            return self
+        weight = self.times(self.weight, self.dimensions)
+        return replace(cast(Any, self), weight=weight, scale=None)
 
     def weighted(self, weight: Tensor) -> Self:
         """The same link with other couplings."""
@@ -122,11 +135,6 @@ class Link(ABC):
         """The couplings as a matrix; symmetric with zero diagonal inside one site."""
         return self.times(self.plain_matrix(), 2)
 
-    @property
-    @abstractmethod
-    def weight_batch(self) -> torch.Size:
-        """The batch shape of `weight`."""
-
     @abstractmethod
     def plain_interaction(self, x: Sites) -> Tensor:  # (*batch,)
         """`interaction` without the scale."""
@@ -165,10 +173,7 @@ class DenseLink(Link):
     ends: tuple[str, str]
     weight: Tensor  # (*batch, n, m)
     scale: Tensor | None = None
-
-    @property
-    def weight_batch(self) -> torch.Size:
-        return self.weight.shape[:-2]
+    dimensions = 2
 
     def plain_interaction(self, x: Sites) -> Tensor:
         first, second = self.ends
@@ -207,10 +212,7 @@ class SymmetricLink(Link):
     weight: Tensor  # (*batch, n * width, n * width)
     width: int = 1  # features of a unit
     scale: Tensor | None = None
-
-    @property
-    def weight_batch(self) -> torch.Size:
-        return self.weight.shape[:-2]
+    dimensions = 2
 
     def plain_interaction(self, x: Sites) -> Tensor:
         value = x[self.ends[0]]
@@ -254,10 +256,7 @@ class GraphLink(Link):
     sizes: tuple[int, int]
     colours: tuple[Colour, ...]
     scale: Tensor | None = None
-
-    @property
-    def weight_batch(self) -> torch.Size:
-        return self.weight.shape[:-1]
+    dimensions = 1
 
     def pairs(self, x: Sites) -> Tensor:  # (*batch, edges)
         """x_i x_j for every edge."""
@@ -281,6 +280,35 @@ class GraphLink(Link):
             terms.append(x[self.ends[1]][..., second] * weight)
         return torch.cat(targets), torch.cat(terms, -1)
 
+    def visits(self, x: Tensor, colours: Sequence[Colour]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The units of some colours in turn, and on each what its neighbours have as values now.
+
+        Args:
+            x: Values (n, batch), which may be changed between the visits.
+            colours: The colours.
+
+        Yields:
+            Units that do not see one another, and Σ_j w_ij x_j for each (units, batch).
+        """
+        weight = self.edge_weights()
+        chunk = max(1, CACHED // max(1, x.shape[1]))
+        for colour in colours:
+            for start in range(0, len(colour.units), chunk):
+                near = colour.part(start, start + chunk)
+                # A bag of rows for each unit, added up as they are read: nothing is made that has
+                # the size (edges, batch).
+                yield (
+                    near.units,
+                    embedding_bag(
+                        near.sources,
+                        x,
+                        near.starts,
+                        mode="sum",
+                        per_sample_weights=weight.index_select(0, near.edges),
+                        include_last_offset=True,
+                    ),
+                )
+
     def plain_interaction(self, x: Sites) -> Tensor:
         if self.weight_batch:
             return (self.pairs(x) * self.weight).sum(-1)
@@ -288,6 +316,9 @@ class GraphLink(Link):
         if batch != other or 0 in batch:
             return (self.pairs(x) * self.weight).sum(-1)
         first, second = (x[end].reshape(-1, x[end].shape[-1]).mT.contiguous() for end in self.ends)
+        # Bags of rows have no second derivative, and no rule for vmap.
+        if self.colours and not (torch.is_grad_enabled() or is_trusting()):
+            return self.interaction_of_rows(first).reshape(batch)
         # Whole rows of a (unit, batch) layout: twice as fast as picking columns.
         total = self.weight.new_zeros(first.shape[1])
         chunk = max(1, CACHED // first.shape[1])
@@ -296,6 +327,15 @@ class GraphLink(Link):
         ):
             total = total + weight @ (first[edges[:, 0]] * second[edges[:, 1]])
         return total.reshape(batch)
+
+    def interaction_of_rows(self, x: Tensor) -> Tensor:  # (n, batch) -> (batch,)
+        """`plain_interaction` inside one site, without a history."""
+        # An edge has an end in each of two colours; of more, it is seen from both its ends.
+        colours = self.colours[:1] if len(self.colours) == 2 else self.colours
+        total = x.new_zeros(x.shape[1])
+        for units, sums in self.visits(x, colours):
+            total += sums.mul_(x[units]).sum(0)
+        return total if len(colours) == 1 else total / 2
 
     def plain_field(self, site: str, x: Sites, base: Tensor) -> Tensor:
         target, terms = self.directed(site, x)

@@ -1,13 +1,13 @@
 """Energies of units in fields: what they can be asked, however their parameters make the terms."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_ebm.sites import Sites, batch_shape
+from pyro_ebm.sites import Site, Sites, batch_shape
 
 from .base import Block, BlockEnergy, Energy, GradientEnergy
 from .terms import PairwiseTerms
@@ -124,6 +124,30 @@ class PairwiseEnergy(BlockEnergy, GradientEnergy):
                 f"pyro_ebm.exact.log_prob(machine, x)."
             )
         return terms.free_energy(terms.features(x))
+
+
+class GivenPairwise(PairwiseEnergy):
+    """A pairwise energy by its terms, which have been read.
+
+    Args:
+        sites: Its sites.
+        terms: Its terms.
+    """
+
+    def __init__(self, sites: Mapping[str, Site], terms: PairwiseTerms) -> None:
+        super().__init__()
+        self.sites, self.terms = sites, terms
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.terms.constant.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.terms.constant.device
+
+    def read(self) -> PairwiseTerms:
+        return self.terms
 
 
 def require_pairwise(energy: Energy, what: str) -> PairwiseEnergy:

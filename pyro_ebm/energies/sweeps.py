@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .links import CACHED, GraphLink, SymmetricLink
+from .links import GraphLink, SymmetricLink
 
 ONE = 1.0  # the factor of couplings that have none
 
@@ -31,7 +31,7 @@ def sequential_sweep(
 
     Args:
         x: Features (n * width, batch), overwritten.
-        base: The field from elsewhere (n * width, batch).
+        base: The field from elsewhere (n * width, batch) or (n * width, 1).
         link: The couplings.
         scale: A factor of them (batch,), or one for all.
         update: New features (width, batch) of a unit from its fields, which it may overwrite, and
@@ -71,27 +71,12 @@ def coloured_sweep(
 
     Args:
         x: Values (n, batch), overwritten.
-        base: The field from elsewhere (n, batch).
+        base: The field from elsewhere (n, batch) or (n, 1).
         link: The couplings.
         scale: A factor of them (batch,), or one for all.
         update: New values from fields (units, batch), which it may overwrite, and the units.
     """
-    weight = link.edge_weights()
-    chunk = max(1, CACHED // max(1, x.shape[1]))
-    for colour in link.colours:
-        # The units of a colour do not see one another, so they may be taken in chunks.
-        for start in range(0, len(colour.units), chunk):
-            stop = min(start + chunk, len(colour.units))
-            units = colour.units[start:stop]
-            fields = base[units] if scale is ONE else torch.zeros_like(base[units])
-            for source, edge in colour.slots:
-                if start >= len(source):
-                    break
-                sources, edges = source[start:stop], edge[start:stop]
-                fields[: len(sources)].addcmul_(weight[edges, None], x[sources])
-            for position, source, edge in colour.hubs:
-                if start <= position < stop:
-                    fields[position - start] += weight[edge] @ x[source]
-            if scale is not ONE:
-                fields.mul_(scale).add_(base[units])
-            x[units] = update(fields, units)
+    for units, fields in link.visits(x, link.colours):
+        if scale is not ONE:
+            fields.mul_(scale)
+        x.index_copy_(0, units, update(fields.add_(base[units]), units))

@@ -10,9 +10,11 @@ tensors: couplings as links, offsets folded into biases and constant. Energies, 
 closed-form gradients are computed on it; modules only say how their parameters make it.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 
 import torch
 from torch import Tensor
@@ -107,9 +109,11 @@ class PairwiseTerms:
             for site, unit in self.units.items()
             for name, value in unit.parameters.items()
         ]
+        # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
+        if bool(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
+            return
         for name, value in named:
-            # One reduction: a NaN or an infinity anywhere makes the sum of zeros NaN.
-            if not bool((value.sum() * 0).isfinite()):
+            if not bool(value.sum().isfinite()):
                 raise FloatingPointError(
                     f"There are NaN or infinite values in {name}. Has learning diverged? "
                     f"Go back to earlier parameters and lower the learning rate."
@@ -261,15 +265,6 @@ class PairwiseTerms:
         """The energy in a further field on one site."""
         biases = {**self.biases, site: self.biases[site] + field}
         return PairwiseTerms(self.units, biases, self.links, self.constant)
-
-    def scaled(self, factor: Tensor) -> "PairwiseTerms":  # (*batch,)
-        """The energy multiplied by a factor: at the inverse temperature `factor`."""
-        return PairwiseTerms(
-            {s: unit.combined([(factor[..., None], unit)]) for s, unit in self.units.items()},
-            {s: b * factor[..., None] for s, b in self.biases.items()},
-            tuple(link.scaled(factor) for link in self.links),
-            self.constant * factor,
-        )
 
     def held(
         self, site: str, features: Tensor, kept: Tensor, colours: tuple[Colour, ...] | None
@@ -436,7 +431,9 @@ class PairwiseTerms:
         units_first = value.reshape(-1, value.shape[-1]).mT.clone(
             memory_format=torch.contiguous_format
         )
-        base = field.expand(value.shape).reshape(-1, value.shape[-1]).mT
+        base = field[:, None]
+        if field.dim() > 1:
+            base = field.expand(value.shape).reshape(-1, value.shape[-1]).mT
         unit = in_rows(unit, value.shape)
 
         def of_some(field: Tensor, units: slice | Tensor) -> Tensor:
@@ -449,7 +446,7 @@ class PairwiseTerms:
         else:
             assert isinstance(inner, SymmetricLink)
             sequential_sweep(units_first, base, inner, scale, of_some)
-        return units_first.mT.contiguous().reshape(value.shape)
+        return units_first.mT.reshape(value.shape)
 
     def sweep_by_definition(self, site: str, x: Sites, update: Update) -> Tensor:
         """`sweep` where every batch element has couplings of its own: the plain loop."""

@@ -26,7 +26,7 @@ from .cycle import Cycle
 from .gibbs import Gibbs
 from .gradient_gibbs import GibbsWithGradients, change_one, movable, read_terms, where
 from .metropolis import metropolis
-from .path import along, ascent, check_reference
+from .path import Path, check_reference
 from .run import given_start, random_start
 from .tempering import ParallelTempering, checked_ladder
 
@@ -87,11 +87,12 @@ def anneal(
         kernel = default_kernel(energy)
     with forked(chosen_seed(seed), energy.device), torch.no_grad():
         x = random_start(energy, chains) if initial is None else given_start(energy, initial)
+        path = Path.between(reference, energy)
         state: Any = None
         for beta in schedule:
-            path = along(energy, reference, beta)
-            state = kernel.init(path, x) if state is None else kernel.refresh(path, state, state.x)
-            state, _ = kernel.step(path, state)
+            here = path.at(beta)
+            state = kernel.init(here, x) if state is None else kernel.refresh(here, state, state.x)
+            state, _ = kernel.step(here, state)
         return Annealed(state.x, energy.evaluate(state.x))
 
 
@@ -236,10 +237,11 @@ def by_single_changes(energy: Energy, x: Sites) -> Sites:
 
 
 class TemperedTransitionsState(NamedTuple):
-    """The position, the energy there, and the state of the inner kernel, for its schedules."""
+    """The position, the energy there, the path, and the state of the inner kernel."""
 
     x: Sites
     energy: Tensor  # (*batch,)
+    path: Path
     inner: Any
 
 
@@ -287,10 +289,9 @@ class TemperedTransitions(Kernel):
             raise TypeError(f"kernel is {self.kernel!r}; wanted a kernel, for example Gibbs().")
         object.__setattr__(self, "betas", checked_ladder(self.betas))
 
-    def paths(self, energy: Energy) -> list[Energy]:
-        """The energies of the levels, the hottest first."""
-        betas = torch.tensor(self.betas, dtype=energy.dtype, device=energy.device)
-        return [along(energy, self.reference, beta) for beta in betas]
+    def levels(self, energy: Energy) -> Tensor:  # (levels,)
+        """The inverse temperatures as a tensor."""
+        return torch.tensor(self.betas, dtype=energy.dtype, device=energy.device)
 
     def init(self, energy: Energy, x: Sites) -> TemperedTransitionsState:
         check_reference(energy, self.reference, self.betas[0])
@@ -298,39 +299,42 @@ class TemperedTransitions(Kernel):
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
-        inner = self.kernel.init(self.paths(energy)[-1], x)
+        path = Path.between(self.reference, energy)
         with torch.no_grad():
-            return TemperedTransitionsState(x, energy.evaluate(x), inner)
+            height = energy.evaluate(x)
+            inner = self.kernel.init(path.at(self.levels(energy)[-1]), x)
+            return TemperedTransitionsState(x, height, path, inner)
 
     def refresh(
         self, energy: Energy, state: TemperedTransitionsState, x: Sites
     ) -> TemperedTransitionsState:
+        path = Path.between(self.reference, energy)
         with torch.no_grad():
-            return state._replace(x=x, energy=energy.evaluate(x))
+            return state._replace(x=x, energy=energy.evaluate(x), path=path)
 
     @torch.no_grad()
     def step(
         self, energy: Energy, state: TemperedTransitionsState
     ) -> tuple[TemperedTransitionsState, TemperedTransitionsInfo]:
-        paths, back = self.paths(energy), reversal(self.kernel, energy)
-        x, inner = state.x, state.inner
+        betas = self.levels(energy)
+        levels = [state.path.at(beta) for beta in betas[:-1]]
+        steps, difference = betas.diff(), state.path.difference
+        x, inner, back = state.x, state.inner, reversal(self.kernel, energy)
         log_ratio = torch.zeros_like(state.energy)
-        for level in reversed(range(len(paths) - 1)):
-            step = self.betas[level + 1] - self.betas[level]
-            log_ratio = log_ratio + step * ascent(energy, self.reference, x)
-            inner = self.kernel.refresh(paths[level], inner, x)
-            inner, _ = self.kernel.step(paths[level], inner)
+        for level, step in zip(levels[::-1], steps.flip(0), strict=True):
+            log_ratio = log_ratio + step * difference.evaluate(x)
+            inner = self.kernel.refresh(level, inner, x)
+            inner, _ = self.kernel.step(level, inner)
             x = inner.x
-        for level in range(len(paths) - 1):
-            inner = back.refresh(paths[level], inner, x)
-            inner, _ = back.step(paths[level], inner)
+        for level, step in zip(levels, steps, strict=True):
+            inner = back.refresh(level, inner, x)
+            inner, _ = back.step(level, inner)
             x = inner.x
-            step = self.betas[level + 1] - self.betas[level]
-            log_ratio = log_ratio - step * ascent(energy, self.reference, x)
+            log_ratio = log_ratio - step * difference.evaluate(x)
         verdict = metropolis(log_ratio)
         x = {name: where(verdict.accepted, value, state.x[name]) for name, value in x.items()}
         height = torch.where(verdict.accepted, energy.evaluate(x), state.energy)
-        new = TemperedTransitionsState(x, height, inner)
+        new = state._replace(x=x, energy=height, inner=inner)
         return new, TemperedTransitionsInfo(verdict.acceptance_rate)
 
 

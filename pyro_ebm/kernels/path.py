@@ -7,28 +7,47 @@ discrete site that it lacks is uniform at β = 0. β is one number, or one for e
 the last batch dimension of the values.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, combined
+from pyro_ebm.energies import Blend, Energy, blend
 from pyro_ebm.sites import Sites
 
 
-def along(energy: Energy, reference: Energy | None, beta: Tensor) -> Energy:
-    """The energy at β.
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The energies between two, whose parameters are read once: at every β only numbers are made.
 
     Args:
-        energy: The target, β = 1.
         reference: β = 0; zero if left out.
-        beta: () or (levels,).
+        ends: The target, and the reference where there is one, to be weighted.
+        difference: E − E_ref, what a step of β adds to the energy.
     """
-    target = (beta, energy)
-    return combined([target] if reference is None else [target, (1 - beta, reference)])
 
+    reference: Energy | None
+    ends: Blend
+    difference: Energy
 
-def ascent(energy: Energy, reference: Energy | None, x: Sites) -> Tensor:  # (*batch,)
-    """E(x) − E_ref(x): what a step of β adds to the energy."""
-    return energy.evaluate(x) - at_reference(reference, x)
+    @classmethod
+    def between(cls, reference: Energy | None, energy: Energy) -> Self:
+        """The path from a reference, or from zero, to an energy.
+
+        Raises:
+            TypeError, ValueError: If the two cannot be added.
+        """
+        one = torch.ones((), dtype=energy.dtype, device=energy.device)
+        if reference is None:
+            ends = blend([energy])
+            return cls(None, ends, ends.weighted([one]))
+        ends = blend([energy, reference])
+        return cls(reference, ends, ends.weighted([one, -one]))
+
+    def at(self, beta: Tensor) -> Energy:
+        """The energy at β, () or (levels,)."""
+        return self.ends.weighted([beta] if self.reference is None else [beta, 1 - beta])
 
 
 def at_reference(reference: Energy | None, x: Sites) -> Tensor | float:  # (*batch,)
@@ -57,5 +76,3 @@ def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> 
             f"The reference has the sites {list(reference.sites)}; "
             f"wanted those of the energy, {list(energy.sites)}, all real ones among them."
         )
-    else:
-        along(energy, reference, torch.ones(()))  # refuses sites of other kinds, other dtypes

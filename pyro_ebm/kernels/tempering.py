@@ -34,7 +34,7 @@ from .base import (
     same_batch,
 )
 from .cycle import report_type
-from .path import along, at_reference, check_reference
+from .path import Path, at_reference, check_reference
 
 ROUNDS = (0.05, 0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new ladder
 
@@ -67,12 +67,14 @@ class TemperingState(NamedTuple):
     Args:
         x: The values at β = 1 (*batch, *shape).
         energy: E(x) there (*batch,).
+        path: The energy of the replicas, levels last, with parameters as they were read.
         replicas: The state of the inner kernel, with values (*batch, levels, *shape).
         ladder: Who is where.
     """
 
     x: Sites
     energy: Tensor
+    path: Energy
     replicas: Any
     ladder: Ladder
 
@@ -156,7 +158,7 @@ class ParallelTempering(TunableKernel):
 
     def path(self, energy: Energy) -> Energy:
         """The energy of the replicas, levels last."""
-        return along(energy, self.reference, self.levels(energy))
+        return Path.between(self.reference, energy).at(self.levels(energy))
 
     def init(self, energy: Energy, x: Sites) -> TemperingState:
         check_reference(energy, self.reference, self.ladder[0])
@@ -168,7 +170,8 @@ class ParallelTempering(TunableKernel):
                 f"The parameters have the batch shape {tuple(own)}; ParallelTempering wanted one "
                 f"machine: its levels take the place of the machines."
             )
-        replicas = self.kernel.init(self.path(energy), spread(energy, x, levels))
+        path = self.path(energy)
+        replicas = self.kernel.init(path, spread(energy, x, levels))
         number = torch.arange(levels, device=energy.device).expand(*batch, levels).clone()
         stage = torch.zeros_like(number)
         stage[..., -1] = 1
@@ -176,19 +179,21 @@ class ParallelTempering(TunableKernel):
         trips = torch.zeros(batch, dtype=torch.int64, device=energy.device)
         ladder = Ladder(number, stage, trips, zeros, 0, 0)
         with torch.no_grad():
-            return TemperingState(x, energy.evaluate(x), replicas, ladder)
+            return TemperingState(x, energy.evaluate(x), path, replicas, ladder)
 
     def refresh(self, energy: Energy, state: TemperingState, x: Sites) -> TemperingState:
         values = state.replicas.x
         if x is not state.x:
             values = {name: with_last(values[name], energy, name, x[name]) for name in values}
-        replicas = self.kernel.refresh(self.path(energy), state.replicas, values)
+        path = self.path(energy)
+        replicas = self.kernel.refresh(path, state.replicas, values)
         with torch.no_grad():
-            return state._replace(x=x, energy=energy.evaluate(x), replicas=replicas)
+            height = energy.evaluate(x)
+        return state._replace(x=x, energy=height, path=path, replicas=replicas)
 
     @torch.no_grad()
     def step(self, energy: Energy, state: TemperingState) -> tuple[TemperingState, NamedTuple]:
-        path = self.path(energy)
+        path = state.path
         replicas, inner = self.kernel.step(path, state.replicas)
         energies = energy.evaluate(replicas.x)
         potential = energies - at_reference(self.reference, replicas.x)
@@ -199,7 +204,8 @@ class ParallelTempering(TunableKernel):
         replicas = self.kernel.refresh(path, replicas, x)
         ladder = moved(state.ladder, order, rates)
         top = {name: value.select(rates.dim() - 1, -1) for name, value in x.items()}
-        new = TemperingState(top, energies.gather(-1, order)[..., -1], replicas, ladder)
+        height = energies.gather(-1, order)[..., -1]
+        new = state._replace(x=top, energy=height, replicas=replicas, ladder=ladder)
         top_info = {name: value[..., -1] for name, value in inner._asdict().items()}
         told = {"swap_rate": rates.mean(-1), "replica": ladder.replica[..., -1], **top_info}
         return new, report_type(tuple(told))(*told.values())

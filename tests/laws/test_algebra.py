@@ -27,6 +27,7 @@ from pyro_ebm.energies import (
     energy_and_gradient,
     interpolate,
 )
+from pyro_ebm.energies.overlay import GraphUnion, PairwiseOverlay
 from pyro_ebm.kernels import Gibbs, Schedule, run
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site
@@ -309,13 +310,6 @@ def test_fields_made_of_fields(name: str) -> None:
         torch.testing.assert_close(log_p, (p / norm).log(), rtol=0, atol=1e-10)
 
 
-def test_fields_of_the_same_factors_have_the_colours_of_one() -> None:
-    assert (FIRST * BETAS).colours is FIRST.colours
-    assert interpolate(FIRST, SECOND, 0.3).colours is FIRST.colours
-    assert len((FIRST + THIRD).colours) > len(FIRST.colours)
-    assert "alike" not in str((FIRST * BETAS).state_dict().keys())
-
-
 def test_fields_with_temperatures_of_their_own() -> None:
     together = (FIRST + THIRD) * BETAS
     x = exact.states(FIRST)[V]
@@ -440,7 +434,12 @@ def test_missing_pixels_are_drawn_given_the_others() -> None:
 
 
 def forgets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(algebra.PairwiseTerms, "scaled", lambda terms, factor: terms)
+    right = PairwiseOverlay.weighted
+
+    def weighted(found: PairwiseOverlay, weights: list) -> algebra.PairwiseTerms:
+        return right(found, [torch.ones_like(weight) for weight in weights])
+
+    monkeypatch.setattr(PairwiseOverlay, "weighted", weighted)
 
 
 def forgets_the_held_potential(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,13 +462,15 @@ def misplaces_free_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drops_an_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = algebra.GraphUnion.link
+    right = GraphUnion.links
 
-    def link(union: algebra.GraphUnion, graphs: list) -> object:
+    def links(union: GraphUnion, graphs: list) -> list:
         found = right(union, graphs)
-        return found.weighted(found.weight * (torch.arange(found.weight.shape[-1]) > 0))
+        return [
+            one.weighted(one.weight * (torch.arange(one.weight.shape[-1]) > 0)) for one in found
+        ]
 
-    monkeypatch.setattr(algebra.GraphUnion, "link", link)
+    monkeypatch.setattr(GraphUnion, "links", links)
 
 
 FAULTS = {

@@ -36,7 +36,7 @@ from pyro_ebm.energies import (
 from pyro_ebm.energies.finite import FiniteLaw, values_at
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, ParallelTempering, RandomBlocks, choose_kernel
 from pyro_ebm.kernels.gibbs import GibbsState
-from pyro_ebm.kernels.path import along, check_reference
+from pyro_ebm.kernels.path import Path, check_reference
 from pyro_ebm.kernels.reference import reference_of
 from pyro_ebm.sites import Site, Sites, boolean
 from pyro_ebm.units import Bernoulli, Categorical
@@ -475,7 +475,7 @@ def violations_of_levels(name: str) -> set[str]:
     states, log_p = states_of_levels(energy, reference)
 
     def step(x: Sites) -> Sites:
-        path = along(energy, reference, BETAS[x["rung"].long()])
+        path = Path.between(reference, energy).at(BETAS[x["rung"].long()])
         values = {n: v for n, v in x.items() if n != "rung"}
         return {**step_of(path, sites)(values), "rung": x["rung"]}
 
@@ -500,12 +500,12 @@ def test_levels_in_the_last_batch_dimension(name: str) -> None:
     x = all_states(energy)
     finite = energy(x).isfinite()
     x = {n: v[finite] for n, v in x.items()}
-    together, count = along(energy, reference, BETAS), len(BETAS)
+    together, count = Path.between(reference, energy).at(BETAS), len(BETAS)
     levels = {n: v.unsqueeze(1).expand(-1, count, *v.shape[1:]) for n, v in x.items()}
     assert isinstance(together, BlockEnergy)
     for site in (n for n, site in energy.sites.items() if site.support.is_discrete):
         for k, beta in enumerate(BETAS):
-            alone = along(energy, reference, beta)
+            alone = Path.between(reference, energy).at(beta)
             assert isinstance(alone, BlockEnergy)
             for block in alone.blocks(site):
                 own = alone.conditional(site, x, block)
@@ -725,13 +725,15 @@ def test_a_reference_of_real_sites_leaves_the_labels_to_gibbs() -> None:
     assert reference is not None
     assert list(reference.sites) == ["level"]
     check_reference(energy, reference, 0.0)
-    path = along(energy, reference, torch.ones(()).double())
+    path = Path.between(reference, energy).at(torch.ones(()).double())
     chosen = choose_kernel(path)
     assert isinstance(chosen, Cycle)
     assert [type(kernel) for kernel in chosen.kernels] == [Gibbs, HMC]
     with pytest.raises(ValueError, match="all real ones among them"):
         check_reference(energy, independent_bits(), 0.0)
-    blind = choose_kernel(along(ModelEnergy(ring) + UNKNOWN, None, torch.ones(()).double()))
+    blind = choose_kernel(
+        Path.between(None, ModelEnergy(ring) + UNKNOWN).at(torch.ones(()).double())
+    )
     assert any(isinstance(kernel, RandomBlocks) for kernel in getattr(blind, "kernels", [blind]))
 
 

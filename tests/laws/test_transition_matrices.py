@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ebm.energies import sweeps
+from pyro_ebm.energies import links, sweeps
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.units import Bernoulli, Spin
 from tests.checks import random_states
@@ -168,7 +168,8 @@ def test_how_many_units_are_taken_at_a_time_does_not_matter(
     small = FINITE[name]
     chains = len(small.energies) ** 2
     for units in (1, 2, 3, 4, 7):
-        monkeypatch.setattr(sweeps, setting, units if setting == "GROUP" else units * chains)
+        module, taken = (sweeps, units) if setting == "GROUP" else (links, units * chains)
+        monkeypatch.setattr(module, setting, taken)
         assert not violation(small.machine(), Gibbs(), small).found(1e-12)
 
 
@@ -180,6 +181,6 @@ def test_how_many_hubs_are_taken_at_a_time_does_not_matter(
     machine = LARGE[name].machine()
     x, y = random_states(machine, (20,)), random_states(machine, (20,))
     wanted = log_transition_by_definition(machine, Gibbs(), x, y)
-    monkeypatch.setattr(sweeps, "CACHED", 20 * units)
+    monkeypatch.setattr(links, "CACHED", 20 * units)
     found = log_transition(machine, Gibbs(), x, y)
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-10)
