@@ -61,9 +61,9 @@ print(f"one chain, Gibbs and NUTS, 400 draws: {time.perf_counter() - begin:.0f} 
 begin = time.perf_counter()
 cycle = pe.Cycle((pe.Gibbs(("labels",)), pe.HMC(numbers)))
 kernel = pe.EnergyKernel(cycle, image, strategy=start)
-many = pe.infer.MCMC(kernel, num_samples=150, warmup_steps=150, num_chains=64, seed=1)
+many = pe.infer.MCMC(kernel, num_samples=300, warmup_steps=150, num_chains=64, seed=1)
 many.run(seen)
-print(f"64 chains, Gibbs and HMC, 150 draws each: {time.perf_counter() - begin:.0f} s")
+print(f"64 chains, Gibbs and HMC, 300 draws each: {time.perf_counter() - begin:.0f} s")
 
 runs = [mcmc.get_samples(group_by_chain=True) for mcmc in (one, many)]
 threshold = truth["dark"] + truth["gap"] / 2
