@@ -232,7 +232,7 @@ class PairwiseTerms:
     def energy_in_fields(self, fields: Sites, x: Sites) -> Tensor:  # (*batch,)
         """E(x) where the fields on all sites are at hand: no product is needed."""
         # Every pair term stands in two fields.
-        twice = sum(against(f, x[s]) + against(self.biases[s], x[s]) for s, f in fields.items())
+        twice = sum(against(field + self.biases[s], x[s]) for s, field in fields.items())
         return self.constant + self.potential(x) - twice / 2
 
     def centred(self, offsets: Sites) -> "PairwiseTerms":

@@ -193,19 +193,24 @@ class GibbsWithGradients(Kernel):
 
     def init(self, energy: Energy, x: Sites) -> GradientState | KeptFields:
         terms = read_terms(energy)
-        x, alphabets = accept_at_door(energy, x, terms), self.moved(energy)
-        if terms is not None and kept_fields.can_be_kept(terms):
-            return kept_fields.started(kept_fields.copied(terms), x, alphabets)
-        return start(energy, terms, x, alphabets)
+        return self.begun(energy, terms, accept_at_door(energy, x, terms))
+
+    def begun(
+        self, energy: Energy, terms: PairwiseTerms | None, x: Sites
+    ) -> GradientState | KeptFields:
+        """The state at x, which has passed the door."""
+        alphabets = self.moved(energy)
+        if terms is None or not kept_fields.can_be_kept(terms):
+            return start(energy, terms, x, alphabets)
+        return kept_fields.started(kept_fields.copied(terms), x, alphabets)
 
     def refresh(
         self, energy: Energy, state: GradientState | KeptFields, x: Sites
     ) -> GradientState | KeptFields:
-        terms, alphabets = read_terms(energy), self.moved(energy)
-        if isinstance(state, KeptFields):
-            assert terms is not None  # they were
-            return kept_fields.refreshed(state, terms, x, alphabets)
-        return start(energy, terms, x, alphabets)
+        terms = read_terms(energy)
+        if isinstance(state, KeptFields) and terms is not None and kept_fields.can_be_kept(terms):
+            return kept_fields.refreshed(state, terms, x, self.moved(energy))
+        return self.begun(energy, terms, x)
 
     @torch.no_grad()
     def step(

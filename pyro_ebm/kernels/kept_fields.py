@@ -93,6 +93,7 @@ def refreshed(
     return started(state.terms if unchanged else copied(terms), x, alphabets)
 
 
+@torch.no_grad()
 def copied(terms: PairwiseTerms) -> PairwiseTerms:
     """The terms in memory of their own."""
     return terms.mapped(torch.clone)

@@ -35,7 +35,7 @@ from pyro_ebm.kernels import (
     run,
     warmup,
 )
-from pyro_ebm.kernels.alphabets import OneHot, TwoValued, change_one, single_changes
+from pyro_ebm.kernels.alphabets import TwoValued, change_one, single_changes
 from pyro_ebm.sites import Site, Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Categorical, Spin
 from tests.checks import random_states
