@@ -2,30 +2,32 @@
 
 Counted is the effective sample size (that of the mean, by ArviZ) of the worst of all
 coordinates x and their squares, over the seconds from a cold start to the last draw. The limit is
-the gradient evaluations: their share of that time stands beside. Pyro's NUTS, one chain, is timed
-in the same run.
+the gradient evaluations: their share of that time stands beside. Pyro's NUTS is timed in the same
+run, and so are blackjax, NumPyro and torchebm where they are installed. Compiling is not counted;
+what it took, and the rate with it, stand beside.
 """
+
+import os
+
+# Read when jax is imported.
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
 
-import numpy as np
-import pyro
 import torch
-from pyro.infer import MCMC, NUTS
+from _peers import Array, Target, Timed, peers, worst
 from torch import Tensor
 from torch.distributions import constraints
 
 import pyro_ebm as pe
 from pyro_ebm.energies import energy_and_gradient
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # ArviZ 0.23 announces its 1.x series
-    import arviz as az
-
 CHAINS, ROUNDS = 100, 3
+LONG = 8.0  # seconds: what takes longer is done once
 SCHEDULE = pe.Schedule(warmup=100, draws=500)
 
 
@@ -59,28 +61,46 @@ def correlated(size: int = 50, correlation: float = 0.9) -> Tensor:
     return torch.linalg.inv(correlation ** (number[:, None] - number).abs().double()).float()
 
 
-def network(size: int = 20, width: int = 32) -> Callable[[Tensor], Tensor]:
+def normal(precision: Tensor) -> Target:
+    def energy(_: ModuleType, read: Callable[[Tensor], Array]) -> Callable[[Array], Array]:
+        p = read(precision)
+        return lambda x: ((x @ p) * x).sum(-1) / 2
+
+    return Target(len(precision), energy)
+
+
+def network(size: int = 20, width: int = 32) -> Target:
     """A network of two layers over a normal law."""
-    first = torch.randn(size, width) / size**0.5
-    second, last = torch.randn(width, width) / width**0.5, torch.randn(width) / width**0.5
+    weights = (
+        torch.randn(size, width) / size**0.5,
+        torch.randn(width, width) / width**0.5,
+        torch.randn(width) / width**0.5,
+    )
 
-    def energy(x: Tensor) -> Tensor:
-        hidden = torch.tanh(torch.tanh(x @ first) @ second)
-        return x.square().sum(-1) / 2 + 3 * (hidden @ last)
+    def energy(library: ModuleType, read: Callable[[Tensor], Array]) -> Callable[[Array], Array]:
+        first, second, last = (read(weight) for weight in weights)
 
-    return energy
+        def of(x: Array) -> Array:
+            hidden = library.tanh(library.tanh(x @ first) @ second)
+            return (x * x).sum(-1) / 2 + 3 * (hidden @ last)
+
+        return of
+
+    return Target(size, energy)
 
 
-def worst(draws: np.ndarray) -> float:  # (chain, draw, d)
-    """The least effective sample size of x and x²."""
-    both = az.convert_to_dataset({"x": draws, "squares": draws**2})
-    return float(az.ess(both, method="mean").to_array().min())
+class Found(NamedTuple):
+    """Of one run: the effective sample size, seconds, and what is known beside."""
+
+    size: float
+    seconds: float
+    compiling: float = 0.0
+    gradients: float = float("nan")
 
 
-def by_run(kernel: pe.Kernel, energy: pe.Energy, chains: int) -> tuple[float, float, float]:
-    """ESS, seconds, and seconds that the gradients alone take."""
+def by_run(kernel: pe.Kernel, energy: pe.Energy) -> Found:
     begin = time.perf_counter()
-    found = pe.run(kernel, energy, SCHEDULE, chains=chains, seed=0)
+    found = pe.run(kernel, energy, SCHEDULE, chains=CHAINS, seed=0)
     seconds = time.perf_counter() - begin
     draws = next(iter(found.draws.values()))
     x, sites = found.last, tuple(energy.sites)
@@ -91,70 +111,56 @@ def by_run(kernel: pe.Kernel, energy: pe.Energy, chains: int) -> tuple[float, fl
     each = (time.perf_counter() - begin) / count
     steps = found.statistics.get("n_steps", torch.ones(1, SCHEDULE.draws))[0].double().mean()
     # Of the warm-up, as many a step as of the draws.
-    gradients = float(steps) * (SCHEDULE.warmup + SCHEDULE.draws)
-    return worst(draws.numpy()), seconds, each * gradients
+    gradients = each * float(steps) * (SCHEDULE.warmup + SCHEDULE.draws)
+    return Found(worst(draws.numpy()), seconds, gradients=gradients)
 
 
-def by_pyro(function: Callable[[Tensor], Tensor], size: int) -> tuple[float, float, float]:
-    """Pyro's NUTS, one chain."""
-    pyro.set_rng_seed(0)
-    kernel = NUTS(potential_fn=lambda z: function(z["x"][None])[0])
-    mcmc = MCMC(
-        kernel,
-        num_samples=300,
-        warmup_steps=300,
-        initial_params={"x": torch.zeros(size)},
-        disable_progbar=True,
-    )
-    begin = time.perf_counter()
-    mcmc.run()
-    seconds = time.perf_counter() - begin
-    return worst(mcmc.get_samples(group_by_chain=True)["x"].numpy()), seconds, float("nan")
+def by_peer(sample: Callable[[Target], Timed], target: Target) -> Found:
+    timed = sample(target)
+    return Found(worst(timed.draws), timed.seconds, timed.compiling)
 
 
-def table(title: str, energies: dict[str, pe.Energy], function: Callable, size: int) -> None:
-    works: dict[str, Callable[[], tuple[float, float, float]]] = {}
+def table(title: str, energies: dict[str, pe.Energy], target: Target) -> None:
+    works: dict[str, Callable[[], Found]] = {}
     for kind, energy in energies.items():
         for name, kernel in {
             "HMC()": pe.HMC(),
             "HMC(mass=DenseMass())": pe.HMC(mass=pe.DenseMass()),
             "MALA()": pe.MALA(),
         }.items():
-            works[f"{name}, {CHAINS} chains, {kind}"] = lambda k=kernel, e=energy: by_run(
-                k, e, CHAINS
-            )
-    works["Pyro NUTS, one chain"] = lambda: by_pyro(function, size)
-    rounds: dict[str, list] = {name: [] for name in works}
-    for _ in range(ROUNDS):
+            works[f"{name}, {CHAINS} chains, {kind}"] = lambda k=kernel, e=energy: by_run(k, e)
+    for name, sample in peers().items():
+        works[name] = lambda s=sample: by_peer(s, target)
+    rounds: dict[str, list[Found]] = {name: [] for name in works}
+    for number in range(ROUNDS):
         for name, work in works.items():
+            if number and rounds[name][0].seconds + rounds[name][0].compiling > LONG:
+                continue
             rounds[name].append(work())
-    print(f"\n{title}\n{'':58s}{'ESS':>8s}{'ESS/s':>10s}{'gradients':>11s}")
+    print(f"\n{title}\n{'':50s}{'ESS':>8s}{'ESS/s':>9s}", end="")
+    print(f"{'compiling, s':>14s}{'ESS/s with it':>15s}{'gradients':>11s}")
     for name, found in rounds.items():
-        rate = statistics.median(ess / seconds for ess, seconds, _ in found)
-        share = statistics.median(bare / seconds for _, seconds, bare in found)
-        print(f"{name:58s}{found[0][0]:8.0f}{rate:10.0f}{share:11.2f}")
+        rate = statistics.median(f.size / f.seconds for f in found)
+        whole = statistics.median(f.size / (f.seconds + f.compiling) for f in found)
+        print(f"{name:50s}{found[0].size:8.0f}{rate:9.0f}", end="")
+        print(f"{found[0].compiling:14.1f}{whole:15.0f}", end="")
+        share = statistics.median(f.gradients / f.seconds for f in found)
+        print("" if share != share else f"{share:11.2f}")
 
 
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     precision = correlated()
-
-    def quadratic(x: Tensor) -> Tensor:
-        return torch.linalg.vecdot(x @ precision, x) / 2
-
-    normal = {
+    target = normal(precision)
+    energies = {
         "closed form": Normal(precision),
-        "autograd": pe.CallableEnergy(quadratic, 50),
+        "autograd": pe.CallableEnergy(target.in_torch(), target.size),
     }
-    table("normal law in 50 dimensions, covariance 0.9^|i − j|", normal, quadratic, 50)
-    energy = network()
-    table(
-        "network of two layers in 20 dimensions",
-        {"autograd": pe.CallableEnergy(energy, 20)},
-        energy,
-        20,
-    )
+    table("normal law in 50 dimensions, covariance 0.9^|i − j|", energies, target)
+    target = network()
+    energies = {"autograd": pe.CallableEnergy(target.in_torch(), target.size)}
+    table("network of two layers in 20 dimensions", energies, target)
 
 
 if __name__ == "__main__":

@@ -281,8 +281,11 @@ def batch_shape(x: Sites, sites: Mapping[str, Site]) -> torch.Size:
     shapes = {
         name: value.shape[: value.dim() - len(sites[name].shape)] for name, value in x.items()
     }
+    distinct = set(shapes.values())
+    if len(distinct) == 1:
+        return distinct.pop()  # torch's function takes as long as a small energy
     try:
-        return torch.broadcast_shapes(*shapes.values())
+        return torch.broadcast_shapes(*distinct)
     except RuntimeError:
         raise ValueError(
             "The batch shapes of the sites do not broadcast: "

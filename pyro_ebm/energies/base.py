@@ -165,7 +165,11 @@ def energy_and_gradient(energy: Energy, x: Sites, sites: Sequence[str]) -> tuple
             return value, {site: torch.zeros_like(v) for site, v in moved.items()}
         # A site that the energy does not depend on has the gradient zero.
         gradients = torch.autograd.grad(
-            value.sum(), list(moved.values()), allow_unused=True, materialize_grads=True
+            value,
+            list(moved.values()),
+            torch.ones_like(value),
+            allow_unused=True,
+            materialize_grads=True,
         )
     return value.detach(), dict(zip(moved, gradients, strict=True))
 

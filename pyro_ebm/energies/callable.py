@@ -95,13 +95,16 @@ class CallableEnergy(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         batch = batch_shape(x, self.sites)
-        rows = {
-            name: value.expand((*batch, *self.sites[name].shape))
-            .reshape((batch.numel(), *self.sites[name].shape))
-            .contiguous()  # a function may use `view`
-            for name, value in x.items()
-        }
-        return self.checked(self.call(rows), batch.numel()).reshape(batch)
+        rows = {name: self.as_rows(name, value, batch) for name, value in x.items()}
+        energies = self.checked(self.call(rows), batch.numel())
+        return energies if len(batch) == 1 else energies.reshape(batch)
+
+    def as_rows(self, name: str, value: Tensor, batch: torch.Size) -> Tensor:  # (rows, *shape)
+        """The values of a site with one batch dimension, contiguous: a function may use `view`."""
+        shape = self.sites[name].shape
+        if value.shape != (batch.numel(), *shape):
+            value = value.expand((*batch, *shape)).reshape((batch.numel(), *shape))
+        return value.contiguous()
 
     def call(self, rows: Sites) -> Any:  # noqa: ANN401 (it has to be looked at)
         """The function's answer."""
