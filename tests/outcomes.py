@@ -63,6 +63,11 @@ class Draws:
         self.weighed(log_prob.flatten(1).sum(1))
         return outcome.reshape(log_weights.shape[:-1])
 
+    def choose_cumulated(self, cumulative: Tensor) -> Tensor:
+        """In place of `chance.choose_cumulated`."""
+        steps = cumulative.double().diff(prepend=torch.zeros_like(cumulative[..., :1]))
+        return self.choose(steps.log())
+
     def choose_label(self, logits: Tensor) -> Tensor:
         """In place of `draw_labels`: (q, *batch) -> (*batch)."""
         return self.choose(logits.movedim(0, -1))
@@ -123,6 +128,7 @@ def drawn_from(draws: Draws) -> Iterator[None]:
     with (
         mock.patch.object(torch, "rand_like", draws.events),
         mock.patch.object(chance, "choose", draws.choose),
+        mock.patch.object(chance, "choose_cumulated", draws.choose_cumulated),
         mock.patch.object(Bernoulli, "sample", lambda unit, field: draws.sample(unit, field)),
         mock.patch.object(Spin, "sample", lambda unit, field: draws.sample(unit, field)),
         mock.patch.object(Categorical, "sample", lambda unit, field: draws.sample(unit, field)),

@@ -19,7 +19,7 @@ from .distribution import DistributionEnergy
 from .factor_graph import FactorGraph, FactorGroup
 from .field_energy import FieldEnergy
 from .layers import Layer
-from .links import GraphLink, Link
+from .links import Change, GraphLink, Link
 from .mean_energy import mean_energy_difference
 from .model import ModelEnergy, UnbatchedModelWarning
 from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
@@ -37,6 +37,7 @@ __all__ = [
     "BlockEnergy",
     "BoltzmannMachine",
     "CallableEnergy",
+    "Change",
     "DistributionEnergy",
     "Energy",
     "FactorGraph",

@@ -24,7 +24,7 @@ from pyro_ebm.units import Gaussian, PlainUnit, QuadraticUnit, Unit
 
 from .base import Block
 from .colouring import Colour
-from .links import GraphLink, Link, SymmetricLink, coupling_matrix
+from .links import Change, GraphLink, Link, SymmetricLink, coupling_matrix
 from .normal import MultivariateNormal, joint_precision
 from .sweeps import ONE, coloured_sweep, sequential_sweep
 
@@ -96,19 +96,44 @@ class PairwiseTerms:
         """The number of units of a site."""
         return self.biases[site].shape[-1] // self.units[site].width
 
+    def named(self) -> list[tuple[str, Tensor]]:
+        """The parameters with the words for them, the constant left out."""
+        found = [(f"the biases of {site!r}", b) for site, b in self.biases.items()]
+        for link in self.links:
+            found.append((f"the couplings of {link.ends}", link.weight))
+            if link.scale is not None:
+                found.append((f"the factor of the couplings of {link.ends}", link.scale))
+        found += [
+            (f"the {name} of {site!r}", value)
+            for site, unit in self.units.items()
+            for name, value in unit.parameters.items()
+        ]
+        return found
+
+    def equals(self, other: "PairwiseTerms") -> bool:
+        """Whether these are the same energies, to the last bit."""
+        (names, mine), (other_names, others) = (
+            zip(*terms.named(), strict=True) for terms in (self, other)
+        )
+        mine, others = (*mine, self.constant), (*others, other.constant)
+        edges, other_edges = (
+            [link.edges for link in terms.links if isinstance(link, GraphLink)]
+            for terms in (self, other)
+        )
+        return (
+            self.units.keys() == other.units.keys()
+            and names == other_names
+            and len(edges) == len(other_edges)
+            and all(map(torch.equal, (*edges, *mine), (*other_edges, *others)))
+        )
+
     def require_finite(self) -> None:
         """Refuses NaN and infinite parameters, which sampling would turn into zeros in silence.
 
         Raises:
             FloatingPointError: If there is one; the message names where.
         """
-        named = [(f"the biases of {site!r}", b) for site, b in self.biases.items()]
-        named += [(f"the couplings of {link.ends}", link.weight) for link in self.links]
-        named += [
-            (f"the {name} of {site!r}", value)
-            for site, unit in self.units.items()
-            for name, value in unit.parameters.items()
-        ]
+        named = self.named()
         # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
         if bool(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
             return
@@ -146,6 +171,20 @@ class PairwiseTerms:
             if site in link.ends:
                 field = field + link.block_field(site, x, columns)
         return field
+
+    def fields_after(self, fields: Sites, site: str, change: Change) -> Sites:
+        """Fields that were right before features of one site changed, as they are afterwards.
+
+        Args:
+            fields: On some sites (*batch, n * width).
+            site: The site that changes; no coupling may have batch dimensions of its own.
+            change: What changes.
+        """
+        fields = dict(fields)
+        for link in self.links:
+            if site in link.ends and (far := link.far_end(site)) in fields:
+                fields[far] = link.field_after(fields[far], site, change)
+        return fields
 
     def columns(self, site: str, block: Block) -> Tensor:  # (units in the block * width,)
         """The features of the units of a block, by number."""
@@ -193,9 +232,13 @@ class PairwiseTerms:
             gradients[site] = slope.expand(*batch, slope.shape[-1])
         if set(sites) != set(self.units):
             return self.energy(x), gradients
+        return self.energy_in_fields(fields, x), gradients
+
+    def energy_in_fields(self, fields: Sites, x: Sites) -> Tensor:  # (*batch,)
+        """E(x) where the fields on all sites are at hand: no product is needed."""
         # Every pair term stands in two fields.
-        halves = sum(against((fields[s] + self.biases[s]) / 2, x[s]) for s in sites)
-        return self.constant + self.potential(x) - halves, gradients
+        twice = sum(against(field + self.biases[s], x[s]) for s, field in fields.items())
+        return self.constant + self.potential(x) - twice / 2
 
     def centred(self, offsets: Sites) -> "PairwiseTerms":
         """The same terms in x − x̂: offsets (*batch, n) by site, zero where left out."""
@@ -249,17 +292,21 @@ class PairwiseTerms:
             self.energy(x),
         )
 
-    def to(self, dtype: torch.dtype) -> "PairwiseTerms":
-        """The same terms in another dtype."""
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "PairwiseTerms":
+        """The same terms with a function of every tensor of parameters."""
         return PairwiseTerms(
             {
-                site: unit.with_parameters({k: v.to(dtype) for k, v in unit.parameters.items()})
+                site: unit.with_parameters({k: function(v) for k, v in unit.parameters.items()})
                 for site, unit in self.units.items()
             },
-            {site: b.to(dtype) for site, b in self.biases.items()},
-            tuple(link.to(dtype) for link in self.links),
-            self.constant.to(dtype),
+            {site: function(b) for site, b in self.biases.items()},
+            tuple(link.mapped(function) for link in self.links),
+            function(self.constant),
         )
+
+    def to(self, dtype: torch.dtype) -> "PairwiseTerms":
+        """The same terms in another dtype."""
+        return self.mapped(lambda tensor: tensor.to(dtype))
 
     def with_field(self, site: str, field: Tensor) -> "PairwiseTerms":  # (*batch, n * width)
         """The energy in a further field on one site."""

@@ -21,10 +21,11 @@ from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, check_names
 from pyro_ebm.units import Unit
 
+from .alphabets import change_one, movable
 from .base import Kernel, same_batch
 from .cycle import Cycle
 from .gibbs import Gibbs
-from .gradient_gibbs import GibbsWithGradients, change_one, movable, read_terms, where
+from .gradient_gibbs import GibbsWithGradients, read_terms, where
 from .metropolis import metropolis
 from .path import Path, check_reference
 from .run import given_start, random_start
@@ -220,7 +221,7 @@ def by_single_changes(energy: Energy, x: Sites) -> Sites:
                 s: v.expand(len(some), *v.shape).flatten(0, 1).contiguous() for s, v in x.items()
             }
             change = some.repeat_interleave(chains)
-            tried, _ = change_one(rows, change, alphabets, energy)
+            tried = change_one(rows, change, alphabets, energy).x
             lowest, which = energy.evaluate(tried).reshape(len(some), chains).min(0)
             lower = lowest < best
             best = torch.where(lower, lowest, best)
@@ -228,7 +229,7 @@ def by_single_changes(energy: Energy, x: Sites) -> Sites:
         moved = best_change >= 0
         if not bool(moved.any()):
             return x
-        new, _ = change_one(x, best_change.clamp(min=0), alphabets, energy)
+        new = change_one(x, best_change.clamp(min=0), alphabets, energy).x
         x = {site: where(moved, value, x[site]) for site, value in new.items()}
         height = best
 

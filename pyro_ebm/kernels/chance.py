@@ -1,6 +1,6 @@
 """The draws of Metropolis tests and discrete proposals, each from a law that is given.
 
-Kernels that go through these two functions can be followed outcome by outcome: a test that forces
+Kernels that go through these functions can be followed outcome by outcome: a test that forces
 what they return, and adds up its probability, has the exact transition matrix of the kernel's own
 code.
 """
@@ -16,7 +16,11 @@ def happens(probability: Tensor) -> Tensor:  # (*shape) -> bool (*shape)
 
 def choose(log_weights: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
     """One index for each element of the batch, with probabilities ∝ exp(log_weights)."""
-    cumulative = log_weights.softmax(-1).cumsum(-1)
+    return choose_cumulated(log_weights.softmax(-1).cumsum(-1))
+
+
+def choose_cumulated(cumulative: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
+    """The same, with probabilities proportional to the steps from each number to the next."""
     total = cumulative[..., -1:]
     # In (0, 1]: what has the probability zero is not chosen at either end.
     uniform = 1 - torch.rand_like(total)

@@ -5,11 +5,12 @@ from typing import NamedTuple
 from pyro_ebm.energies import Energy, knows_conditional
 from pyro_ebm.sites import describe
 
+from .alphabets import alphabet_of
 from .base import Kernel
 from .cluster import SwendsenWang, suits_clusters
 from .cycle import Cycle
 from .gibbs import Gibbs
-from .gradient_gibbs import DiscreteLangevin, alphabet_of
+from .gradient_gibbs import DiscreteLangevin
 from .hmc import HMC
 from .random_blocks import RandomBlocks, can_move
 

@@ -6,8 +6,9 @@ import torch
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import Annealed, anneal, descend
+from pyro_ebm.kernels.alphabets import movable
 from pyro_ebm.kernels.annealing import default_kernel
-from pyro_ebm.kernels.gradient_gibbs import local_differences, movable, read_terms
+from pyro_ebm.kernels.gradient_gibbs import local_differences, read_terms
 from pyro_ebm.kernels.run import random_start
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import describe

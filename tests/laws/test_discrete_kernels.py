@@ -35,6 +35,7 @@ from pyro_ebm.kernels import (
     run,
     warmup,
 )
+from pyro_ebm.kernels.alphabets import TwoValued, change_one, single_changes
 from pyro_ebm.sites import Site, Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Categorical, Spin
 from tests.checks import random_states
@@ -325,18 +326,19 @@ def test_differences_are_exact_where_the_energy_is_linear_in_every_unit(name: st
         energy = CallableEnergy(pairs_of_labels, ENERGIES["potts"][1], dtype=torch.float64)
     kernel = GibbsWithGradients()
     states = states_of(energy)
-    state = kernel.init(energy, states)
+    state = DiscreteLangevin(step_size=1.0).init(energy, states)
     torch.testing.assert_close(state.energy, energy(states), rtol=1e-12, atol=1e-12)
     alphabets = kernel.moved(energy)
-    weights = gradient_gibbs.single_changes(state, alphabets)
+    halved = gradient_gibbs.halved(state.landscape)
+    weights = single_changes(halved, states, alphabets, state.energy.shape)
     for change in range(weights.shape[1]):
         changes = torch.full(state.energy.shape, change)
-        x, undoing = gradient_gibbs.change_one(states, changes, alphabets, energy)
+        x, undoing, _ = change_one(states, changes, alphabets, energy)
         wanted = energy(x) - energy(states)
         possible = weights[:, change].isfinite()
         found = -2 * weights[:, change]
         torch.testing.assert_close(found[possible], wanted[possible], rtol=1e-11, atol=1e-11)
-        back, _ = gradient_gibbs.change_one(x, undoing, alphabets, energy)
+        back, _, _ = change_one(x, undoing, alphabets, energy)
         assert all(torch.equal(back[site][possible], states[site][possible]) for site in states)
 
 
@@ -382,8 +384,14 @@ def test_refresh_renews_what_was_computed_from_x_and_the_parameters() -> None:
         renewed = kernel.refresh(other, state, y)
         fresh = kernel.init(other, y)
         torch.testing.assert_close(renewed.energy, other(y), rtol=1e-12, atol=1e-12)
-        for site, value in fresh.landscape.differences.items():
-            assert torch.equal(renewed.landscape.differences[site], value)
+        for found, value in zip(tensors_of(renewed), tensors_of(fresh), strict=True):
+            assert torch.equal(found, value)
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """Every tensor of a state, the parameters left out."""
+    leaves, _ = torch.utils._pytree.tree_flatten(state)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def test_runs_tell_the_acceptance_and_keep_labels_whole() -> None:
@@ -434,7 +442,7 @@ def test_a_step_size_that_is_given_is_kept_and_one_that_is_missing_is_asked_for(
 def no_hastings_term() -> Any:
     return Faults(
         mock.patch.object(gradient_gibbs, "log_chosen", lambda w, i: torch.zeros(i.shape)),
-        mock.patch.object(gradient_gibbs.TwoValued, "log_prob", lambda a, x, y, w: 0 * w),
+        mock.patch.object(TwoValued, "log_prob", lambda a, x, y, w: 0 * w),
     )
 
 
@@ -472,9 +480,9 @@ def wrong_reverse_proposal() -> Any:
     weights = DiscreteLangevin.log_weights
 
     # The reverse of turning a bit is taken to be the same change of the sign of ΔE.
-    def negated(state: Any, alphabets: Any) -> Tensor:
-        found = right(state, alphabets)
-        return found if state is starts[-1] else -found
+    def negated(weights: Any, x: Sites, *rest: Any) -> Tensor:
+        found = right(weights, x, *rest)
+        return found if x is starts[-1].x else -found
 
     def negated_weights(kernel: DiscreteLangevin, state: Any) -> Sites:
         found = weights(kernel, state)
@@ -531,12 +539,12 @@ def test_the_transition_matrix_finds_a_fault(fault: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["potts", "mixed"])
 def test_a_one_hot_change_undone_by_itself_is_found(name: str) -> None:
-    right = gradient_gibbs.OneHot.changed
+    right = gradient_gibbs.change_one
 
-    def faulty(alphabet: Any, x: Tensor, element: Tensor, shape: Any) -> Any:
-        return right(alphabet, x, element, shape)[0], element
+    def faulty(x: Sites, change: Tensor, *rest: Any) -> Any:
+        return right(x, change, *rest)._replace(undoing=change)
 
-    with mock.patch.object(gradient_gibbs.OneHot, "changed", faulty):
+    with mock.patch.object(gradient_gibbs, "change_one", faulty):
         # The change has no way back, and is always refused.
         assert "unreachable" in violations(GibbsWithGradients(), name)
 
