@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
@@ -29,7 +30,10 @@ from .terms import PairwiseTerms
 
 
 def clamp(
-    energy: Energy, x: Sites | Tensor, *, mask: Mapping[str, Tensor] | Tensor | None = None
+    energy: Energy,
+    x: Sites | Tensor,
+    *,
+    mask: Mapping[str, Tensor | np.ndarray] | Tensor | np.ndarray | None = None,
 ) -> "Clamped | BlockClamped | PairwiseClamped | FieldClamped":
     """The energy of what is free while some sites, or some elements of them, are held.
 
@@ -42,8 +46,9 @@ def clamp(
         energy: The energy.
         x: Values of what is held, by site (*batch, *site.shape), or a bare tensor for the only site
             or `visible`. With a batch each element of it has an energy of its own.
-        mask: Which elements are held, by site (*site.shape), True where held; what x has there is
-            held, and its other elements are not read. Sites without a mask are held whole.
+        mask: Which elements are held, by site (*site.shape), True where held, tensors or arrays of
+            booleans; what x has there is held, and its other elements are not read. Sites without
+            a mask are held whole.
 
     Raises:
         TypeError, ValueError: If a value or a mask is not what its site wants, or nothing is free.
@@ -51,10 +56,13 @@ def clamp(
     if not isinstance(x, Mapping):
         name = only_site(energy.sites, "visible")
         x = {name: x}
-        if isinstance(mask, Tensor):
+        if isinstance(mask, Tensor | np.ndarray):
             mask = {name: mask}
-    if isinstance(mask, Tensor):
-        raise TypeError("mask is a tensor, but x is a dict; give the masks by site too.")
+    if mask is not None and not isinstance(mask, Mapping):
+        raise TypeError(
+            f"mask is of the type {type(mask).__name__}; wanted booleans (*site.shape), as a "
+            f"tensor or an array: by site, unless x is the value of one site."
+        )
     held = Held.of(energy, x, mask or {})
     if isinstance(energy, PairwiseEnergy):
         return PairwiseClamped(energy, held)
@@ -93,7 +101,7 @@ class Held(nn.Module):
         }
 
     @classmethod
-    def of(cls, energy: Energy, x: Sites, mask: Mapping[str, Tensor]) -> "Held":
+    def of(cls, energy: Energy, x: Sites, mask: Mapping[str, Tensor | np.ndarray]) -> "Held":
         """What is held, after the checks at the door."""
         if unknown := [name for name in mask if name not in x]:
             raise ValueError(f"mask is given for {unknown}, of which x has no values.")
@@ -107,8 +115,11 @@ class Held(nn.Module):
                 values[name] = check_support(tensor, name, site)
                 continue
             own = mask[name]
+            if isinstance(own, np.ndarray) and own.dtype == bool:
+                own = torch.from_numpy(own.copy())
             if not isinstance(own, Tensor) or own.dtype != torch.bool or own.shape != site.shape:
-                came = (own.dtype, tuple(own.shape)) if isinstance(own, Tensor) else own
+                known = isinstance(own, Tensor | np.ndarray)
+                came = (own.dtype, tuple(own.shape)) if known else own
                 raise ValueError(
                     f"The mask of {name!r} is {came}; wanted booleans {tuple(site.shape)}, True "
                     f"where the element is held."

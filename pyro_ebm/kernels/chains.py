@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -49,9 +50,9 @@ class Schedule:
             raise ValueError(f"keep is {self.keep!r}; wanted 'draws' or 'everything'.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chains:
-    """Draws, how they came about, and from where they go on (`resume`).
+    """Draws, how they came about, and from where they go on (`resume`); `print` sums it up.
 
     Args:
         sites: What the draws are of.
@@ -77,8 +78,13 @@ class Chains:
     attributes: Attributes
     kernel: Kernel
     schedule: Schedule
-    state: Any = field(repr=False)
-    generators: GeneratorState = field(repr=False)
+    state: Any
+    generators: GeneratorState
+
+    def __repr__(self) -> str:
+        lines = summary(self)
+        width = max(map(len, lines))
+        return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items())
 
     @property
     def last(self) -> Sites:
@@ -100,6 +106,55 @@ class Chains:
         from pyro_ebm.diagnostics import to_arviz  # the one lazy import of a layer above
 
         return to_arviz(self, feature_names=feature_names, observed_data=observed_data)
+
+
+def summary(chains: Chains) -> dict[str, str]:
+    """What ran, for how long, and what `sample` said of it, if it did."""
+    told, sites = chains.attributes, chains.sites
+    draws = max((x.shape[1] for x in chains.draws.values()), default=0)
+    shapes = ", ".join(f"{name} {tuple(site.shape)}" for name, site in sites.items())
+    of_warmup = f"{told['warmup_done']} of {told['warmup']} steps of warm-up"
+    thinning = f", {told['thinning']} steps apart" if told["thinning"] != 1 else ""
+    stopped = ", interrupted" if chains.interrupted else ""
+    lines = {
+        "chains": f"{told['chains']} × {draws} draws{thinning} of {shapes}",
+        "energy": f"{told['energy']}, {told['dtype']} on {told['device']}",
+        "kernel": brief(chains.kernel),
+        "run": f"{of_warmup}, {float(told['seconds']):.3g} s, seed {told['seed']}{stopped}",
+    }
+    notes = {
+        "picked": "{picked_because}",
+        "ladder": "{picked_for_ladder}",
+        "tried": "{tried}",
+        "verdict": "{verdict_in_words}",
+        "advice": "{advice}",
+    }
+    for name, form in notes.items():
+        with suppress(KeyError):  # of a run without `sample`
+            lines[name] = form.format_map(told)
+    return {name: " ".join(text.split()) for name, text in lines.items() if text}
+
+
+def brief(value: object) -> str:
+    """A kernel with the settings that are not the usual ones, numbers to four digits."""
+    if isinstance(value, Kernel) and is_dataclass(value):
+        own = [(field.name, getattr(value, field.name), field.default) for field in fields(value)]
+        told = [f"{name}={brief(here)}" for name, here, usual in own if not is_same(here, usual)]
+        return f"{type(value).__name__}({', '.join(told)})"
+    if isinstance(value, Energy):
+        return type(value).__name__
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Tensor):
+        return brief(value.tolist())
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(brief, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def is_same(value: object, usual: object) -> bool:
+    """Whether a setting is the usual one."""
+    return value is usual or (isinstance(value, int | float | str) and value == usual)
 
 
 class NonFiniteEnergyError(FloatingPointError):

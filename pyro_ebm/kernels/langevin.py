@@ -26,7 +26,13 @@ from .dynamics import (
     settle,
 )
 from .mass import DIAGONAL_MASS, UNIT_MASS, Mass
-from .settings import Length, require_positive, require_probability, require_set
+from .settings import (
+    Length,
+    require_broadcast,
+    require_positive,
+    require_probability,
+    require_set,
+)
 from .tuning import Mover, Settings, reported
 
 
@@ -86,7 +92,9 @@ class Langevin(Kernel):
             raise ValueError(f"power is {self.power!r}; wanted a number from 0 to 1.")
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
-        return init_dynamics(energy, self.sites, x, self.mass, "Langevin")
+        state = init_dynamics(energy, self.sites, x, self.mass, "Langevin")
+        require_broadcast("step_size", self.step_size, state.energy.shape)
+        return state
 
     def refresh(self, energy: Energy, state: DynamicsState, x: Sites) -> DynamicsState:
         return refresh_dynamics(energy, self.sites, state, x)
@@ -135,7 +143,9 @@ class MALA(Mover):
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         require_set(self, "step_size")
-        return init_dynamics(energy, self.sites, x, self.mass, "MALA")
+        state = init_dynamics(energy, self.sites, x, self.mass, "MALA")
+        require_broadcast("step_size", self.step_size, state.energy.shape)
+        return state
 
     def refresh(self, energy: Energy, state: DynamicsState, x: Sites) -> DynamicsState:
         return refresh_dynamics(energy, self.sites, state, x)

@@ -21,7 +21,13 @@ from .coordinates import (
 )
 from .mass import DIAGONAL_MASS, Mass
 from .metropolis import choose, metropolis
-from .settings import Length, require_positive, require_probability, require_set
+from .settings import (
+    Length,
+    require_broadcast,
+    require_positive,
+    require_probability,
+    require_set,
+)
 from .tuning import Mover, Settings, reported
 
 
@@ -83,6 +89,7 @@ class RandomWalk(Mover):
         self.mass.require(position)
         point = coordinates.height(energy, x, position)
         require_finite_start(point)
+        require_broadcast("scale", self.scale, point.energy.shape)
         return RandomWalkState(x, point)
 
     def refresh(self, energy: Energy, state: RandomWalkState, x: Sites) -> RandomWalkState:

@@ -2,7 +2,10 @@
 
 import math
 
+import torch
 from torch import Tensor
+
+from pyro_ebm.sites import covers
 
 from .base import Kernel
 
@@ -22,6 +25,19 @@ def require_positive(name: str, value: Length | None) -> None:
     if not fine:
         raise ValueError(
             f"{name} is {value!r}; wanted a positive number, or None to have it found."
+        )
+
+
+def require_broadcast(name: str, value: Length | None, batch: torch.Size) -> None:
+    """Refuses a tensor of lengths that does not broadcast to the chains (*batch,).
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if isinstance(value, Tensor) and not covers(batch, value.shape):
+        raise ValueError(
+            f"{name} has the shape {tuple(value.shape)}, and the chains {tuple(batch)}; wanted one "
+            f"number for all, or a tensor that broadcasts to the chains."
         )
 
 

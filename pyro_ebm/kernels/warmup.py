@@ -1,5 +1,6 @@
 """Tuning a kernel before its draws."""
 
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,8 @@ def warmup(
 ) -> tuple[Kernel, Any]:
     """A tuned kernel, and its state after the warm-up.
 
+    Ctrl-C ends the warm-up and keeps what it has found so far.
+
     Args:
         kernel: The kernel; its settings that are None are found, the others are kept.
         energy: The energy.
@@ -24,15 +27,31 @@ def warmup(
         seed: Of the warm-up; the global generators stay untouched. If left out it is drawn from
             them.
 
+    Warns:
+        UserWarning: If it was stopped by hand.
+
     Raises:
-        TypeError, ValueError: If the kernel cannot move this energy's sites from x, or `steps` is
-            not positive.
+        TypeError, ValueError: If `kernel` is no kernel or `energy` no energy, the kernel cannot
+            move this energy's sites from x, or `steps` is not positive.
     """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")
+    if not isinstance(energy, Energy):
+        raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
     moving = in_warmup(kernel, steps)
     with forked(chosen_seed(seed), energy.device):
         state = moving.init(energy, energy.accept(x, preferred=None))
-        for _ in range(steps):
-            state, _ = moving.step(energy, state)
+        done = 0
+        try:
+            while done < steps:
+                state, _ = moving.step(energy, state)
+                done += 1
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"The warm-up was stopped after {done} of {steps} steps; what it has found so far "
+                f"is kept.",
+                stacklevel=2,
+            )
         return after_warmup(moving, state)
