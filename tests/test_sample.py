@@ -1,7 +1,9 @@
 """The default sampler: what it picks, what it says, when it goes on and when it warns."""
 
+import io
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from pyro_ebm.energies import (
     Layer,
     ModelEnergy,
     RandomField,
+    clamp,
 )
 from pyro_ebm.kernels import (
     HMC,
@@ -33,14 +36,17 @@ from pyro_ebm.kernels import (
     RandomBlocks,
     Schedule,
     SwendsenWang,
+    UnitMass,
     choose_kernel,
     run,
 )
 from pyro_ebm.kernels.run import random_start
+from pyro_ebm.kernels.tempering import TemperingTuning
 from pyro_ebm.sites import Site, boolean, random_values, spin
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian
 
 V, H = "visible", "hidden"
+MODULE = sys.modules["pyro_ebm.diagnostics.sample"]
 
 
 def site(support: Any, *shape: int) -> Site:
@@ -316,14 +322,263 @@ def test_what_is_tempered_is_not_told_to_temper(crossed: Any) -> None:
 def test_the_better_run_is_returned(
     verdicts: tuple[str, str], wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = __import__("sys").modules["pyro_ebm.diagnostics.sample"]
     good = run(Gibbs(), BoltzmannMachine.restricted(3, 2), Schedule(20, 50), chains=8, seed=0)
 
     def of(verdict: str) -> Any:
-        return module.Judged(verdict, good, replace(diagnose(good), verdict=Verdict(verdict)))
+        return MODULE.Judged(verdict, good, replace(diagnose(good), verdict=Verdict(verdict)))
 
     runs = [of(verdict) for verdict in verdicts]
-    monkeypatch.setattr(module, "improved", lambda first, task: runs)
+    monkeypatch.setattr(MODULE, "improved", lambda first, task: runs)
     chains = quietly(BoltzmannMachine.restricted(3, 2), 20, chains=4, warmup=5, seed=0)
     assert chains.attributes["verdict"] == verdicts[wanted]
     assert package_sample is sample
+
+
+# --- what is never lost --------------------------------------------------------------------------
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def trapped() -> Any:
+    """Chains of a ferromagnet far below its critical temperature, and a ladder after them."""
+    return quietly(ferromagnet(3, 2.0), 24, chains=6, warmup=16, kernel=Gibbs(), seed=3)
+
+
+def before_run(number: int, action: Callable[[], Any], patch: pytest.MonkeyPatch) -> None:
+    """Something happens before a run: the first is 1, the trial ladder 2, the ladder 3."""
+    right, count = MODULE.run, [0]
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        if count[0] == number:
+            action()
+        return right(*args, **kwargs)
+
+    patch.setattr(MODULE, "run", counted)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("error", [ValueError, IndexError, AttributeError])
+def test_an_error_on_the_way_leaves_the_draws(
+    error: type[Exception], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error("no ladder\nfor this")
+
+    before_run(number, fail, monkeypatch)
+    chains = trapped()
+    wanted = f"as chosen: not mixed; tempered: failed, {error.__name__}: no ladder for this"
+    assert str(chains.attributes["tried"]).startswith(wanted)
+    assert chains.draws[V].shape == (6, 24, 9)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_ctrl_c_in_the_warm_up_of_a_ladder_leaves_the_draws(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "may_temper", lambda *_: False)
+    whole = trapped()
+    monkeypatch.undo()
+    before_run(number, lambda: monkeypatch.setattr(TemperingTuning, "step", stop), monkeypatch)
+    chains = trapped()
+    assert chains.attributes["tried"] == "as chosen: not mixed; tempered: interrupted"
+    assert chains.attributes["verdict"] == "not mixed"
+    assert torch.equal(chains.draws[V], whole.draws[V][:, : chains.draws[V].shape[1]])
+    assert not chains.interrupted
+
+
+def test_a_ladder_of_few_draws_is_not_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, count = ParallelTempering.step, [0]
+
+    def four_draws(self: Any, *args: Any) -> Any:
+        count[0] += self.betas != 8
+        return right(self, *args) if count[0] < 16 + 4 else stop()
+
+    before_run(3, lambda: monkeypatch.setattr(ParallelTempering, "step", four_draws), monkeypatch)
+    chains = trapped()
+    tried = str(chains.attributes["tried"])
+    assert tried.startswith("as chosen: not mixed; tempered: ")
+    assert tried.endswith(" when interrupted")
+    assert chains.draws[V].shape == (6, 24, 9)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_verdict_that_does_not_come_leaves_the_draws(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise error("no verdict")
+
+    monkeypatch.setattr(MODULE, "diagnose", fail)
+    chains = trapped()
+    assert chains.attributes["verdict"] == "cannot tell"
+    assert chains.draws[V].shape == (6, 24, 9)
+    assert chains.interrupted == (error is KeyboardInterrupt)
+    reason = "interrupted" if chains.interrupted else "RuntimeError: no verdict"
+    assert reason in str(chains.attributes["verdict_in_words"])
+
+
+# --- one law, or several -------------------------------------------------------------------------
+
+ROWS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+HELD = torch.tensor([True, True, False])
+
+
+def squares() -> Energy:
+    return CallableEnergy(lambda x: x.square().sum(-1) / 2, 3)
+
+
+LAWS: dict[str, tuple[Callable[[], Energy], tuple[int, ...]]] = {
+    "a machine": (lambda: BoltzmannMachine.restricted(3, 2), ()),
+    "a function": (squares, ()),
+    "a function of bits": (lambda: of_sites(x=site(boolean)), ()),
+    "a random field": (lambda: RandomField.potts(nx.cycle_graph(4), 3), ()),
+    "a Pyro model": (lambda: ModelEnergy(model), ()),
+    "a model at two temperatures": (lambda: ModelEnergy(model) * torch.tensor([1.0, 2.0]), (2,)),
+    "machines": (lambda: BoltzmannMachine.restricted(3, 2, weight=torch.randn(5, 3, 2)), (5,)),
+    "rows of a machine": (
+        lambda: clamp(BoltzmannMachine.restricted(3, 2), ROWS, mask=HELD),
+        (2,),
+    ),
+    "a row of a machine": (
+        lambda: clamp(BoltzmannMachine.restricted(3, 2), ROWS[:1], mask=HELD),
+        (1,),
+    ),
+    "rows of a function": (lambda: clamp(squares(), ROWS, mask=HELD), (2,)),
+    "rows of a random field": (
+        lambda: clamp(
+            RandomField.potts(nx.cycle_graph(3), 2, coupling=torch.ones(3)),
+            ROWS.long(),
+            mask=HELD,
+        ),
+        (2,),
+    ),
+    "temperatures": (lambda: squares() * torch.tensor([1.0, 2.0, 3.0]), (3,)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws_are_counted_and_several_refused(name: str) -> None:
+    energy, wanted = LAWS[name][0](), LAWS[name][1]
+    count = max(1, sum(wanted))
+    start = random_start(energy, count)
+    assert MODULE.laws(energy, {k: x[0] for k, x in start.items()}) == wanted
+    chains = run(choose_kernel(energy), energy, Schedule(5, 2), initial=start, seed=0)
+    task = MODULE.Task(energy, None, chains.schedule, 0)
+    assert MODULE.may_temper(task, chains) == (wanted == ())
+    if count > 1:
+        with pytest.raises(ValueError, match=rf"{count} laws.*one law.*`run` with chains={count}"):
+            sample(energy, 20, warmup=5)
+        with pytest.raises(ValueError, match=f"{count} laws"):
+            sample(energy, 20, warmup=5, initial=start)
+
+
+def test_the_way_out_of_several_laws_is_one() -> None:
+    machine = BoltzmannMachine.restricted(3, 2)
+    energy = clamp(machine, ROWS.repeat_interleave(16, 0), mask=HELD)
+    chains = run(choose_kernel(energy), energy, Schedule(10, 20), chains=32, seed=0)
+    whole = energy.complete(energy.accept(chains.last))[V]
+    assert torch.equal(whole[:16, :2], ROWS[:1, :2].expand(16, 2))
+    with pytest.raises(ValueError, match=r"\(32,\).*\(4,\).*machines last.*`run`.*chains=32"):
+        run(Gibbs(), energy, Schedule(0, 1), chains=4)
+    one = quietly(clamp(machine, ROWS[:1], mask=HELD), 20, chains=8, warmup=5, seed=0)
+    assert one.draws[V].shape == (8, 20, 1)
+
+
+# --- units that never change ---------------------------------------------------------------------
+
+
+def camps(free: int) -> BoltzmannMachine:
+    """Four bits that are all 0 or all 1, as often: none changes alone. The others are free."""
+    weight, bias = torch.zeros(4 + free, 4 + free), torch.zeros(4 + free)
+    weight[:4, :4], bias[:4] = 20.0, -30.0
+    return BoltzmannMachine.fully_visible(4 + free, weight=weight.fill_diagonal_(0), bias=bias)
+
+
+@pytest.mark.parametrize(("free", "first"), [(0, "not mixed"), (2, "cannot tell")])
+def test_chains_frozen_in_one_mode_are_tempered(free: int, first: str) -> None:
+    start = torch.zeros(16, 4 + free)
+    chains = quietly(camps(free), 200, warmup=100, kernel=Gibbs(), initial=start, seed=0)
+    assert str(chains.attributes["tried"]).startswith(f"as chosen: {first}; tempered: mixed")
+    up = chains.draws[V][..., :4].double().mean((1, 2))
+    assert abs(float(up.mean()) - 0.5) < 4 * float(up.std()) / 4
+
+
+def test_units_that_a_field_holds_cost_a_short_ladder_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[Any] = []
+    right = MODULE.run
+    monkeypatch.setattr(
+        MODULE, "run", lambda *args, **kwargs: runs.append(args) or right(*args, **kwargs)
+    )
+    bias = {V: torch.tensor([-40.0, 0, 0]), H: torch.zeros(2)}
+    machine = BoltzmannMachine.restricted(3, 2, weight=torch.zeros(3, 2), bias=bias)
+    chains = quietly(machine, 100, chains=16, warmup=40, seed=0)
+    assert chains.attributes["tried"] == (
+        "as chosen: cannot tell; tempered: on 8 levels the units that never changed do not either"
+    )
+    assert [args[2].draws for args in runs] == [100, 10]
+    assert chains.draws[V].shape == (16, 100, 3)
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_beside_progress_bars_it_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    trapped()
+    told = terminal.getvalue()
+    assert "Picked Gibbs(sites=None): it was given." in told
+    assert "As chosen: not mixed. Next: tempered." in told
+    assert "step/s" in told
+
+
+def test_without_progress_bars_it_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    trapped()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_chains_are_summed_up() -> None:
+    chains = sample(squares(), 100, chains=16, warmup=100, seed=0)
+    lines = dict(line.split(maxsplit=1) for line in repr(chains).splitlines())
+    assert lines["chains"] == "16 × 100 draws of visible (3,)"
+    assert lines["energy"] == "CallableEnergy, float32 on cpu"
+    step, length = chains.kernel.step_size, chains.kernel.trajectory_length  # type: ignore[attr-defined]
+    assert lines["kernel"].startswith(
+        f"HMC(sites=('visible',), step_size={step:.4g}, trajectory_length={length:.4g}, "
+        f"mass=DiagonalMass("
+    )
+    assert lines["run"].startswith("100 of 100 steps of warm-up, ")
+    assert lines["run"].endswith(" s, seed 0")
+    assert lines["picked"] == "HMC for 'visible': continuous, with a gradient"
+    assert lines["tried"] == "as chosen: mixed"
+    assert lines["verdict"].startswith("Mixed")
+    assert "advice" not in lines
+
+
+def test_an_interrupted_run_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = CallableEnergy(lambda x: x.square().sum(-1) / 8, 3)
+    mover = HMC(step_size=0.5, trajectory_length=1.0, mass=UnitMass())
+    kernel = ParallelTempering(mover, (0.0, 1.0), reference)
+    whole = run(kernel, squares(), Schedule(3, 4, thinning=2), chains=5, seed=0)
+    lines = dict(line.split(maxsplit=1) for line in repr(whole).splitlines())
+    assert lines["chains"] == "5 × 4 draws, 2 steps apart of visible (3,)"
+    assert lines["kernel"] == (
+        "ParallelTempering(kernel=HMC(step_size=0.5, trajectory_length=1, mass=UnitMass()), "
+        "betas=(0, 1), reference=CallableEnergy)"
+    )
+    assert "verdict" not in lines
+    monkeypatch.setattr(Gibbs, "step", stop)
+    chains = run(Gibbs(), BoltzmannMachine.restricted(3, 2), Schedule(3, 4), chains=5, seed=0)
+    assert repr(chains).startswith("chains  5 × 0 draws of visible (3,), hidden (2,)\n")
+    assert "0 of 3 steps of warm-up" in repr(chains)
+    assert repr(chains).endswith(", seed 0, interrupted")

@@ -24,6 +24,7 @@ from pyro_ebm.kernels import (
     Langevin,
     MetropolisHastings,
     Mixture,
+    ParallelTempering,
     RandomWalk,
     Schedule,
     Tuning,
@@ -369,6 +370,22 @@ def test_after_learning_chains_follow_the_new_parameters() -> None:
     assert abs(float(more.mean()) - 30) < 0.2
 
 
+@pytest.mark.parametrize("after", [0, 1, 17])
+@pytest.mark.parametrize(
+    "kernel",
+    [HMC(), Cycle((HMC(), RandomWalk())), ParallelTempering(MALA(), 3, correlated(3, 0.1))],
+)
+def test_a_warm_up_that_is_stopped_keeps_what_it_found(
+    kernel: Kernel, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_before(after, monkeypatch)
+    with pytest.warns(UserWarning, match=f"stopped after {after} of 30 steps"):
+        found, state = warmup(kernel, correlated(3, 0.5), START, steps=30, seed=2)
+    monkeypatch.undo()
+    assert not isinstance(found, Tuning)
+    assert advance(found, correlated(3, 0.5), state, 2).x["x"].shape == (4, 3)
+
+
 # --- bad settings, bad starts --------------------------------------------------------------------
 
 NORMAL = correlated(3, 0.5)
@@ -404,6 +421,22 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "no step_size and no traj.*warmup",
     ),
     "no warm-up": (lambda: run(MALA(), NORMAL, Schedule(0, 5)), ValueError, "no step_size yet"),
+    "a class for a kernel": (
+        lambda: warmup(HMC, NORMAL, START),  # type: ignore[arg-type]
+        TypeError,
+        r"kernel is <class .*wanted a kernel, for example HMC\(\)",
+    ),
+    "no energy": (lambda: warmup(HMC(), 3, START), TypeError, "energy is 3; wanted an energy"),  # type: ignore[arg-type]
+    "steps for other chains": (
+        lambda: MALA(None, torch.ones(3)).init(NORMAL, START),
+        ValueError,
+        r"step_size has the shape \(3,\), and the chains \(4,\).*broadcasts",
+    ),
+    "scales for other chains": (
+        lambda: run(RandomWalk(None, torch.ones(4, 4)), NORMAL, initial=START),
+        ValueError,
+        r"scale has the shape \(4, 4\), and the chains \(4,\)",
+    ),
     "no steps": (lambda: warmup(HMC(), NORMAL, START, steps=0), ValueError, "steps is 0"),
     "a discrete site": (
         lambda: MALA(("label",), 0.1).init(MIXED, {}),

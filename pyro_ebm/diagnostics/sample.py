@@ -363,6 +363,13 @@ def is_frozen(found: Judged) -> bool:
     return any(bool(units.any()) for units in frozen(found).values())
 
 
+def says_nothing(found: Judged) -> bool:
+    """Whether no reference can be made of the draws: all sites are discrete, and units frozen."""
+    units = frozen(found)
+    all_of_them = all(bool(alike.all()) for alike in units.values())
+    return len(units) == len(found.chains.sites) and (is_frozen(found) or all_of_them)
+
+
 def is_trapped(found: Judged) -> bool:
     """Whether a ladder may help."""
     return found.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(found)
@@ -376,9 +383,8 @@ def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -
         KeyboardInterrupt: If the short ladder was stopped by hand.
     """
     energy, schedule = task.energy, task.schedule
-    reference = reference_of(energy, some_draws(first.chains))
-    if is_frozen(first) and all(site.support.is_discrete for site in energy.sites.values()):
-        reference = None  # draws that are all alike would hold the ladder where they are
+    # Draws that are all alike would hold the ladder where they are.
+    reference = None if says_nothing(first) else reference_of(energy, some_draws(first.chains))
     end = torch.ones((), dtype=energy.dtype, device=energy.device)
     kernel, because = task.on_path(Path.between(reference, energy).at(end), target)
     short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))

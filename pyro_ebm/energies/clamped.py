@@ -59,10 +59,9 @@ def clamp(
         if isinstance(mask, Tensor | np.ndarray):
             mask = {name: mask}
     if mask is not None and not isinstance(mask, Mapping):
-        raise TypeError(
-            f"mask is of the type {type(mask).__name__}; wanted booleans (*site.shape), as a "
-            f"tensor or an array: by site, unless x is the value of one site."
-        )
+        if isinstance(mask, Tensor | np.ndarray):
+            raise TypeError("mask is one tensor, but x is a dict; give the masks by site too.")
+        raise TypeError(f"mask is {mask!r}; wanted booleans, a tensor or an array, by site.")
     held = Held.of(energy, x, mask or {})
     if isinstance(energy, PairwiseEnergy):
         return PairwiseClamped(energy, held)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, covers
 
 Findings = dict[str, str | int | float]
 
@@ -106,3 +106,19 @@ def same_batch(x: Sites, energy: Energy) -> torch.Size:
             + "; give every site one value for each chain."
         )
     return next(iter(shapes.values()))
+
+
+def require_machines(batch: torch.Size, machines: torch.Size) -> None:
+    """Refuses sites (*batch,) that do not have the batch shape of the parameters last.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if covers(batch, machines):
+        return
+    count = machines.numel()
+    in_run = f" In `run` that is one chain for each: chains={count}." if len(machines) == 1 else ""
+    raise ValueError(
+        f"The parameters have the batch shape {tuple(machines)}, and the sites {tuple(batch)}; "
+        f"wanted one chain or more for each machine, the machines last.{in_run}"
+    )

@@ -20,9 +20,9 @@ from pyro_ebm.energies import (
     draw_features,
     sweep_site,
 )
-from pyro_ebm.sites import Sites, check_names, covers
+from pyro_ebm.sites import Sites, check_names
 
-from .base import Kernel, same_batch
+from .base import Kernel, require_machines, same_batch
 
 Newest = tuple[str, Tensor]  # the site drawn last, as a whole, and the field on it
 
@@ -85,11 +85,8 @@ class Gibbs(Kernel):
         check_names(x, energy.sites)
         batch = same_batch(x, energy)
         state = self.refresh(energy, GibbsState(x, None, None), x)
-        if state.terms and not covers(batch, state.terms.batch):
-            raise ValueError(
-                f"The parameters have the batch shape {tuple(state.terms.batch)}, and the sites "
-                f"{tuple(batch)}; wanted one chain or more for each machine, the machines last."
-            )
+        if state.terms:
+            require_machines(batch, state.terms.batch)
         return state
 
     def refresh(self, energy: Energy, state: GibbsState, x: Sites) -> GibbsState:

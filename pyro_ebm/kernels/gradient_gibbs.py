@@ -22,12 +22,12 @@ from pyro_ebm.energies import (
     RandomField,
     energy_and_gradient,
 )
-from pyro_ebm.sites import Sites, check_names, covers
+from pyro_ebm.sites import Sites, check_names
 
 from . import chance, kept_fields
 from .adaptation import StepSize
 from .alphabets import Alphabet, change_one, movable, single_changes
-from .base import Findings, Kernel, TunableKernel, Tuning, same_batch
+from .base import Findings, Kernel, TunableKernel, Tuning, require_machines, same_batch
 from .kept_fields import KeptFields
 from .metropolis import metropolis
 from .settings import require_positive, require_set
@@ -94,11 +94,8 @@ def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sit
     x = energy.accept(x)
     check_names(x, energy.sites)
     batch = same_batch(x, energy)
-    if terms is not None and not covers(batch, terms.batch):
-        raise ValueError(
-            f"The parameters have the batch shape {tuple(terms.batch)}, and the sites "
-            f"{tuple(batch)}; wanted one chain or more for each machine, the machines last."
-        )
+    if terms is not None:
+        require_machines(batch, terms.batch)
     return x
 
 

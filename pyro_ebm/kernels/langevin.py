@@ -92,9 +92,7 @@ class Langevin(Kernel):
             raise ValueError(f"power is {self.power!r}; wanted a number from 0 to 1.")
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
-        state = init_dynamics(energy, self.sites, x, self.mass, "Langevin")
-        require_broadcast("step_size", self.step_size, state.energy.shape)
-        return state
+        return init_dynamics(energy, self.sites, x, self.mass, "Langevin")
 
     def refresh(self, energy: Energy, state: DynamicsState, x: Sites) -> DynamicsState:
         return refresh_dynamics(energy, self.sites, state, x)

@@ -543,6 +543,21 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "no values",
     ),
+    "an array of numbers for a mask": (
+        lambda: clamp(BITS, torch.ones(3), mask=MASK.int().numpy()),
+        ValueError,
+        r"int32.*wanted booleans",
+    ),
+    "a list for a mask": (
+        lambda: clamp(BITS, torch.ones(3), mask=[True, False, True]),
+        TypeError,
+        "wanted booleans",
+    ),
+    "a bare array beside a dict": (
+        lambda: clamp(BITS, {V: torch.ones(3)}, mask=MASK.numpy()),
+        TypeError,
+        "by site too",
+    ),
     "a bare mask beside a dict": (
         lambda: clamp(BITS, {V: torch.ones(3)}, mask=MASK),
         TypeError,
@@ -556,3 +571,11 @@ def test_what_makes_no_sense_is_refused(case: str) -> None:
     attempt, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         attempt()
+
+
+@pytest.mark.parametrize("by_site", [False, True])
+def test_a_mask_may_be_an_array(by_site: bool) -> None:
+    array = np.array([True, True, False])[::-1]  # a view with a negative stride
+    x = torch.tensor([1.0, 0.0, 1.0])
+    found = clamp(BITS, {V: x} if by_site else x, mask={V: array} if by_site else array)
+    assert torch.equal(found.complete(torch.zeros(1, 1))[V], torch.tensor([[0.0, 0.0, 1.0]]))
