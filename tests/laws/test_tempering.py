@@ -560,5 +560,5 @@ def test_bad_settings_are_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match="have no law"):
         ParallelTempering(MALA(step_size=0.1), (0.0, 1.0)).init(real, {V: torch.zeros(3, 2)})
     several = stacked([SMALL["torus"], SMALL["torus"]]).machine()
-    with pytest.raises(ValueError, match="wanted one machine"):
+    with pytest.raises(ValueError, match="wanted one law for all"):
         ParallelTempering(Gibbs(), (0.0, 1.0)).init(several, {V: torch.ones(3, 2, 9).double()})
