@@ -22,7 +22,7 @@ def choose(log_weights: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
     What has a weight of NaN is not chosen, as if it were −∞.
     """
     cumulative = log_weights.softmax(-1).cumsum(-1)
-    if bool(cumulative[..., -1].isnan().any()):  # one number of each tells of all
+    if math.isnan(float(cumulative[..., -1].sum())):  # which one reduction tells of all
         highest = torch.finfo(log_weights.dtype).max
         known = log_weights.nan_to_num(nan=-math.inf, posinf=highest, neginf=-math.inf)
         cumulative = known.softmax(-1).cumsum(-1)
