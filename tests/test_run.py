@@ -1,25 +1,40 @@
 """Runs: what they return, the same seed the same draws, stopping and going on."""
 
 import itertools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from pyro_ebm.energies import BoltzmannMachine, Energy
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy
 from pyro_ebm.kernels import (
+    HMC,
+    MALA,
     Chains,
+    DiscreteLangevin,
     Gibbs,
+    GibbsWithGradients,
     Kernel,
+    Langevin,
+    MetropolisHastings,
     NonFiniteEnergyError,
+    ParallelTempering,
+    RandomBlocks,
+    RandomWalk,
     Schedule,
     advance,
+    chance,
     resume,
     run,
 )
+from pyro_ebm.kernels.run import finite_start, random_start
 from pyro_ebm.sites import Site, Sites, boolean
 from pyro_ebm.units import Spin
 from tests.machines import SMALL
@@ -401,3 +416,133 @@ def test_a_step_takes_no_gradient() -> None:
     kernel = Gibbs()
     state, _ = kernel.step(machine, kernel.init(machine, SMALL["general"].tensors()))
     assert not any(value.requires_grad for value in state.x.values())
+
+
+# --- energies that are infinite somewhere, or turn NaN -------------------------------------------
+
+
+def few(x: Tensor, at_most: int = 2) -> Tensor:
+    """At most so many of the bits may be 1."""
+    return torch.where(x.sum(-1) <= at_most, x.sum(-1) * 0.2, torch.inf)
+
+
+def bits(function: Callable[[Tensor], Tensor], count: int = 6) -> Energy:
+    return CallableEnergy(function, {"x": Site(boolean, torch.Size([count]))})
+
+
+@pytest.mark.parametrize("kernel", [GibbsWithGradients(), RandomBlocks(size=2)], ids=repr)
+def test_chains_start_where_the_energy_is_finite(kernel: Kernel) -> None:
+    start = finite_start(bits(few), 200)["x"]
+    assert int(start.sum(-1).max()) == 2
+    # Every place is as likely: of 22 states 1, 6 and 15 have no bit, one and two.
+    shares = torch.bincount(start.sum(-1).long()).double() / 200
+    # α = 1e-6, N = 200: a share off by 0.2 is found.
+    assert (shares - torch.tensor([1, 6, 15]) / 22).abs().max() < 0.2
+    chains = run(kernel, bits(few), Schedule(5, 30), chains=20, seed=0)
+    assert int(chains.draws["x"].sum(-1).max()) == 2
+
+
+def test_a_random_start_is_the_first_one_where_that_is_finite() -> None:
+    energy = bits(lambda x: few(x, 6))
+    torch.manual_seed(3)
+    found = finite_start(energy, 5)["x"]
+    torch.manual_seed(3)
+    assert torch.equal(found, random_start(energy, 5)["x"])
+
+
+def test_a_start_of_no_finite_energy_is_refused() -> None:
+    start = torch.zeros(3, 6)
+    start[1] = 1
+    with pytest.raises(ValueError, match=r"start is infinite in the chains \[1\]"):
+        run(RandomBlocks(), bits(few), SHORT, initial=start)
+    hopeless = bits(lambda x: few(x, 0), 40)
+    with pytest.raises(ValueError, match="4 of 4 chains have found no finite energy"):
+        run(RandomBlocks(), hopeless, SHORT)
+    assert run(RandomBlocks(), hopeless, SHORT, initial=torch.zeros(2, 40)).draws["x"].sum() == 0
+    root = bits(lambda x: (x.sum(-1) - 3.5).sqrt())
+    start[1] = 0
+    with pytest.raises(ValueError, match="start is NaN"):
+        run(RandomBlocks(), root, SHORT, initial=start)
+
+
+class TurnsNaN:
+    """A function that is NaN after so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        energy = x.square().sum(-1) * 0.3
+        return energy if self.left > 0 else energy * torch.nan
+
+
+def redrawn_bits(x: Tensor) -> dist.Independent:
+    return dist.Bernoulli(torch.full_like(x, 0.5)).to_event(1)
+
+
+TURNING: dict[str, tuple[Kernel, bool]] = {  # and whether it moves bits
+    "gradients": (GibbsWithGradients(), True),
+    "discrete Langevin": (DiscreteLangevin(step_size=0.5), True),
+    "blocks": (RandomBlocks(), True),
+    "any proposal": (MetropolisHastings("x", redrawn_bits), True),
+    "tempering": (ParallelTempering(GibbsWithGradients(), (0.0, 1.0)), True),
+    "HMC": (HMC(step_size=0.3, trajectory_length=0.5), False),
+    "MALA": (MALA(step_size=0.3), False),
+    "random walk": (RandomWalk(scale=0.5), False),
+    "Langevin": (Langevin(step_size=0.1), False),
+}
+
+
+@pytest.mark.parametrize("name", TURNING)
+def test_an_energy_that_turns_nan_is_found_though_its_chains_stand_still(name: str) -> None:
+    kernel, discrete = TURNING[name]
+    support = boolean if discrete else constraints.real
+    sites = {"x": Site(support, torch.Size([3]))}
+    energy = CallableEnergy(TurnsNaN(1000), sites)
+    with pytest.raises(NonFiniteEnergyError, match="energy became NaN in the chains") as caught:
+        run(kernel, energy, Schedule(20, 1200), chains=4, seed=0)
+    draws = caught.value.chains.draws["x"]
+    assert 30 < draws.shape[1] < 1200
+    early = CallableEnergy(TurnsNaN(30), sites)
+    with pytest.raises(NonFiniteEnergyError, match="after 0 draws"):
+        run(kernel, early, Schedule(60, 10), chains=4, seed=0)
+
+
+def test_what_has_a_weight_of_nan_is_not_chosen() -> None:
+    weights = torch.tensor([[0.0, torch.nan, 1.0], [torch.nan, -torch.inf, 0.0], [3.0, 0.0, 1.0]])
+    chosen = chance.choose(weights.expand(400, 3, 3))
+    assert set(chosen[:, 0].tolist()) == {0, 2}
+    assert set(chosen[:, 1].tolist()) == {2}
+    assert set(chosen[:, 2].tolist()) == {0, 1, 2}
+    share = float((chosen[:, 0] == 2).double().mean())  # α = 1e-6, N = 400: 0.12 off is found
+    assert abs(share - 1 / (1 + math.exp(-1))) < 0.12
+    nothing = chance.choose(torch.full((5, 4), torch.nan))
+    assert bool(((nothing >= 0) & (nothing < 4)).all())
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def test_counts_of_numpy_are_counts() -> None:
+    schedule = Schedule(warmup=np.int64(0), draws=np.int32(3), thinning=np.uint8(1))  # type: ignore[arg-type]
+    assert schedule == Schedule(0, 3, 1)
+    assert type(schedule.draws) is int
+    chains = run(Gibbs(), SMALL["torus"].machine(), schedule, chains=np.int64(2), seed=0)  # type: ignore[arg-type]
+    assert chains.draws["visible"].shape[:2] == (2, 3)
+    for wrong in (3.0, "3", True, None, np.float64(3)):
+        with pytest.raises(ValueError, match="wanted a whole number of at least 1"):
+            Schedule(draws=wrong)  # type: ignore[arg-type]
+
+
+def test_chains_go_on_only_with_the_energy_of_their_sites() -> None:
+    machine = SMALL["torus"].machine()
+    chains = run(Gibbs(), machine, Schedule(0, 3), chains=2, seed=0)
+    for other in (
+        SMALL["restricted"].machine(),
+        BoltzmannMachine.fully_visible(9).double(),
+        SMALL["torus"].machine(torch.float32),
+    ):
+        with pytest.raises(ValueError, match="give the energy that they were drawn from"):
+            resume(chains, other, 2)
+    assert resume(chains, SMALL["torus"].machine(), 2).draws["visible"].shape[1] == 5

@@ -111,7 +111,7 @@ class EnergyKernel(MCMCKernel):
             self.state = self.moving.refresh(self.energy, self.state, x)
         with torch.no_grad():
             self.state, info = self.moving.step(self.energy, self.state)
-        report = {name: float(value) for name, value in info._asdict().items()}
+        report = {n: float(value) for n, value in info._asdict().items() if value.numel() == 1}
         self.tally.add({"": report}, self.warmup_steps)
         if self.tally.steps == self.warmup_steps:
             self.moving, self.state = after_warmup(self.moving, self.state)

@@ -2,7 +2,8 @@
 
 A transition that leaves p(x) ∝ exp(-energy(x)) unchanged. The kernel is settings, one object for
 any energy and batch; its state is what the next step needs, its info what a reader needs. Chains
-are batch dimensions: every tensor of a state is (*batch, ...), every one of an info (*batch,).
+are batch dimensions: every tensor of a state is (*batch, ...), every one of an info (*batch,), or
+(*batch, n) where it has n numbers of each chain.
 """
 
 from abc import ABC, abstractmethod

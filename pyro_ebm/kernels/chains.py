@@ -1,6 +1,7 @@
 """What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
 
 import math
+import operator
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -43,11 +44,22 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least in (("warmup", 0), ("draws", 1), ("thinning", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; wanted a whole number of at least {least}.")
+            value = whole(getattr(self, name))
+            if value is None or value < least:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; wanted a whole number of at least {least}."
+                )
+            object.__setattr__(self, name, value)
         if self.keep not in ("draws", "everything"):
             raise ValueError(f"keep is {self.keep!r}; wanted 'draws' or 'everything'.")
+
+
+def whole(number: object) -> int | None:
+    """A whole number of any kind, NumPy's too, as an int; None if it is none."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,11 +71,11 @@ class Chains:
         draws: Values by site (chain, draw, *site.shape); discrete ones as small integers.
         statistics: Numbers by name (chain, draw): `lp` is −E(x) in nats, which is ln p(x) up to
             log Z; `n_flips` the number of discrete units that the step which ended in the draw
-            has changed; the others are the kernel's, of that step.
+            has changed; the others are the kernel's, of that step, and may have further dimensions.
         warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
         warmup_statistics: As `statistics`, of the warm-up.
         attributes: Kernel, what the warm-up found, schedule, seed, dtype, versions, seconds,
-            whether interrupted.
+            whether interrupted; of a ladder its barrier, round trips and swap rates.
         kernel: The kernel that made them, as tuned; in a warm-up that was stopped the tuning one.
         schedule: The schedule asked for.
         state: The kernel's state after the last draw.
@@ -195,7 +207,8 @@ class Record:
             if name not in self.statistics:
                 like = self.statistics["lp"]
                 nothing = math.nan if value.is_floating_point() else 0
-                self.statistics[name] = torch.full_like(like, nothing, dtype=value.dtype)
+                room = (*like.shape, *value.shape[1:])
+                self.statistics[name] = torch.full(room, nothing, dtype=value.dtype)
             self.statistics[name][self.filled] = value
         self.filled += 1
 

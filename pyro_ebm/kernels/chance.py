@@ -5,6 +5,8 @@ what they return, and adds up its probability, has the exact transition matrix o
 code.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,13 +17,25 @@ def happens(probability: Tensor) -> Tensor:  # (*shape) -> bool (*shape)
 
 
 def choose(log_weights: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
-    """One index for each element of the batch, with probabilities ∝ exp(log_weights)."""
-    return choose_cumulated(log_weights.softmax(-1).cumsum(-1))
+    """One index for each element of the batch, with probabilities ∝ exp(log_weights).
+
+    What has a weight of NaN is not chosen, as if it were −∞.
+    """
+    cumulative = log_weights.softmax(-1).cumsum(-1)
+    if math.isnan(float(cumulative[..., -1].sum())):  # which one reduction tells of all
+        highest = torch.finfo(log_weights.dtype).max
+        known = log_weights.nan_to_num(nan=-math.inf, posinf=highest, neginf=-math.inf)
+        cumulative = known.softmax(-1).cumsum(-1)
+    return choose_cumulated(cumulative)
 
 
 def choose_cumulated(cumulative: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
-    """The same, with probabilities proportional to the steps from each number to the next."""
+    """The same, with probabilities proportional to the steps from each number to the next.
+
+    It is the last index where the numbers are NaN: whoever chose has to see that there was no law.
+    """
     total = cumulative[..., -1:]
     # In (0, 1]: what has the probability zero is not chosen at either end.
     uniform = 1 - torch.rand_like(total)
-    return torch.searchsorted(cumulative, uniform * total).squeeze(-1)
+    index = torch.searchsorted(cumulative, uniform * total).squeeze(-1)
+    return index.clamp_(max=cumulative.shape[-1] - 1)

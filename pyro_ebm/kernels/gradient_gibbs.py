@@ -30,7 +30,8 @@ from .alphabets import Alphabet, change_one, movable, single_changes
 from .base import Findings, Kernel, TunableKernel, Tuning, require_machines, same_batch
 from .kept_fields import KeptFields
 from .metropolis import metropolis
-from .settings import require_positive, require_set
+from .settings import Length, require_positive, require_set
+from .tuning import as_length, reported
 
 ACCEPTANCE = 0.574  # at which locally balanced proposals do most in many dimensions
 FIRST_SIZE = 0.2
@@ -254,8 +255,9 @@ class DiscreteLangevin(TunableKernel):
 
     Args:
         sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
-        step_size: α, positive; the larger, the more units are proposed to change. If left out, the
-            warm-up finds one with which 57 % of the proposals are accepted.
+        step_size: α, positive; the larger, the more units are proposed to change. One for all
+            chains, or a tensor that broadcasts to them (*batch,). If left out, the warm-up finds
+            one with which 57 % of the proposals are accepted, on a ladder one for each level.
 
     Raises:
         ValueError: If the step size is not positive.
@@ -268,7 +270,7 @@ class DiscreteLangevin(TunableKernel):
     """
 
     sites: tuple[str, ...] | None = None
-    step_size: float | None = None
+    step_size: Length | None = None
 
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
@@ -302,19 +304,29 @@ class DiscreteLangevin(TunableKernel):
             log_ratio = log_ratio + (back - there).reshape(*log_ratio.shape, -1).sum(-1)
         state, rate = settle(state, new, log_ratio)
         assert self.step_size is not None  # checked in `init`
-        return state, DiscreteLangevinInfo(rate, torch.full_like(rate, self.step_size))
+        return state, DiscreteLangevinInfo(rate, reported(self.step_size, rate))
 
     def log_weights(self, state: GradientState) -> Sites:
         """The log weights of the changes of each unit (*batch, *elements), by site."""
         assert self.step_size is not None  # checked in `init`
         cost = 1 / (2 * self.step_size)
-        return {s: d / -2 - cost for s, d in state.landscape.differences.items()}
+        found = {}
+        for site, difference in state.landscape.differences.items():
+            each = cost
+            if isinstance(cost, Tensor):
+                own = difference.dim() - state.energy.dim()
+                each = cost.reshape(*cost.shape, *[1] * own)
+            found[site] = difference / -2 - each
+        return found
 
     def tuning(self, steps: int) -> Kernel:
         return DiscreteLangevinTuning(self) if self.step_size is None else self
 
     @property
     def findings(self) -> Findings:
+        if isinstance(self.step_size, Tensor):
+            sizes = self.step_size.flatten().tolist()
+            return {"step_size": ", ".join(f"{size:.4g}" for size in sizes)}
         return {} if self.step_size is None else {"step_size": self.step_size}
 
 
@@ -337,7 +349,9 @@ class DiscreteLangevinTuningState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DiscreteLangevinTuning(Tuning):
-    """DMALA in its warm-up: the step size follows the mean acceptance of all chains.
+    """DMALA in its warm-up: step sizes follow the mean acceptance of all chains.
+
+    Levels of a ladder, which are batch dimensions behind the chains, have one each.
 
     Args:
         kernel: The kernel.
@@ -345,13 +359,15 @@ class DiscreteLangevinTuning(Tuning):
 
     kernel: DiscreteLangevin
 
-    def at(self, size: float) -> DiscreteLangevin:
-        """The kernel with a step size."""
-        return replace(self.kernel, step_size=min(max(size, LEAST_SIZE), LARGEST_SIZE))
+    def at(self, sizes: Tensor, like: Tensor) -> DiscreteLangevin:
+        """The kernel with step sizes (*laws,)."""
+        size = as_length(sizes.clamp(LEAST_SIZE, LARGEST_SIZE), like)
+        return replace(self.kernel, step_size=size)
 
     def init(self, energy: Energy, x: Sites) -> DiscreteLangevinTuningState:
-        inner = self.at(FIRST_SIZE).init(energy, x)
-        return DiscreteLangevinTuningState(inner, StepSize.at(FIRST_SIZE))
+        inner = replace(self.kernel, step_size=FIRST_SIZE).init(energy, x)
+        first = torch.full(inner.energy.shape[1:], FIRST_SIZE, dtype=torch.float64)
+        return DiscreteLangevinTuningState(inner, StepSize.at(first.to(inner.energy.device)))
 
     def refresh(
         self, energy: Energy, state: DiscreteLangevinTuningState, x: Sites
@@ -361,9 +377,9 @@ class DiscreteLangevinTuning(Tuning):
     def step(
         self, energy: Energy, state: DiscreteLangevinTuningState
     ) -> tuple[DiscreteLangevinTuningState, DiscreteLangevinInfo]:
-        inner, info = self.at(float(state.size.size)).step(energy, state.inner)
-        size = state.size.after(info.acceptance_rate.mean(), ACCEPTANCE)
+        inner, info = self.at(state.size.size, state.energy).step(energy, state.inner)
+        size = state.size.after(info.acceptance_rate.mean(0), ACCEPTANCE)
         return DiscreteLangevinTuningState(inner, size), info
 
     def tuned(self, state: DiscreteLangevinTuningState) -> tuple[Kernel, GradientState]:
-        return self.at(float(state.size.average)), state.inner
+        return self.at(state.size.average, state.energy), state.inner

@@ -57,6 +57,24 @@ def at_reference(reference: Energy | None, x: Sites) -> Tensor | float:  # (*bat
     return reference.evaluate({site: x[site] for site in reference.sites})
 
 
+@torch.no_grad()
+def is_one_law(energy: Energy, x: Sites) -> bool:
+    """Whether all chains have the same energy, and not each one of its own.
+
+    Energies of their own have machines with a batch of parameters, what is clamped to several rows,
+    and energies that are multiplied by one number for each chain.
+
+    Args:
+        energy: The energy.
+        x: Values of all its sites, (*batch, *shape), of which the first are looked at.
+    """
+    first = {}
+    for name, site in energy.sites.items():
+        batch = x[name].dim() - len(site.shape)
+        first[name] = x[name][(0,) * batch]
+    return not energy.evaluate(first).shape
+
+
 def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
     """Refuses a reference for other sites, and none where it is needed.
 

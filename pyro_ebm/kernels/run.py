@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
-from pyro_ebm.sites import Sites, boolean, check_names, describe, random_values, spin
+from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, random_values, spin
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch
-from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
+from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule, whole
+from .tempering import ladder_findings
+
+TRIES = 100  # random starts at most, until all chains have a finite energy
+LOOK = 100  # steps, after which the energy of where chains stand is computed anew
 
 
 def run(
@@ -40,11 +44,12 @@ def run(
         schedule: How long; 500 steps of warm-up and 1,000 draws if left out.
         chains: The number of chains; that of `initial` where it is given.
         initial: Where the chains start (chain, *site.shape), by site; if left out they
-            start at random, scattered over each site's support.
+            start at random, scattered over each site's support, where the energy is finite.
         seed: Of this run; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
-        TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted.
+        TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
+            if the energy of the start is not finite.
         NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
     """
     if not isinstance(kernel, Kernel):
@@ -57,7 +62,9 @@ def run(
         raise TypeError(f"schedule is {schedule!r}; wanted for example Schedule(draws=1000).")
     seed = chosen_seed(seed)
     with forked(seed, energy.device):
-        x = random_start(energy, chains) if initial is None else given_start(energy, initial)
+        x = finite_start(energy, chains) if initial is None else given_start(energy, initial)
+        if initial is not None:
+            require_finite_start(energy, x)
         kernel = in_warmup(kernel, schedule.warmup)
         state = kernel.init(energy, x)
         attributes: Attributes = {
@@ -100,9 +107,10 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
         draws: How many more.
 
     Raises:
-        ValueError: If `draws` is not positive.
+        ValueError: If `draws` is not positive, or the energy is not of the chains' sites.
         NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
     """
+    require_same_sites(chains, energy)
     Schedule(draws=draws)  # refuses what is no number of draws
     left = chains.schedule.warmup - int(chains.attributes["warmup_done"])
     state = chains.kernel.refresh(energy, chains.state, chains.state.x)
@@ -155,6 +163,8 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
                         require_finite(lp, state.x)
                         flips = count_flips(energy, before, state.x)
                         record.add(state.x, {"lp": lp, **flips, **info._asdict()})
+                    if step % LOOK == 0 or step == steps:
+                        require_still_finite(energy, state.x)
         except KeyboardInterrupt:
             interrupted = True
         except FloatingPointError as error:
@@ -170,6 +180,7 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
             **start.attributes,
             "kernel": repr(kernel),
             **findings_of(kernel),
+            **ladder_findings(kernel, state),
             "interrupted": interrupted,
             "warmup_done": int(start.attributes["warmup_done"]) + min(done, warmup),
             "seconds": float(start.attributes["seconds"]) + time.perf_counter() - begin,
@@ -220,7 +231,87 @@ def require_finite(lp: Tensor, x: Sites) -> None:
     where = (~lp.isfinite()).nonzero()[:, 0].tolist()
     sites = [name for name, value in x.items() if not bool(value.isfinite().all())]
     what = f"The values of the sites {sites}" if sites else "The energy"
-    raise FloatingPointError(f"{what} became NaN or infinite in the chains {where[:10]}")
+    kind = "NaN" if bool(lp.isnan().any()) else "infinite"
+    raise FloatingPointError(f"{what} became {kind} in the chains {where[:10]}")
+
+
+@torch.no_grad()
+def require_still_finite(energy: Energy, x: Sites) -> None:
+    """Refuses an energy that has turned NaN under its chains.
+
+    A Metropolis test rejects what is NaN: chains would stand still where the energy was finite, and
+    report that finite energy. A machine's parameters are checked where they are read.
+
+    Raises:
+        FloatingPointError: As `require_finite`.
+    """
+    if not isinstance(energy, PairwiseEnergy):
+        require_finite(energy.evaluate(x).reshape(-1), x)
+
+
+@torch.no_grad()
+def finite_start(energy: Energy, chains: int) -> Sites:
+    """A random start where p(x) is not 0; chains that have come elsewhere try again.
+
+    Raises:
+        ValueError: As `random_start`; or if a chain has not found such a place.
+    """
+    x = random_start(energy, chains)
+    if isinstance(energy, PairwiseEnergy):  # finite everywhere
+        return x
+    for _ in range(TRIES):
+        outside = ~energy(x).isfinite().expand(chains)
+        if not bool(outside.any()):
+            return x
+        again = random_start(energy, chains)
+        x = {
+            name: torch.where(outside.reshape(-1, *[1] * (v.dim() - 1)), again[name], v)
+            for name, v in x.items()
+        }
+    raise ValueError(
+        f"In {TRIES} random starts {int(outside.sum())} of {chains} chains have found no finite "
+        f"energy. Give initial={{name: tensor}} with a leading chain dimension, where it is finite."
+    )
+
+
+@torch.no_grad()
+def require_finite_start(energy: Energy, x: Sites) -> None:
+    """Refuses a start that is impossible, or of which nothing is known.
+
+    Raises:
+        ValueError: If an energy is infinite or NaN.
+    """
+    heights = energy(x).reshape(-1)
+    if not bool(heights.isfinite().all()):
+        where = (~heights.isfinite()).nonzero()[:, 0].tolist()
+        kind = "NaN" if bool(heights.isnan().any()) else "infinite"
+        raise ValueError(
+            f"The energy of the start is {kind} in the chains {where[:10]}; wanted a finite one: "
+            f"start where p(x) is not 0, and check the parameters."
+        )
+
+
+def require_same_sites(chains: Chains, energy: Energy) -> None:
+    """Refuses to go on with the energy of something else.
+
+    Raises:
+        ValueError: If its sites, or its dtype, are not those of the chains.
+    """
+    old, new = (
+        {n: in_words(s) for n, s in sites.items()} for sites in (chains.sites, energy.sites)
+    )
+    dtype = str(energy.dtype).removeprefix("torch.")
+    if old != new or dtype != chains.attributes["dtype"]:
+        raise ValueError(
+            f"The chains have the sites {old} in {chains.attributes['dtype']}, the energy {new} in "
+            f"{dtype}; wanted the same: give the energy that they were drawn from, whose "
+            f"parameters may have changed."
+        )
+
+
+def in_words(site: Site) -> str:
+    """A site's support and shape."""
+    return f"{describe(site.support)} {tuple(site.shape)}"
 
 
 def random_start(energy: Energy, chains: int) -> Sites:
@@ -229,13 +320,14 @@ def random_start(energy: Energy, chains: int) -> Sites:
     Raises:
         ValueError: If the count is not positive, or a site needs a start of its own.
     """
-    if not isinstance(chains, int) or chains < 1:
+    count = whole(chains)
+    if count is None or count < 1:
         raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
     like = torch.empty((), dtype=energy.dtype, device=energy.device)
     x = {}
     for name, site in energy.sites.items():
         try:
-            x[name] = random_values(site, (chains,), like)
+            x[name] = random_values(site, (count,), like)
         except (NotImplementedError, ValueError):
             raise ValueError(
                 f"No random start is known for {name!r}, which is {describe(site.support)}; give "

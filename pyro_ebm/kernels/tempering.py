@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites, check_names
 
 from . import chance
@@ -33,8 +33,9 @@ from .base import (
     in_warmup,
     same_batch,
 )
-from .cycle import report_type
-from .path import Path, at_reference, check_reference
+from .chains import whole
+from .cycle import Cycle, Mixture, report_type
+from .path import Path, at_reference, check_reference, is_one_law
 
 ROUNDS = (0.05, 0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new ladder
 
@@ -104,8 +105,11 @@ class ParallelTempering(TunableKernel):
     """A kernel at every level of a ladder, with exchanges of neighbours in even–odd turns.
 
     It reports `swap_rate`, the mean probability of an exchange over all pairs of neighbours,
-    `replica`, the number of the replica that is at β = 1 now, and what the inner kernel reports at
-    β = 1; `report(chains.state)` tells the rest.
+    `replica`, the number of the replica that is at β = 1 now, `replica_level`, the level at which
+    each replica is (chain, draw, replica), as `round_trips` wants it, and what the inner kernel
+    reports at β = 1. The attributes of a run tell its `barrier`, the `round_trips` of the replicas
+    (mean of chains) and the `swap_rates` of the pairs, of all steps since the warm-up;
+    `report(chains.state)` tells it in numbers.
 
     Args:
         kernel: What moves the replicas at each level.
@@ -116,7 +120,8 @@ class ParallelTempering(TunableKernel):
 
     Raises:
         ValueError: If the ladder is not at least two rising numbers from 0 or above to 1.
-        TypeError: If `kernel` is no kernel.
+        TypeError: If `kernel` is no kernel, `reference` no energy, or `betas` neither numbers nor a
+            number of levels.
 
     References:
         | Non-reversible parallel tempering: a scalable highly parallel MCMC scheme
@@ -132,11 +137,17 @@ class ParallelTempering(TunableKernel):
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
             raise TypeError(f"kernel is {self.kernel!r}; wanted a kernel, for example Gibbs().")
-        if isinstance(self.betas, int):
-            if self.betas < 2:
-                raise ValueError(f"betas is {self.betas}; wanted two levels or more.")
-        else:
+        if self.reference is not None and not isinstance(self.reference, Energy):
+            raise TypeError(
+                f"reference is {self.reference!r}; wanted an energy of the same sites, or None."
+            )
+        levels = whole(self.betas)
+        if levels is None:
             object.__setattr__(self, "betas", checked_ladder(self.betas))
+            return
+        if levels < 2:
+            raise ValueError(f"betas is {levels}; wanted two levels or more.")
+        object.__setattr__(self, "betas", levels)
 
     @property
     def ladder(self) -> tuple[float, ...]:
@@ -165,12 +176,10 @@ class ParallelTempering(TunableKernel):
         x = energy.accept(x)
         check_names(x, energy.sites)
         batch, levels = same_batch(x, energy), len(self.ladder)
-        if isinstance(energy, PairwiseEnergy) and (own := energy.read().batch):
-            raise ValueError(
-                f"The parameters have the batch shape {tuple(own)}; ParallelTempering wanted one "
-                f"machine: its levels take the place of the machines."
-            )
+        require_one_law(energy, x, "energy")
         path = self.path(energy)
+        if self.reference is not None:
+            require_one_law(self.reference, x, "reference")
         replicas = self.kernel.init(path, spread(energy, x, levels))
         number = torch.arange(levels, device=energy.device).expand(*batch, levels).clone()
         stage = torch.zeros_like(number)
@@ -207,7 +216,12 @@ class ParallelTempering(TunableKernel):
         height = energies.gather(-1, order)[..., -1]
         new = state._replace(x=top, energy=height, replicas=replicas, ladder=ladder)
         top_info = {name: value[..., -1] for name, value in inner._asdict().items()}
-        told = {"swap_rate": rates.mean(-1), "replica": ladder.replica[..., -1], **top_info}
+        told = {
+            "swap_rate": rates.mean(-1),
+            "replica": ladder.replica[..., -1],
+            "replica_level": levels_of(ladder.replica),
+            **top_info,
+        }
         return new, report_type(tuple(told))(*told.values())
 
     def report(self, state: TemperingState) -> TemperingReport:
@@ -230,10 +244,8 @@ class ParallelTempering(TunableKernel):
         return replace(self, betas=betas)
 
     def tuning(self, steps: int) -> Kernel:
-        inner = in_warmup(self.kernel, steps)
-        if inner is self.kernel and not isinstance(self.betas, int):
-            return self
-        return TemperingTuning(self, inner, steps)
+        # Also where all is given: what is counted of the draws begins after the warm-up.
+        return TemperingTuning(self, in_warmup(self.kernel, steps), steps)
 
     @property
     def findings(self) -> Findings:
@@ -313,6 +325,8 @@ class TemperingTuning(Tuning):
     def tuned(self, state: TemperingTuningState) -> tuple[Kernel, TemperingState]:
         kernel, replicas = after_warmup(self.inner, state.inner.replicas)
         inner = recounted(state.inner._replace(replicas=replicas))
+        if kernel is self.kernel.kernel and state.betas == self.kernel.betas:
+            return self.kernel, inner
         return replace(self.kernel, kernel=kernel, betas=state.betas), inner
 
 
@@ -324,13 +338,55 @@ def recounted(state: TemperingState) -> TemperingState:
     return state._replace(ladder=ladder)
 
 
-def checked_ladder(betas: Sequence[float]) -> tuple[float, ...]:
+def ladder_findings(kernel: Kernel, state: Any) -> Findings:  # noqa: ANN401 (the kernel's State)
+    """What the ladder of a kernel has done since its warm-up, for the attributes of a run.
+
+    Nothing for other kernels; for the ladders in a composition with the kernel's number before the
+    names, as in its findings.
+    """
+    if isinstance(kernel, ParallelTempering):
+        report = kernel.report(state)
+        return {
+            "barrier": report.barrier,
+            "round_trips": float(report.round_trips.double().mean()),
+            "swap_rates": ", ".join(f"{1 - rate:.4g}" for rate in report.rejection_rates.tolist()),
+        }
+    if not isinstance(kernel, Cycle | Mixture):
+        return {}
+    return {
+        f"kernel_{number}_{name}": value
+        for number, (own, at) in enumerate(zip(kernel.kernels, state.states, strict=True))
+        for name, value in ladder_findings(own, at).items()
+    }
+
+
+def require_one_law(energy: Energy, x: Sites, name: str) -> None:
+    """Refuses an energy that is another one for each chain.
+
+    Raises:
+        ValueError: If it is, since its batch would be taken for the levels.
+    """
+    if not is_one_law(energy, x):
+        raise ValueError(
+            f"The {name} has parameters of its own for each chain; ParallelTempering wanted one "
+            f"law for all, since its levels take their place. Temper the laws one by one."
+        )
+
+
+def checked_ladder(betas: object) -> tuple[float, ...]:
     """A ladder as numbers.
 
     Raises:
         ValueError: If it is not at least two rising numbers from 0 or above to 1.
+        TypeError: If it is not a series of numbers.
     """
-    found = tuple(float(beta) for beta in betas)
+    try:
+        found = tuple(float(beta) for beta in betas)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"betas is {betas!r}; wanted rising inverse temperatures up to 1, for example "
+            f"(0.0, 0.3, 1.0), or the number of levels as a whole number, for example 8."
+        ) from None
     rising = all(low < high for low, high in itertools.pairwise(found))
     if len(found) < 2 or not rising or found[0] < 0 or found[-1] != 1:
         raise ValueError(
@@ -385,6 +441,14 @@ def exchanged(swapped: Tensor) -> Tensor:  # (*batch, levels - 1) -> (*batch, le
     pad = step.new_zeros((*step.shape[:-1], 1))
     levels = torch.arange(swapped.shape[-1] + 1, device=swapped.device)
     return levels + torch.cat([step, pad], -1) - torch.cat([pad, step], -1)
+
+
+def levels_of(replica: Tensor) -> Tensor:  # (*batch, levels) -> int16 (*batch, replicas)
+    """At which level each replica is, from who is at each level."""
+    levels = torch.arange(replica.shape[-1], dtype=torch.int16, device=replica.device)
+    return torch.empty_like(replica, dtype=torch.int16).scatter_(
+        -1, replica, levels.expand(replica.shape)
+    )
 
 
 def moved(ladder: Ladder, order: Tensor, rates: Tensor) -> Ladder:

@@ -22,15 +22,18 @@ from pyro_ebm.energies import (
     Energy,
     Layer,
     ModelEnergy,
+    RandomField,
     clamp,
 )
 from pyro_ebm.kernels import (
     MALA,
+    Cycle,
     DiscreteLangevin,
     Gibbs,
     GibbsWithGradients,
     Kernel,
     ParallelTempering,
+    RandomBlocks,
     Schedule,
     advance,
     resume,
@@ -38,8 +41,9 @@ from pyro_ebm.kernels import (
     tempering,
     warmup,
 )
-from pyro_ebm.kernels.path import Path
-from pyro_ebm.sites import Site, Sites, boolean
+from pyro_ebm.kernels.path import Path, is_one_law
+from pyro_ebm.sites import Site, Sites, boolean, random_values
+from pyro_ebm.statistics import round_trips
 from pyro_ebm.units import Bernoulli, Spin
 from tests.checks import random_states
 from tests.goodness import ALPHA, CHAINS, agreements, chi_square, counts_of
@@ -559,6 +563,159 @@ def test_bad_settings_are_refused_with_the_way_out() -> None:
     real = CallableEnergy(lambda x: x.square().sum(-1), 2)
     with pytest.raises(ValueError, match="have no law"):
         ParallelTempering(MALA(step_size=0.1), (0.0, 1.0)).init(real, {V: torch.zeros(3, 2)})
-    several = stacked([SMALL["torus"], SMALL["torus"]]).machine()
-    with pytest.raises(ValueError, match="wanted one machine"):
-        ParallelTempering(Gibbs(), (0.0, 1.0)).init(several, {V: torch.ones(3, 2, 9).double()})
+    flat: Any = 8.0
+    for wrong in (flat, None, "many", True):
+        with pytest.raises(TypeError, match="or the number of levels"):
+            ParallelTempering(Gibbs(), wrong)
+    with pytest.raises(TypeError, match="reference is 'x'; wanted an energy"):
+        ParallelTempering(Gibbs(), (0.0, 1.0), "x")  # type: ignore[arg-type]
+    assert ParallelTempering(Gibbs(), np.int64(4)).betas == 4  # type: ignore[arg-type]
+
+
+# --- one law for all chains ----------------------------------------------------------------------
+
+
+def square(x: Tensor) -> Tensor:
+    return x.square().sum(-1) / 2
+
+
+def held_rows() -> Energy:
+    """A normal number around each of four."""
+    plane = CallableEnergy(lambda x: (x[:, 1] - 3 * x[:, 0]).square() / 2, 2, dtype=torch.float64)
+    rows = torch.tensor([[-4.0, 0.0], [0.0, 0.0], [4.0, 0.0], [8.0, 0.0]])
+    return clamp(plane, {V: rows}, mask={V: torch.tensor([True, False])})
+
+
+FOUR_FACTORS = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+SEVERAL: dict[str, Callable[[], Energy]] = {
+    "machines": lambda: stacked([SMALL["torus"]] * 4).machine(),
+    "a function clamped to rows": held_rows,
+    "a factor for each chain": lambda: FOUR_FACTORS * CallableEnergy(square, 1).double(),
+    "tables for each chain": lambda: RandomField.potts([(0, 1)], 2, coupling=FOUR_FACTORS[:, None]),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_law_for_each_chain_is_refused_where_levels_are_as_many_as_chains(name: str) -> None:
+    energy, levels = SEVERAL[name](), (0.2, 0.4, 0.6, 1.0)
+    x = random_states_of(energy, (4,))
+    assert not is_one_law(energy, x)
+    kernel = ParallelTempering(GibbsWithGradients(), levels)
+    with pytest.raises(ValueError, match="The energy has parameters of its own for each chain"):
+        kernel.init(energy, x)
+    with pytest.raises(ValueError, match="The reference has parameters of its own"):
+        replace(kernel, reference=energy).init(one_of(energy), x)
+
+
+def random_states_of(energy: Energy, batch: tuple[int, ...]) -> Sites:
+    like = torch.empty((), dtype=energy.dtype)
+    return {name: random_values(site, batch, like) for name, site in energy.sites.items()}
+
+
+def one_of(energy: Energy) -> Energy:
+    """An energy of the same sites that is one law."""
+    if isinstance(energy, BoltzmannMachine):
+        return SMALL["torus"].machine()
+    return CallableEnergy(lambda x: x.flatten(1).sum(-1) * 0.1, energy.sites, dtype=energy.dtype)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_one_law_is_known_to_be_one(name: str) -> None:
+    energy = ENERGIES[name]()
+    assert is_one_law(energy, random_states_of(energy, (3,)))
+    assert is_one_law(energy, random_states_of(energy, ()))
+
+
+# --- energies that are infinite somewhere --------------------------------------------------------
+
+
+def at_most_two(x: Tensor) -> Tensor:
+    """At most two of five bits may be 1."""
+    energy = (x * torch.arange(5)).sum(-1) * 0.3
+    return torch.where(x.sum(-1) <= 2, energy, torch.full_like(energy, torch.inf))
+
+
+@pytest.mark.parametrize("inner", [GibbsWithGradients(), RandomBlocks(size=2)], ids=repr)
+def test_what_is_forbidden_stays_so_at_beta_1(inner: Kernel) -> None:
+    energy = CallableEnergy(at_most_two, {V: Site(boolean, torch.Size([5]))})
+    kernel = ParallelTempering(inner, (0.0, 0.5, 1.0))
+    chains = run(kernel, energy, Schedule(20, 60), chains=8, seed=0)
+    assert int(chains.draws[V].sum(-1).max()) == 2
+
+
+# --- what a run tells of its ladder --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_what_is_counted_is_of_the_draws(number: int | None) -> None:
+    ladder = ParallelTempering(Gibbs(), (0.0, 0.5, 1.0))
+    kernel = ladder if number is None else Cycle((Gibbs(), ladder))
+    energy = flat_machine()
+    chains = run(kernel, energy, Schedule(300, 60), chains=3, seed=0)
+    before = "" if number is None else f"kernel_{number}_"
+    # Each of the three replicas is back after six steps: 30 trips in 60 steps.
+    assert 27 <= chains.attributes[f"{before}round_trips"] <= 33
+    assert chains.attributes[f"{before}barrier"] == 0
+    assert chains.attributes[f"{before}swap_rates"] == "1, 1"
+    state = chains.state if number is None else chains.state.states[number]
+    assert state.ladder.counted == 60
+    more = resume(chains, energy, 60)
+    assert 57 <= more.attributes[f"{before}round_trips"] <= 63
+    attributes = more.to_arviz()["posterior"].attrs
+    assert attributes[f"{before}round_trips"] == more.attributes[f"{before}round_trips"]
+
+
+def test_the_levels_of_replicas_are_a_statistic_that_round_trips_reads() -> None:
+    small = SMALL["torus"]
+    kernel = ParallelTempering(Gibbs(), (0.0, 0.3, 0.6, 1.0))
+    chains = run(kernel, small.machine(), Schedule(5, 400), chains=3, seed=0)
+    levels, at_one = chains.statistics["replica_level"], chains.statistics["replica"]
+    assert levels.shape == (3, 400, 4)
+    assert bool((levels.gather(-1, at_one.long()[..., None]) == 3).all())
+    found = round_trips(levels)
+    # A trip from the first level begins and ends elsewhere than one from the last.
+    counted = chains.state.ladder.round_trips
+    assert bool(((found.completed.sum(-1) - counted).abs() <= 4).all())
+    assert int(counted.min()) > 10
+    stored = chains.to_arviz()["sample_stats"]["replica_level"].values
+    assert np.array_equal(stored, levels.numpy())
+    rate = float(chains.statistics["swap_rate"].mean())
+    assert chains.attributes["barrier"] == pytest.approx(3 * (1 - rate))
+
+
+def test_a_run_without_a_ladder_tells_of_none() -> None:
+    chains = run(Cycle((Gibbs(), Gibbs())), flat_machine(), Schedule(0, 3), seed=0)
+    assert not [name for name in chains.attributes if "barrier" in name or "trips" in name]
+
+
+# --- step sizes of DMALA on a ladder -------------------------------------------------------------
+
+
+def test_dmala_finds_a_step_size_for_each_level() -> None:
+    small = draw("sizes", {V: (Spin(), 16)}, [(V, V)], scale=0.7)
+    kernel = ParallelTempering(DiscreteLangevin(), (0.05, 0.3, 1.0))
+    chains = run(kernel, small.machine(), Schedule(300, 200), chains=32, seed=0)
+    sizes = chains.kernel.kernel.step_size
+    assert sizes.shape == (3,)
+    assert float(sizes[0]) > 1.5 * float(sizes[-1])
+    assert float(chains.statistics["acceptance_rate"].mean()) == pytest.approx(0.574, abs=0.06)
+    assert torch.equal(chains.statistics["step_size"].unique(), sizes[-1:])
+    assert "step_size" in chains.attributes
+    plain = run(DiscreteLangevin(), small.machine(), Schedule(50, 5), chains=8, seed=0)
+    assert isinstance(plain.kernel.step_size, float)
+
+
+def test_dmala_with_a_size_for_each_level_leaves_the_product_law_unchanged() -> None:
+    energy = ENERGIES["two layers"]()
+    sizes = torch.tensor([2.0, 0.7, 0.4], dtype=torch.float64)
+    kernel = ParallelTempering(DiscreteLangevin(step_size=sizes), BETAS)
+    assert not violations(kernel, energy, 0)
+    path, x = Path.between(None, energy), random_states(energy, (6, 3))
+    levels = torch.tensor(BETAS, dtype=torch.float64)
+    own = DiscreteLangevin(step_size=sizes)
+    weights = own.log_weights(own.init(path.at(levels), x))
+    for k, beta in enumerate(levels):
+        alone = DiscreteLangevin(step_size=float(sizes[k]))
+        state = alone.init(path.at(beta), {name: value[:, k] for name, value in x.items()})
+        for site, wanted in alone.log_weights(state).items():
+            torch.testing.assert_close(weights[site][:, k], wanted)
