@@ -99,7 +99,8 @@ class Cycle(TunableKernel):
 class Mixture(TunableKernel):
     """One of the kernels, chosen at random for all chains, as one step.
 
-    It reports what the chosen kernel reports.
+    Chains that follow the law stay independent, since each of the kernels leaves it unchanged. It
+    reports what the chosen kernel reports.
 
     Args:
         kernels: The kernels.

@@ -35,8 +35,8 @@ class RandomBlocks(Kernel):
     .. math:: p(x_B \mid x_{-B}) = e^{-E(x_B, x_{-B})} / \sum_{x'_B} e^{-E(x'_B, x_{-B})}
 
     The energies of all joint values of the block are evaluated: 2^size of them for bits and spins.
-    All chains have the same block, which leaves chains that follow the law independent: whatever
-    the block is, the law of each chain stays as it is.
+    All chains have the same block. Those that follow the law stay independent, since any block
+    leaves it unchanged.
 
     Args:
         sites: The sites of bits, spins and labels to move; all discrete ones if left out.
