@@ -272,10 +272,11 @@ def gauge(bonds: Bonds, mover: str) -> Tensor:  # (*machines, nodes)
     )
     one, other = root[..., :n], root[..., n:]
     torn = (one == other).reshape(-1, n).any(0)
+    units = int(torn[:-1].sum())  # the ghost is none
     if bool(torn.any()):
         raise ValueError(
-            f"The couplings and biases are frustrated: around {int(torn[:-1].sum())} of the {n - 1} "
-            f"units and the biases they cannot all be satisfied at once, and clusters would join nearly all "
+            f"The couplings and biases are frustrated: around {units} of the {n - 1} units and the "
+            f"biases they cannot all be satisfied at once, and clusters would join nearly all "
             f"units. {mover} wanted a ferromagnet, or what renaming some units to their opposite "
             f"makes one. Use ParallelTempering(Gibbs(), betas)."
         )

@@ -117,6 +117,8 @@ def typical_change(energy: Energy) -> float:
     """
     x = random_start(energy, PROBES)
     changes = SingleChanges.of(energy)
+    if not changes.count:
+        return 1.0
     with torch.no_grad():
         if changes.values:
             tried = torch.randint(changes.count, (TRIED, PROBES), device=energy.device)

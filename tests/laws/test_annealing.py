@@ -451,7 +451,7 @@ def test_bad_arguments_are_refused_with_the_way_out() -> None:
         descend(SMALL["torus"].machine(), torch.ones(9).double())
     with pytest.raises(ValueError, match=r"energies \(4,\), one for each of a batch"):
         mode(BoltzmannMachine.fully_visible(3, weight=torch.zeros(4, 3, 3)))
-    with pytest.raises(ValueError, match="HMC has no step_size .* and anneal has no warm-up"):
+    with pytest.raises(ValueError, match=r"HMC has no step_size .* and anneal has no warm-up"):
         anneal(real, [0.5, 1.0], kernel=HMC())
     for bad in (None, Gibbs()):
         for ask in (mode, lambda x: anneal(x, [1.0]), lambda x: descend(x, torch.zeros(2, 3))):
@@ -474,10 +474,9 @@ def mixed() -> CallableEnergy:
 
 def test_annealing_leaves_no_site_at_its_start_unasked() -> None:
     energy = mixed()
-    for betas in ([0.1, 1.0], torch.linspace(0.1, 5, 20)):
-        with pytest.raises(ValueError, match=r"moves 'x', which is .* or hold the site"):
-            anneal(energy, betas, chains=4, seed=1)
-    with pytest.raises(ValueError, match="'x' is .* with a torch optimiser"):
+    with pytest.raises(ValueError, match=r"moves 'x', which is .* or hold the site"):
+        anneal(energy, [0.1, 1.0], chains=4, seed=1)
+    with pytest.raises(ValueError, match=r"'x' is .* with a torch optimiser"):
         mode(energy)
     kernel = Cycle((GibbsWithGradients(), MALA(("x",), step_size=0.05)))  # as the message says
     found = anneal(energy, torch.linspace(0.1, 20, 80), kernel=kernel, chains=16, seed=1)
@@ -562,11 +561,14 @@ def test_the_mode_of_a_machine_with_real_units_is_annealed() -> None:
         assert not found.proved
 
 
+@pytest.mark.usefixtures("too_dear")
 def test_descent_comes_to_rest_among_coupled_real_units() -> None:
     # Half of the quadratic form whose minimum is where the gradient is zero.
     weight = torch.tensor([[0.0, 0.6, -0.3], [0.6, 0.0, 0.4], [-0.3, 0.4, 0.0]]).double()
     bias = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     machine = BoltzmannMachine({V: Layer(Gaussian(1.5), 3, bias=bias)}, {(V, V): weight})
-    found = descend(machine, {V: torch.randn(4, 3, dtype=torch.float64)})
     wanted = torch.linalg.solve(1.5 * torch.eye(3).double() - weight, bias)
+    found = descend(machine, {V: torch.randn(4, 3, dtype=torch.float64)})
     torch.testing.assert_close(found.x[V], wanted.expand(4, 3))
+    found = mode(machine, sweeps=3, chains=2, seed=1)  # of no discrete unit
+    torch.testing.assert_close(found.x[V], wanted)
