@@ -469,6 +469,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no kernel": (lambda: Mixture((HMC(), 3)), TypeError, "Mixture was given 3"),  # type: ignore[arg-type]
     "weights": (lambda: Mixture((HMC(), MALA()), (1.0,)), ValueError, "one number for each"),
     "a weight of zero": (lambda: Mixture((HMC(),), (0.0,)), ValueError, "weight is 0"),
+    "a weight below": (lambda: Mixture((HMC(),), (-1,)), ValueError, "positive number. Leave out"),
     "no proposal": (
         lambda: MetropolisHastings("x", 0.5),  # type: ignore[arg-type]
         TypeError,

@@ -271,9 +271,11 @@ def gauge(bonds: Bonds, mover: str) -> Tensor:  # (*machines, nodes)
         2 * n,
     )
     one, other = root[..., :n], root[..., n:]
-    if torn := int((one == other).reshape(-1, n).any(0).sum()):
+    torn = (one == other).reshape(-1, n).any(0)
+    units = int(torn[:-1].sum())  # the ghost is none
+    if bool(torn.any()):
         raise ValueError(
-            f"The couplings and biases are frustrated: around {torn} of the {n - 1} units and the "
+            f"The couplings and biases are frustrated: around {units} of the {n - 1} units and the "
             f"biases they cannot all be satisfied at once, and clusters would join nearly all "
             f"units. {mover} wanted a ferromagnet, or what renaming some units to their opposite "
             f"makes one. Use ParallelTempering(Gibbs(), betas)."

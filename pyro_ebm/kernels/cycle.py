@@ -5,6 +5,7 @@ a sampler within Gibbs; a site that no kernel moves is clamped.
 """
 
 import functools
+import math
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -25,7 +26,6 @@ from .base import (
     findings_of,
     in_warmup,
 )
-from .settings import require_positive
 
 
 class CompositionState(NamedTuple):
@@ -99,7 +99,8 @@ class Cycle(TunableKernel):
 class Mixture(TunableKernel):
     """One of the kernels, chosen at random for all chains, as one step.
 
-    It reports what the chosen kernel reports.
+    Chains that follow the law stay independent, since each of the kernels leaves it unchanged. It
+    reports what the chosen kernel reports.
 
     Args:
         kernels: The kernels.
@@ -121,7 +122,11 @@ class Mixture(TunableKernel):
                 f"{len(self.kernels)} kernels."
             )
         for weight in self.weights or ():
-            require_positive("weight", weight)
+            if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+                raise ValueError(
+                    f"weight is {weight!r}; wanted a positive number. Leave out a kernel that is "
+                    f"never to be chosen."
+                )
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -137,10 +142,14 @@ class Mixture(TunableKernel):
 
     @torch.no_grad()
     def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
+        return self.drawn().step(energy, state)
+
+    def drawn(self) -> "OneOf":
+        """One of the kernels, chosen at random."""
         uniform = float(torch.rand((), dtype=torch.float64))
         below = sum(bound <= uniform for bound in accumulate(self.shares))
-        number = min(below, len(self.kernels) - 1)  # the shares may add up to a little below 1
-        return step_one(number, self.kernels[number], energy, state)
+        # The shares may add up to a little below 1.
+        return OneOf(self.kernels, min(below, len(self.kernels) - 1))
 
     def tuning(self, steps: int) -> Kernel:
         expected = (max(1, round(steps * share)) for share in self.shares)
@@ -150,6 +159,38 @@ class Mixture(TunableKernel):
     @property
     def findings(self) -> Findings:
         return findings_of_all(self.kernels)
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf(Kernel):
+    """What a mixture has chosen: one of its kernels, on a state of all of them.
+
+    Args:
+        kernels: The kernels.
+        number: Which of them moves.
+    """
+
+    kernels: tuple[Kernel, ...]
+    number: int
+
+    @property
+    def chosen(self) -> Kernel:
+        """The kernel that moves."""
+        return self.kernels[self.number]
+
+    def moving_by(self, kernel: Kernel) -> "OneOf":
+        """The same, with another kernel in the place of the one that moves."""
+        return replace(self, kernels=replaced(self.kernels, self.number, kernel))
+
+    def init(self, energy: Energy, x: Sites) -> CompositionState:
+        return init_all(self.kernels, energy, x)
+
+    def refresh(self, energy: Energy, state: CompositionState, x: Sites) -> CompositionState:
+        return refresh_latest(self.kernels, energy, state, x)
+
+    @torch.no_grad()
+    def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
+        return step_one(self.number, self.chosen, energy, state)
 
 
 @dataclass(frozen=True, eq=False)

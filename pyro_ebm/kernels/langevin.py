@@ -60,7 +60,10 @@ class Langevin(Kernel):
 
     .. math:: \tau_t = \tau \, (1 + t / t_0)^{-\gamma}, \quad \tfrac{1}{2} < \gamma \le 1
 
-    take the bias away in the long run, and serve energies that are estimated on minibatches (SGLD).
+    take the bias away in the long run, and serve energies that are estimated on minibatches (SGLD):
+    an `Energy` of one's own whose `evaluate` draws them (a `CallableEnergy` must be deterministic).
+    A step takes the gradient of one estimate. One minibatch for all chains makes them dependent;
+    rows drawn for each chain do not.
 
     Args:
         sites: The sites to move; all continuous ones if left out.
@@ -71,6 +74,23 @@ class Langevin(Kernel):
 
     Raises:
         ValueError: If a setting is out of its range.
+
+    Example:
+        The mean of 1,000 normal numbers with a flat prior, from 50 of them at a time:
+
+        >>> from pyro_ebm import Energy, Schedule, Site, run
+        >>> class Posterior(Energy):
+        ...     dtype, device = torch.float32, torch.device("cpu")
+        ...     sites = {"mean": Site(torch.distributions.constraints.real, torch.Size([]))}
+        ...     data = 3 + torch.linspace(-1.7, 1.7, 1000)
+        ...
+        ...     def evaluate(self, x):
+        ...         rows = torch.randint(1000, (*x["mean"].shape, 50))
+        ...         return (x["mean"][..., None] - self.data[rows]).square().sum(-1) / 2 * 1000 / 50
+        >>> kernel = Langevin(step_size=1e-3, power=0.55, delay=10.0)
+        >>> chains = run(kernel, Posterior(), Schedule(300, 300), chains=16, seed=0)
+        >>> f"{chains.draws['mean'].mean():.2f}"
+        '3.00'
 
     References:
         | Exponential convergence of Langevin distributions and their discrete approximations

@@ -35,7 +35,8 @@ class RandomBlocks(Kernel):
     .. math:: p(x_B \mid x_{-B}) = e^{-E(x_B, x_{-B})} / \sum_{x'_B} e^{-E(x'_B, x_{-B})}
 
     The energies of all joint values of the block are evaluated: 2^size of them for bits and spins.
-    All chains have the same block.
+    All chains have the same block. Those that follow the law stay independent, since any block
+    leaves it unchanged.
 
     Args:
         sites: The sites of bits, spins and labels to move; all discrete ones if left out.
@@ -95,16 +96,47 @@ class RandomBlocks(Kernel):
     def step(
         self, energy: Energy, state: RandomBlocksState
     ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
+        return self.drawn(energy).step(energy, state)
+
+    def drawn(self, energy: Energy) -> "OneBlock":
+        """The same with a block drawn at random."""
         levels = self.moved(energy)
         units = [(s, k) for s in levels for k in range(energy.sites[s].shape.numel())]
-        block = [units[k] for k in drawn_block(len(units), self.size)]
-        options = joint_values([levels[site] for site, _ in block])
+        block = tuple(units[k] for k in drawn_block(len(units), self.size))
+        return OneBlock(self, block, joint_values([levels[site] for site, _ in block]))
+
+
+@dataclass(frozen=True, eq=False)
+class OneBlock(Kernel):
+    """What random blocks have drawn: units that are drawn anew at every step.
+
+    Args:
+        blocks: The kernel that drew them.
+        units: Their sites and numbers.
+        options: Their joint values (options, units).
+    """
+
+    blocks: RandomBlocks
+    units: tuple[tuple[str, int], ...]
+    options: Tensor
+
+    def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
+        return self.blocks.init(energy, x)
+
+    def refresh(self, energy: Energy, state: RandomBlocksState, x: Sites) -> RandomBlocksState:
+        return self.blocks.refresh(energy, state, x)
+
+    @torch.no_grad()
+    def step(
+        self, energy: Energy, state: RandomBlocksState
+    ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
+        options = self.options
         every = {
             name: value.expand(len(options), *value.shape).clone()
             for name, value in state.x.items()
         }
         batch = state.energy.shape
-        for number, (site, unit) in enumerate(block):
+        for number, (site, unit) in enumerate(self.units):
             flat = every[site].view(len(options), *batch, -1)
             flat[..., unit] = options[:, number].reshape(-1, *[1] * len(batch))
         energies = energy.evaluate(every).expand(len(options), *batch)

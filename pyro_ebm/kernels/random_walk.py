@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites, check_names
@@ -174,6 +175,11 @@ class MetropolisHastings(Kernel):
         check_names(x, energy.sites)
         batch, value = same_batch(x, energy), x[self.site]
         law = self.proposal(value)
+        if not isinstance(law, Distribution):
+            raise TypeError(
+                f"The proposal for {self.site!r} answers with a {type(law).__name__}; wanted a "
+                f"distribution that the new value is drawn from, for example dist.Normal(x, 0.5)."
+            )
         if tuple(law.batch_shape + law.event_shape) != tuple(value.shape):
             raise ValueError(
                 f"The proposal for {self.site!r} draws the shape "

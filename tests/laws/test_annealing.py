@@ -1,17 +1,28 @@
 """Tempered transitions by their matrices; annealing and descent against enumerated minima."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer
+from pyro_ebm.energies import (
+    BoltzmannMachine,
+    CallableEnergy,
+    Energy,
+    Layer,
+    ModelEnergy,
+    clamp,
+)
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -21,18 +32,24 @@ from pyro_ebm.kernels import (
     Gibbs,
     GibbsWithGradients,
     Kernel,
+    Langevin,
+    Mixture,
+    RandomBlocks,
     Schedule,
     TemperedTransitions,
     anneal,
     annealing,
     descend,
+    random_blocks,
     resume,
     run,
+    warmup,
 )
+from pyro_ebm.kernels.cycle import OneOf
 from pyro_ebm.kernels.path import Path
 from pyro_ebm.partition import exact, mode
 from pyro_ebm.sites import Site, Sites, boolean
-from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin
+from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin, TruncatedGaussian
 from tests.checks import random_states
 from tests.goodness import ALPHA, from_exact_start
 from tests.machines import SMALL, draw, ring_edges, varied
@@ -66,6 +83,9 @@ CASES: dict[str, tuple[Kernel, Callable[[], Energy], Callable[[], Energy] | None
     "gibbs from a reference": (Gibbs(), restricted, independent),
     "gradients": (GibbsWithGradients(), restricted, independent),
     "no machine": (GibbsWithGradients(), no_machine, None),
+    "blocks": (RandomBlocks(size=1), no_machine, None),
+    "one of two": (Mixture((Gibbs(), GibbsWithGradients())), restricted, independent),
+    "one of two, blocks": (Mixture((RandomBlocks(size=1), Gibbs())), restricted, None),
 }
 
 
@@ -75,6 +95,27 @@ def states_of(energy: Energy) -> Sites:
     if len(energy.sites) == 1:
         return {V: flat}
     return {V: flat[:, :1], H: 2 * flat[:, 1:] - 1}
+
+
+@contextmanager
+def chosen_in_turn() -> Iterator[None]:
+    """What is chosen for all chains at once is now one, now the other.
+
+    Where the law is left unchanged by such a step, chains that share the choices are independent.
+    """
+    turns, blocks = itertools.cycle([0, 1]), itertools.cycle([[0], [1]])
+
+    def chosen(mixture: Mixture) -> OneOf:
+        return OneOf(mixture.kernels, next(turns))
+
+    def block(units: int, size: int) -> list[int]:
+        return next(blocks)
+
+    with (
+        mock.patch.object(Mixture, "drawn", chosen),
+        mock.patch.object(random_blocks, "drawn_block", block),
+    ):
+        yield
 
 
 def violations(case: str) -> set[str]:
@@ -89,7 +130,8 @@ def violations(case: str) -> set[str]:
         return state.x
 
     law = (-energy(states)).softmax(0)
-    return violation_of(matrix_of(step, states), law).found()
+    with chosen_in_turn():
+        return violation_of(matrix_of(step, states), law).found()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -122,6 +164,15 @@ def patched_ratio(factor: float) -> Any:
     return mock.patch.object(
         annealing, "metropolis", lambda log_ratio: right_metropolis(factor * log_ratio)
     )
+
+
+@pytest.mark.parametrize("case", ["blocks", "one of two", "one of two, blocks"])
+def test_other_choices_on_the_way_back_are_found(case: str) -> None:
+    def own_way(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
+        return kernel, annealing.reversal(kernel, energy)
+
+    with mock.patch.object(annealing, "both_ways", own_way):
+        assert "stationary" in violations(case)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -177,7 +228,16 @@ def test_runs_resume_bit_for_bit() -> None:
     assert all(torch.equal(whole.draws[site], parts.draws[site]) for site in whole.draws)
 
 
-@pytest.mark.parametrize("kernel", [Gibbs(), Cycle((Gibbs((V,)),))])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Gibbs(),
+        Cycle((Gibbs((V,)),)),
+        Mixture((GibbsWithGradients(), Gibbs())),
+        Mixture((GibbsWithGradients(), Mixture((Gibbs(),)))),
+        TemperedTransitions(GibbsWithGradients(), BETAS),
+    ],
+)
 def test_what_has_no_reverse_is_refused(kernel: Kernel) -> None:
     machine = SMALL["torus"].machine()
     with pytest.raises(ValueError, match="reverse"):
@@ -189,7 +249,17 @@ def test_bad_ladders_and_kernels_are_refused() -> None:
         TemperedTransitions(Gibbs(), (1.0, 0.5))
     with pytest.raises(TypeError, match="wanted a kernel"):
         TemperedTransitions(None, BETAS)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="reference is 'x'; wanted an energy"):
+        TemperedTransitions(Gibbs(), BETAS, "x")  # type: ignore[arg-type]
     real = CallableEnergy(lambda x: x.square().sum(-1), 2)
+    start = {V: torch.zeros(3, 2)}
+    with pytest.raises(ValueError, match="no Metropolis test"):
+        TemperedTransitions(Langevin(), BETAS).init(real, start)
+    for kernel in (HMC(), Mixture((MALA(step_size=0.1), HMC()))):
+        with pytest.raises(ValueError, match="no trajectory_length, and TemperedTransitions has"):
+            TemperedTransitions(kernel, BETAS).init(real, start)
+    tuned, _ = warmup(HMC(), real, start, steps=20, seed=1)  # the way out that is told
+    TemperedTransitions(tuned, BETAS).init(real, start)
     with pytest.raises(ValueError, match="have no law"):
         TemperedTransitions(HMC(), (0.0, 1.0)).init(real, {V: torch.zeros(3, 2)})
 
@@ -371,7 +441,7 @@ def test_bad_arguments_are_refused_with_the_way_out() -> None:
     real = CallableEnergy(lambda x: x.square().sum(-1), 2)
     with pytest.raises(ValueError, match="torch optimiser"):
         mode(real)
-    with pytest.raises(ValueError, match="the energy has none"):
+    with pytest.raises(ValueError, match="minimise the energy over real sites"):
         descend(real, torch.zeros(3, 2))
     with pytest.raises(ValueError, match="sweeps is 0"):
         mode(restricted(), sweeps=0)
@@ -379,3 +449,126 @@ def test_bad_arguments_are_refused_with_the_way_out() -> None:
         mode(restricted(), chains=0)
     with pytest.raises(ValueError, match=r"wanted \(chains,\)"):
         descend(SMALL["torus"].machine(), torch.ones(9).double())
+    with pytest.raises(ValueError, match=r"energies \(4,\), one for each of a batch"):
+        mode(BoltzmannMachine.fully_visible(3, weight=torch.zeros(4, 3, 3)))
+    with pytest.raises(ValueError, match=r"HMC has no step_size .* and anneal has no warm-up"):
+        anneal(real, [0.5, 1.0], kernel=HMC())
+    for bad in (None, Gibbs()):
+        for ask in (mode, lambda x: anneal(x, [1.0]), lambda x: descend(x, torch.zeros(2, 3))):
+            with pytest.raises(TypeError, match="wanted an energy"):
+                ask(bad)
+    with pytest.raises(TypeError, match="reference is 'x'; wanted an energy"):
+        anneal(restricted(), [1.0], reference="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Gibbs'>; wanted a kernel, for example Gibbs\(\)"):
+        anneal(restricted(), [1.0], kernel=Gibbs)  # type: ignore[arg-type]
+
+
+# --- sites of several kinds ----------------------------------------------------------------------
+
+
+def mixed() -> CallableEnergy:
+    """Bits, and real numbers that follow them."""
+    sites = {"b": Site(boolean, torch.Size([3])), "x": Site(constraints.real, torch.Size([3]))}
+    return CallableEnergy(lambda b, x: (x - 2 * b).square().sum(-1) - b.sum(-1), sites)
+
+
+def test_annealing_leaves_no_site_at_its_start_unasked() -> None:
+    energy = mixed()
+    with pytest.raises(ValueError, match=r"moves 'x', which is .* or hold the site"):
+        anneal(energy, [0.1, 1.0], chains=4, seed=1)
+    with pytest.raises(ValueError, match=r"'x' is .* with a torch optimiser"):
+        mode(energy)
+    kernel = Cycle((GibbsWithGradients(), MALA(("x",), step_size=0.05)))  # as the message says
+    found = anneal(energy, torch.linspace(0.1, 20, 80), kernel=kernel, chains=16, seed=1)
+    assert float(found.energy.min()) < -2.5
+    held = clamp(energy, {"x": torch.tensor([2.0, 0.0, 2.0])})
+    found = anneal(held, torch.linspace(0.1, 10, 40), chains=16, seed=1)
+    assert found.lowest["b"].tolist() == [1, 0, 1]
+
+
+def ladder_of_labels(k: Tensor) -> Tensor:
+    """Lowest, at −12, where every label is one more than that before it, from 0 on."""
+    return 0.3 * ((k[:, 1:] - k[:, :-1] - 1) % 3).square().sum(-1) + 0.4 * k[:, 0] - 12
+
+
+def of_labels() -> tuple[Energy, float]:
+    site = Site(constraints.integer_interval(0, 2), torch.Size([5]))
+    return CallableEnergy(ladder_of_labels, {"k": site}), -12.0
+
+
+def of_labels_and_bits() -> tuple[Energy, float]:
+    def energy(k: Tensor, b: Tensor) -> Tensor:
+        return ladder_of_labels(k) + (b - k % 2).square().sum(-1)
+
+    sites = {
+        "k": Site(constraints.integer_interval(0, 2), torch.Size([4])),
+        "b": Site(boolean, torch.Size([4])),
+    }
+    return CallableEnergy(energy, sites), -12.0
+
+
+def of_a_pyro_model() -> tuple[Energy, float]:
+    def model() -> None:
+        with pyro.plate("i", 4):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+        pyro.sample("y", dist.Normal(z.float().sum(-1), 0.5), obs=torch.tensor(5.0))
+
+    energy = ModelEnergy(model)
+    every = torch.cartesian_prod(*[torch.arange(3.0)] * 4)
+    return energy, float(energy({"z": every}).min())
+
+
+@pytest.mark.usefixtures("too_dear")
+@pytest.mark.parametrize("build", [of_labels, of_labels_and_bits, of_a_pyro_model])
+def test_annealing_finds_the_mode_of_labels(build: Callable[[], tuple[Energy, float]]) -> None:
+    energy, wanted = build()
+    found = mode(energy, sweeps=60, chains=16, seed=1)
+    assert float(found.energy) == pytest.approx(wanted, abs=1e-5)
+    assert float(energy(found.x)) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("build", [of_labels, of_labels_and_bits])
+def test_no_change_of_a_listed_value_lowers_what_descent_leaves(
+    build: Callable[[], tuple[Energy, float]],
+) -> None:
+    energy, _ = build()
+    x = {
+        "k": torch.randint(3, (12, *energy.sites["k"].shape)).float(),
+        **({"b": torch.zeros(12, 4)} if "b" in energy.sites else {}),
+    }
+    found = descend(energy, x)
+    assert bool((found.energy <= energy(x)).all())
+    for unit in range(energy.sites["k"].shape[0]):
+        for value in range(3):
+            k = found.x["k"].clone()
+            k[:, unit] = value
+            assert bool((energy({**found.x, "k": k}) >= found.energy - 1e-5).all())
+
+
+@pytest.mark.usefixtures("too_dear")
+def test_the_mode_of_a_machine_with_real_units_is_annealed() -> None:
+    weight = 0.7 * torch.randn(5, 6, dtype=torch.float64)
+    for real in (Gaussian(2.0), TruncatedGaussian(1.5)):
+        machine = BoltzmannMachine.restricted(5, 6, units=(real, Bernoulli()), weight=weight)
+        states = exact.states(machine, [H])[H].double()
+        best = states @ weight.mT / float(real.precision)
+        if isinstance(real, TruncatedGaussian):
+            best = best.clamp(min=0)
+        wanted = machine({V: best, H: states}).min()
+        found = mode(machine, sweeps=100, chains=32, seed=1)
+        torch.testing.assert_close(found.energy, wanted)
+        torch.testing.assert_close(machine(found.x), wanted)
+        assert not found.proved
+
+
+@pytest.mark.usefixtures("too_dear")
+def test_descent_comes_to_rest_among_coupled_real_units() -> None:
+    # Half of the quadratic form whose minimum is where the gradient is zero.
+    weight = torch.tensor([[0.0, 0.6, -0.3], [0.6, 0.0, 0.4], [-0.3, 0.4, 0.0]]).double()
+    bias = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    machine = BoltzmannMachine({V: Layer(Gaussian(1.5), 3, bias=bias)}, {(V, V): weight})
+    wanted = torch.linalg.solve(1.5 * torch.eye(3).double() - weight, bias)
+    found = descend(machine, {V: torch.randn(4, 3, dtype=torch.float64)})
+    torch.testing.assert_close(found.x[V], wanted.expand(4, 3))
+    found = mode(machine, sweeps=3, chains=2, seed=1)  # of no discrete unit
+    torch.testing.assert_close(found.x[V], wanted)

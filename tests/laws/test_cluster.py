@@ -178,6 +178,11 @@ def test_frustrated_machines_are_refused(kind: str) -> None:
     frustrated = replace(small, couplings={(V, V): weight}).machine()
     with pytest.raises(ValueError, match=r"frustrated.*ParallelTempering"):
         KERNELS[kind].init(frustrated, random_states(frustrated, (2,)))
+    # The ghost is no unit.
+    triangle = torch.tensor([[0.0, 1, 1], [1, 0, -1], [1, -1, 0]])
+    biased = BoltzmannMachine.fully_visible(3, weight=triangle, bias=torch.ones(3))
+    with pytest.raises(ValueError, match="around 3 of the 3 units and the biases"):
+        KERNELS[kind].init(biased, random_states(biased, (2,)))
     # A bias alone can frustrate what the couplings do not.
     bias = {V: small.bias[V] * np.array([1.0, 1.0, -1.0])}
     with pytest.raises(ValueError, match="frustrated"):

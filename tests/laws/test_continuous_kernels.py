@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import CallableEnergy
+from pyro_ebm.energies import CallableEnergy, Energy
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -28,8 +28,10 @@ from pyro_ebm.kernels import (
     MetropolisHastings,
     Mixture,
     RandomWalk,
+    TemperedTransitions,
     UnitMass,
     advance,
+    annealing,
     dynamics,
     langevin,
     mass,
@@ -108,6 +110,50 @@ def test_exact_draws_stay_exact_draws(kernel: str, density: str) -> None:
 def test_exact_draws_stay_exact_draws_of_special_kernels(name: str) -> None:
     kernel, density = SPECIAL[name]
     assert from_exact_start(kernel, SMALL[density]) > ALPHA
+
+
+LADDER = (0.2, 0.5, 1.0)
+REVERSIBLE: dict[str, Kernel] = {
+    **KERNELS,
+    "HMC of longer steps": HMC(step_size=0.6, trajectory_length=1.8),
+    "HMC down to a single step": HMC(step_size=0.4, trajectory_length=1.6, jitter=1.0),
+    "one of two": Mixture((HMC(step_size=0.6, trajectory_length=1.8), RandomWalk(scale=0.8))),
+    "proposal": MetropolisHastings("x", lambda x: dist.Normal(0.9 * x, 0.6)),
+}
+
+
+def wider(x: Tensor) -> Tensor:
+    """A reference for the correlated normal law."""
+    return x.square().sum(-1) / 8
+
+
+@pytest.mark.parametrize("density", ["correlated normal", "gamma"])
+@pytest.mark.parametrize("kernel", REVERSIBLE)
+def test_exact_draws_stay_exact_draws_of_tempered_transitions(kernel: str, density: str) -> None:
+    tempered = TemperedTransitions(REVERSIBLE[kernel], LADDER)
+    assert from_exact_start(tempered, SMALL[density]) > ALPHA
+
+
+def test_exact_draws_stay_exact_draws_of_tempered_transitions_from_a_reference() -> None:
+    density = SMALL["correlated normal"]
+    easy = CallableEnergy(wider, density.sites, dtype=torch.float64)
+    for kernel in ("MALA", "HMC of longer steps"):
+        tempered = TemperedTransitions(REVERSIBLE[kernel], (0.0, 0.4, 1.0), easy)
+        assert from_exact_start(tempered, density) > ALPHA
+
+
+def own_way(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
+    """Each way with trajectories and choices of its own."""
+    return kernel, annealing.reversal(kernel, energy)
+
+
+@pytest.mark.parametrize("kernel", ["HMC of longer steps", "HMC down to a single step"])
+def test_trajectories_of_other_lengths_on_the_way_back_are_found(
+    kernel: str, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(annealing, "both_ways", own_way)
+    tempered = TemperedTransitions(REVERSIBLE[kernel], LADDER)
+    assert from_exact_start(tempered, SMALL["gamma"]) < ALPHA
 
 
 @pytest.mark.slow
@@ -270,6 +316,13 @@ def test_any_proposal_is_in_detailed_balance(monkeypatch: Patch) -> None:
     torch.testing.assert_close(flow, flow.T, rtol=0, atol=1e-12)
 
 
+def test_a_proposal_that_is_no_distribution_is_refused() -> None:
+    kernel = MetropolisHastings("x", lambda x: x + 1)  # type: ignore[arg-type, return-value]
+    density = SMALL["normal"]
+    with pytest.raises(TypeError, match="answers with a Tensor; wanted a distribution"):
+        kernel.init(density.as_energy(), density.start(3, 0))
+
+
 def test_the_bias_of_unadjusted_langevin_is_the_one_it_says() -> None:
     variance, tau = 0.64, 0.2
     energy = CallableEnergy(lambda x: x.square().sum(-1) / (2 * variance), 1, dtype=torch.float64)
@@ -293,6 +346,45 @@ def test_the_steps_of_langevin_decrease_as_they_should() -> None:
         state = kernel.refresh(energy, state, {"visible": torch.ones(3, 1)})  # the schedule goes on
         sizes.append(float(info.step_size[0]))
     assert sizes == pytest.approx([0.1 * (1 + t / 4) ** -0.55 for t in range(5)], rel=1e-6)
+
+
+class OnMinibatches(Energy):
+    """−ln of the posterior of the mean of normal numbers, from some of them drawn at random."""
+
+    dtype, device = torch.float64, torch.device("cpu")
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__()
+        self.data = data
+        self.sites = {"mean": Site(constraints.real, torch.Size([]))}
+        self.estimates = 0
+
+    def evaluate(self, x: Sites) -> Tensor:
+        self.estimates += 1
+        rows = self.data[torch.randint(len(self.data), (*x["mean"].shape, 40))]
+        return (x["mean"][..., None] - rows).square().sum(-1) / 2 * len(self.data) / 40
+
+
+@pytest.mark.parametrize("power", [0.0, 0.55])
+def test_langevin_on_minibatches_finds_the_posterior(power: float) -> None:
+    data = torch.linspace(-1, 1, 400, dtype=torch.float64) * 3**0.5 + 2
+    energy, n, tau, chains = OnMinibatches(data), 400, 1e-3, 2_000
+    kernel = Langevin(step_size=tau, power=power, delay=10.0)
+    state = kernel.init(energy, {"mean": torch.zeros(chains, dtype=torch.float64)})
+    energy.estimates = 0
+    state = advance(kernel, energy, state, 300)
+    assert energy.estimates == 300
+    # α = 1e-6, N = 2,000: a mean off by 0.2 deviations is found, and a variance by a fifth.
+    error = (state.x["mean"] - 2) * n**0.5  # ~ N(0, 1) but for the bias
+    noise = n**2 * float(data.var(correction=0)) / 40  # the variance of the gradient
+    variance = (1 + tau * noise / 2) / (1 - tau * n / 2)  # 3.8
+    assert abs(float(error.mean())) < 4.9 * (variance / chains) ** 0.5
+    if power:
+        assert 1 < float(error.var()) < 1.6
+    else:
+        ratio = chains * float(error.square().mean()) / variance
+        assert stats.chi2.cdf(ratio, chains) > ALPHA / 2
+        assert stats.chi2.sf(ratio, chains) > ALPHA / 2
 
 
 def test_the_lengths_of_trajectories_follow_the_halton_sequence() -> None:
