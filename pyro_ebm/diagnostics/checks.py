@@ -12,6 +12,7 @@ from pyro_ebm.sites import Sites
 from pyro_ebm.statistics import frozen_units
 
 from .evidence import Evidence, Verdict
+from .fixed import fixed_by_form, fixed_by_support
 from .judgement import Judgement
 from .reading import Material
 
@@ -137,6 +138,11 @@ def frozen_evidence(material: Material, rows: Sites) -> list[Evidence]:
                 FROZEN,
             )
         )
+        fixed = fixed_units(material, site, frozen.constant)
+        if bool(fixed.any()):
+            name, shown = f"units of {site!r} fixed by its support", listed(fixed, names)
+            found.append(Evidence(name, float(fixed.sum()), "any", MIXED, shown))
+        constant &= ~fixed
         if site in rows:
             constant &= ~((rows[site] == rows[site][:1]).all(0).flatten())
         known = " and not in the data" if site in rows else ""
@@ -162,6 +168,24 @@ def frozen_evidence(material: Material, rows: Sites) -> list[Evidence]:
         )
     )
     return found
+
+
+def fixed_units(material: Material, site: str, constant: Tensor) -> Tensor:  # (*shape) -> (n)
+    """Which of the constant units of a site can have no other value."""
+    if not bool(constant.any()):
+        return torch.zeros_like(constant).flatten()
+    if site in material.known:
+        return (constant & fixed_by_support(material.known[site])).flatten()
+    return fixed_by_form(material.sites[site], constant).flatten()
+
+
+def left_out(material: Material) -> list[Evidence]:
+    """Variables that are not looked at, if there are any."""
+    if not material.left_out:
+        return []
+    name = "variables left out, not numbers by chain and draw"
+    shown = ", ".join(material.left_out)
+    return [Evidence(name, len(material.left_out), "any", MIXED, shown)]
 
 
 def listed(mask: Tensor, names: list[str], most: int = 5) -> str:
@@ -307,14 +331,15 @@ def kernel_evidence(statistics: Mapping[str, Tensor], so_far: list[Evidence]) ->
         if share > (0 if doubted else DIVERGING):
             verdict = NOT_MIXED
         found.append(Evidence("share of diverging draws", share, "0", verdict, "", DIVERGED))
+    # NaN are the draws of which nothing is reported: of a mixture's other kernels.
     if "acceptance_rate" in statistics:
-        rate = float(statistics["acceptance_rate"].double().mean(1).min())
+        rates = statistics["acceptance_rate"].double().nanmean(1)
         name = "acceptance rate, least of chains"
-        found.append(rate_evidence(name, rate, ACCEPTED, REJECTED))
+        found.append(rate_evidence(name, float(-largest(-rates)[1]), ACCEPTED, REJECTED))
     if "swap_rate" in statistics:
-        rate = float(statistics["swap_rate"].double().mean())
+        rate = float(statistics["swap_rate"].double().nanmean())
         found.append(rate_evidence("swap rate", rate, SWAPPED, NOT_SWAPPED))
-    return found
+    return [evidence for evidence in found if not math.isnan(evidence.value)]
 
 
 def ladder_evidence(chains: Chains) -> list[Evidence]:
