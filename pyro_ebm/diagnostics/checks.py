@@ -31,7 +31,7 @@ SIZE = 400  # effective draws for an observable
 SIZE_OF_UNIT = 100  # and for each unit
 SIZE_OF_CHAIN = 20  # effective draws of each chain, with which it can be compared with others
 LEAST_DRAWS = 8  # that can be split and correlated
-DIVERGING = 0.001  # share of draws
+DIVERGING = 0.001  # share of draws, up to which nothing follows from it alone
 ACCEPTED = 0.05  # rate
 SWAPPED = 0.05  # rate
 TRIPS = 1  # round trips of each chain's replicas
@@ -321,16 +321,20 @@ def largest(values: Tensor) -> tuple[int, float]:
 def kernel_evidence(statistics: Mapping[str, Tensor], so_far: list[Evidence]) -> list[Evidence]:
     """What the kernel has reported: divergences, acceptance, swaps.
 
-    A few divergences may be harmless; not so where other evidence is wanting as well.
+    Of a long tail that ends in a wall, as the logarithm of a positive number has, a trajectory in a
+    thousand begins so far out that it overshoots: a few divergences are harmless where all else
+    is well. They are not where other evidence is wanting, for what chains cannot enter, they
+    leave and come back to slowly.
     """
     found = []
     if "diverging" in statistics:
         share = float(statistics["diverging"].double().mean())
         doubted = any(evidence.verdict is not MIXED for evidence in so_far)
-        verdict = CANNOT_TELL if share else MIXED
-        if share > (0 if doubted else DIVERGING):
-            verdict = NOT_MIXED
-        found.append(Evidence("share of diverging draws", share, "0", verdict, "", DIVERGED))
+        most = 0 if doubted else DIVERGING
+        verdict = NOT_MIXED if share > most else MIXED
+        detail = "too few to matter, all else being well" if 0 < share <= most else ""
+        name, wanted = "share of diverging draws", f"at most {most:g}"
+        found.append(Evidence(name, share, wanted, verdict, detail, DIVERGED))
     # NaN are the draws of which nothing is reported: of a mixture's other kernels.
     if "acceptance_rate" in statistics:
         rates = statistics["acceptance_rate"].double().nanmean(1)
