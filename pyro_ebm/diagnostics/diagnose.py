@@ -56,8 +56,9 @@ def diagnose(
     """Judges whether chains have mixed.
 
     Looked at are every unit, the energy, the magnetisation with its sign (or the share of each
-    label), projections on principal components, whole configurations by their Hamming distance,
-    and what the kernel reports.
+    label), projections on principal components of each site and of all together, products of two
+    of them, whole configurations by their Hamming distance, and what the kernel reports. Variables
+    that are not numbers by chain and draw are left out, and named in the evidence.
 
     Args:
         draws: `Chains`, or an ArviZ object with `posterior` and perhaps `sample_stats`.
