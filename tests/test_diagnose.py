@@ -6,19 +6,34 @@ false alarm in 200 runs and no missed trap in 50; the fast ones make fewer of th
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import arviz as az
 import networkx as nx
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_ebm.diagnostics import Diagnosis, Verdict, compare_starts, diagnose, inference_data
-from pyro_ebm.energies import BoltzmannMachine
-from pyro_ebm.kernels import Chains, Gibbs, Schedule, run
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, DistributionEnergy
+from pyro_ebm.kernels import (
+    HMC,
+    MALA,
+    Chains,
+    Gibbs,
+    GibbsWithGradients,
+    Mixture,
+    RandomWalk,
+    Schedule,
+    run,
+)
+from pyro_ebm.kernels.mass import UNIT_MASS
+from pyro_ebm.sites import Site
 
 MIXED, NOT_MIXED, CANNOT_TELL = Verdict.MIXED, Verdict.NOT_MIXED, Verdict.CANNOT_TELL
 
@@ -97,7 +112,7 @@ def test_modes_of_opposite_sign_are_found_where_the_energy_agrees() -> None:
     assert az.rhat(data["posterior"]["model_energy"].values) < 1.02
     diagnosis = diagnose(data)
     assert diagnosis.verdict is NOT_MIXED
-    assert evidence(diagnosis, "R-hat, largest of 7 observables") > 1.5
+    assert evidence(diagnosis, "R-hat, largest of 17 observables") > 1.5
     assert any("parallel tempering" in advice for advice in diagnosis.advice)
 
 
@@ -224,6 +239,44 @@ def test_a_trap_is_found_in_fifty_runs(case: str) -> None:
     assert verdicts.count(NOT_MIXED) == 50
 
 
+def across_sites(seed: int) -> dict[str, Tensor]:
+    """Two numbers, alike in all chains, whose correlation has another sign in every second one."""
+    x, y = torch.randn(2, 8, 800, generator=generator(seed))
+    sign = torch.tensor([0.9, -0.9]).repeat(4)[:, None]
+    return {"first": x, "second": sign * x + math.sqrt(1 - 0.9**2) * y}
+
+
+def labels_across_sites(seed: int) -> dict[str, Tensor]:
+    """Two fair bits that agree in every second chain and differ in the others, beside a label."""
+    x, noise, third = torch.rand(3, 8, 800, generator=generator(seed))
+    bit = x < 0.5
+    flipped = (noise < 0.1) ^ torch.tensor([True, False]).repeat(4)[:, None]
+    return {"first": bit, "second": bit ^ flipped, "label": (3 * third).long()}
+
+
+@pytest.mark.parametrize("case", [across_sites, labels_across_sites])
+def test_a_trap_between_sites_is_found(case: Callable[[int], dict[str, Tensor]]) -> None:
+    for seed in range(3):
+        found = diagnose(posterior(**case(seed)))
+        assert found.verdict is NOT_MIXED
+        assert "all sites" in found.against[0].detail
+        one_by_one = [diagnose(posterior(x=x)).verdict for x in case(seed).values()]
+        assert set(one_by_one) == {MIXED}
+
+
+def test_a_trap_between_units_of_one_site_is_found() -> None:
+    for seed in range(3):
+        x = torch.stack(list(across_sites(seed).values()), -1)
+        assert diagnose(posterior(x=x)).verdict is NOT_MIXED
+
+
+def test_a_site_of_any_scale_counts_among_all_sites() -> None:
+    # In their own units the two that are trapped would not be seen beside the third.
+    loud = 1e4 * torch.randn(8, 800, 2, generator=generator(9))
+    for seed in range(3):
+        assert diagnose(posterior(**across_sites(seed), loud=loud)).verdict is NOT_MIXED
+
+
 def test_data_directions_are_looked_at() -> None:
     # The draws' own directions follow the noise of the loud units.
     x = torch.randn(4, 500, 20, generator=generator(0))
@@ -235,12 +288,16 @@ def test_data_directions_are_looked_at() -> None:
     assert "component 1 of 'x' (the data's)" in names
 
 
+def no_components(draws: Tensor, _: object) -> Tensor:
+    return torch.empty(*draws.shape[:2], 0)
+
+
 def test_a_mutant_without_a_sign_misses_the_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     # The reason for signed observables: |m| and the energy are the same in both modes.
     module = "pyro_ebm.diagnostics.observables."
     trapped = posterior(x=global_trap(0))
     assert diagnose(trapped).verdict is NOT_MIXED
-    monkeypatch.setattr(module + "components", lambda *_: {})
+    monkeypatch.setattr(module + "components", no_components)
     assert diagnose(trapped).verdict is NOT_MIXED
     monkeypatch.setattr(
         module + "order_parameters",
@@ -250,13 +307,13 @@ def test_a_mutant_without_a_sign_misses_the_trap(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     monkeypatch.setattr(module + "order_parameters", lambda *_: {})
     assert diagnose(posterior(x=staggered_trap(0))).verdict is NOT_MIXED
-    monkeypatch.setattr(module + "components", lambda *_: {})
+    monkeypatch.setattr(module + "components", no_components)
     assert diagnose(posterior(x=staggered_trap(0))).verdict is not NOT_MIXED
 
 
 def test_a_mutant_without_units_misses_the_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     trapped = posterior(x=unit_trap(0))
-    monkeypatch.setattr("pyro_ebm.diagnostics.observables.components", lambda *_: {})
+    monkeypatch.setattr("pyro_ebm.diagnostics.observables.components", no_components)
     diagnosis = diagnose(trapped)
     assert diagnosis.verdict is NOT_MIXED
     assert diagnosis.against[0].detail == "x[7]"
@@ -292,6 +349,48 @@ def test_constant_units_are_doubted_unless_the_data_are_so() -> None:
     assert diagnose(posterior(x=x), data=data).verdict is CANNOT_TELL
     data[:, 1] = 1
     assert diagnose(posterior(x=x), data=data).verdict is MIXED
+
+
+def of_cholesky_factors(draws: Tensor) -> Chains:
+    """As if a kernel had made them: what is known of their site is all that matters."""
+    energy = DistributionEnergy(dist.LKJCholesky(3, torch.tensor(2.0)))
+    chains = run(RandomWalk(scale=0.1, mass=UNIT_MASS), energy, Schedule(0, 1), seed=0)
+    lp = torch.randn(draws.shape[:2], generator=generator(0))
+    return replace(chains, draws={"visible": draws}, statistics={"lp": lp})
+
+
+def test_what_a_support_fixes_is_said_and_not_doubted() -> None:
+    chains = of_cholesky_factors(dist.LKJCholesky(3, torch.tensor(2.0)).sample((4, 600)))
+    for draws in (chains, chains.to_arviz()):
+        diagnosis = diagnose(draws)
+        assert diagnosis.verdict is MIXED
+        assert evidence(diagnosis, "fixed by its support") == 4  # three zeros, and the first 1
+        assert "visible[0, 1]" in str(diagnosis)
+
+
+def test_what_a_support_does_not_fix_is_doubted() -> None:
+    stopped = dist.LKJCholesky(3, torch.tensor(2.0)).sample((4, 600))
+    stopped[..., 2, 0] = 0
+    diagnosis = diagnose(of_cholesky_factors(stopped))
+    assert diagnosis.verdict is CANNOT_TELL
+    assert "visible[2, 0]" in diagnosis.summary
+    # A zero of a real matrix is one of a Cholesky factor only where all above the diagonal are.
+    x = torch.randn(4, 800, 3, 3, generator=generator(0))
+    x[..., 0, 1] = 0
+    assert diagnose(posterior(x=x)).verdict is CANNOT_TELL
+    x = x.tril()
+    assert diagnose(posterior(x=x)).verdict is MIXED
+    x[..., 2, 0] = 0
+    assert diagnose(posterior(x=x)).verdict is CANNOT_TELL
+
+
+def test_the_diagonal_of_correlations_is_fixed() -> None:
+    first = torch.rand(4, 800, generator=generator(0))
+    matrix = torch.eye(2).expand(4, 800, 2, 2).clone()
+    matrix[..., 0, 1] = matrix[..., 1, 0] = first
+    assert diagnose(posterior(x=matrix)).verdict is MIXED
+    matrix[..., 1, 0] = 0.5
+    assert diagnose(posterior(x=matrix)).verdict is CANNOT_TELL
 
 
 def test_chains_that_never_move() -> None:
@@ -343,7 +442,9 @@ def test_divergences() -> None:
     diverging = torch.zeros(4, 1500, dtype=torch.bool)
     assert reported(diverging=diverging).verdict is MIXED
     diverging[0, 0] = True
-    assert reported(diverging=diverging).verdict is CANNOT_TELL
+    few = reported(diverging=diverging)
+    assert few.verdict is MIXED
+    assert "too few to matter" in str(few)
     short = posterior(
         x=autoregressive(4, 150, 4, 0.4, 0), statistics={"diverging": diverging[:, :150]}
     )
@@ -357,9 +458,98 @@ def test_acceptance_and_swaps() -> None:
     assert reported(acceptance_rate=rate, swap_rate=rate).verdict is MIXED
     rate[2] = 0.01
     assert reported(acceptance_rate=rate).verdict is CANNOT_TELL
+    # Of a mixture the draws that another kernel made have no rate.
+    rate[2] = 0.6
+    rate[:, ::2] = torch.nan
+    assert reported(acceptance_rate=rate, swap_rate=rate).verdict is MIXED
+    rate[2, 1::2] = 0.01
+    assert reported(acceptance_rate=rate).verdict is CANNOT_TELL
+    rate[:] = torch.nan
+    silent = reported(acceptance_rate=rate, swap_rate=rate)
+    assert silent.verdict is MIXED
+    assert not any("rate" in e.name for e in silent.evidence)
     swaps = reported(swap_rate=torch.full((4, 1500), 0.01))
     assert swaps.verdict is CANNOT_TELL
     assert any("temperatures" in advice for advice in swaps.advice)
+
+
+# --- kernels on constrained sites ----------------------------------------------------------------
+
+CONSTRAINED = {
+    "exponential": dist.Exponential(torch.tensor(1.0, dtype=torch.float64)),
+    "half normal": dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)),
+    "Dirichlet": dist.Dirichlet(torch.full((4,), 2.0, dtype=torch.float64)),
+}
+MOVERS = {
+    # The steps are given: what a warm-up finds is not to be judged here.
+    "random walk": RandomWalk(scale=1.5, mass=UNIT_MASS),
+    "MALA": MALA(step_size=0.3, mass=UNIT_MASS),
+    "HMC": HMC(step_size=0.4, trajectory_length=1.6, mass=UNIT_MASS),
+}
+
+
+def moved(law: str, kernel: str, draws: int, seed: int) -> Chains:
+    """Chains from exact draws, which have forgotten nothing that they should."""
+    law_ = CONSTRAINED[law]
+    torch.manual_seed(seed)
+    start = law_.sample((16,))
+    schedule = Schedule(0, draws, thinning=4)
+    return run(MOVERS[kernel], DistributionEnergy(law_), schedule, initial=start, seed=seed)
+
+
+def test_far_proposals_raise_no_alarm() -> None:
+    # Of the normal law's half the walks and MALA propose, in a tenth of their steps, what is more
+    # than 1,000 nats up: they reject it, and that is all.
+    for kernel in ("random walk", "MALA"):
+        assert diagnose(moved("half normal", kernel, 150, 0)).verdict is MIXED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", CONSTRAINED)
+@pytest.mark.parametrize("kernel", MOVERS)
+def test_thirty_runs_on_constrained_sites_raise_no_alarm(law: str, kernel: str) -> None:
+    verdicts = [diagnose(moved(law, kernel, 600, k)).verdict for k in range(30)]
+    assert verdicts.count(NOT_MIXED) == 0
+    assert verdicts.count(MIXED) >= 29
+
+
+def funnel(width: float) -> CallableEnergy:
+    """Nine numbers whose common scale is a tenth one: the neck is too narrow for a long step."""
+    sites = {
+        "scale": Site(constraints.real, torch.Size([])),
+        "x": Site(constraints.real, torch.Size([9])),
+    }
+
+    def energy(scale: Tensor, x: Tensor) -> Tensor:
+        inside = x.square().sum(-1) * (-scale).exp() + 9 * scale
+        return (scale / width).square() / 2 + inside / 2
+
+    return CallableEnergy(energy, sites, dtype=torch.float64)
+
+
+def test_divergences_in_a_funnel_are_found() -> None:
+    kernel = HMC(step_size=0.7, trajectory_length=2.0, mass=UNIT_MASS)
+    chains = run(kernel, funnel(3.0), Schedule(50, 150), chains=16, seed=0)
+    diagnosis = diagnose(chains)
+    assert diagnosis.verdict is NOT_MIXED
+    (share,) = (e for e in diagnosis.against if e.name == "share of diverging draws")
+    assert share.verdict is NOT_MIXED
+
+
+@pytest.mark.slow
+def test_divergences_in_a_funnel_are_found_in_ten_runs() -> None:
+    for seed in range(10):
+        chains = run(HMC(), funnel(3.0), Schedule(200, 1000), chains=16, seed=seed)
+        found = {e.name for e in diagnose(chains).against if e.verdict is NOT_MIXED}
+        assert "share of diverging draws" in found
+
+
+def test_a_mixture_with_a_kernel_that_always_accepts_has_mixed() -> None:
+    kernel = Mixture((Gibbs(), GibbsWithGradients()))
+    machine = BoltzmannMachine.restricted(2, 2, weight=torch.zeros(2, 2))
+    chains = run(kernel, machine, Schedule(10, 600), chains=4, seed=0)
+    assert bool(chains.statistics["acceptance_rate"].isnan().any())
+    assert diagnose(chains).verdict is MIXED
 
 
 # --- what is taken -------------------------------------------------------------------------------
@@ -379,6 +569,57 @@ def test_any_object_with_groups_is_taken() -> None:
     assert str(diagnose(tree)) == str(diagnose(data))
     order = {"posterior": data["posterior"].transpose("x_dim_0", "draw", "chain")}
     assert str(diagnose(order)) == str(diagnose(posterior(x=moving())))
+
+
+def test_other_programs_names_are_their_own() -> None:
+    shifted = torch.randn(4, 500, generator=generator(0))
+    shifted[0] += 5
+    fine = torch.randn(4, 500, generator=generator(1))
+    for name in ("magnetisation", "model_energy"):
+        assert diagnose(posterior(**{name: shifted, "x": fine})).verdict is NOT_MIXED
+        assert diagnose(posterior(**{name: shifted})).verdict is NOT_MIXED
+        vector = torch.stack([fine, shifted], -1)
+        assert diagnose(posterior(**{name: vector, "x": fine})).verdict is NOT_MIXED
+    # Log densities term by term are not the energy.
+    terms = torch.randn(4, 500, 2, generator=generator(2))
+    assert diagnose(posterior(x=fine, statistics={"lp": terms})).evidence
+
+
+def test_derived_quantities_are_not_units() -> None:
+    names = [e.name for e in diagnose(sampled(torus(0.1), 0).to_arviz()).evidence]
+    assert not any("units of 'mag" in name or "units of 'mod" in name for name in names)
+
+
+def test_variables_without_chains_or_draws_are_left_out() -> None:
+    data = posterior(x=moving(), statistics={"lp": torch.randn(4, 800)})
+    own = data["posterior"]
+    own["weights"] = ("k",), np.ones(3)
+    own["word"] = ("chain", "draw"), np.full((4, 800), "a")
+    statistics = data["sample_stats"].assign(step_size=("chain", np.ones(4)))
+    diagnosis = diagnose({"posterior": own, "sample_stats": statistics})
+    assert diagnosis.verdict is MIXED
+    (said,) = (e for e in diagnosis.evidence if "left out" in e.name)
+    assert said.detail == "weights, word, step_size"
+    with pytest.raises(ValueError, match="none of weights, step_size is an array of numbers"):
+        diagnose({"posterior": own[["weights"]], "sample_stats": statistics})
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint16", "uint64", ">i4", ">f8", "float16", "longdouble", "bool", "uint8"]
+)
+def test_arrays_of_every_width_and_byte_order(dtype: str) -> None:
+    x = moving().numpy()
+    own = posterior(x=x)["posterior"].assign(x=(("chain", "draw", "k"), x.astype(dtype)))
+    assert str(diagnose({"posterior": own, "sample_stats": own[[]]})) == str(
+        diagnose(posterior(x=x))
+    )
+
+
+def test_data_may_be_arrays() -> None:
+    data = moving(1)[0, :30]
+    wanted = str(diagnose(posterior(x=moving()), data=data))
+    assert str(diagnose(posterior(x=moving()), data=data.numpy())) == wanted
+    assert str(diagnose(posterior(x=moving()), data={"x": data.numpy()})) == wanted
 
 
 def test_whole_numbers_kept_as_floats_are_discrete() -> None:
@@ -410,6 +651,11 @@ REFUSED = {
         lambda: diagnose(posterior(x=moving()), data=torch.zeros(5, 7)),
         ValueError,
         r"shape \(5, 7\) for 'x'",
+    ),
+    "data in a list": (
+        lambda: diagnose(posterior(x=moving()), data=[[0, 1]]),
+        TypeError,
+        "'data' is a list; wanted a torch tensor or a numpy array",
     ),
     "data of nothing": (
         lambda: diagnose(posterior(x=moving()), data={"y": torch.zeros(5, 6)}),

@@ -1,7 +1,9 @@
 """What chains did, in numbers: against ArviZ, against known laws, and by hand."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import arviz as az
 import numpy as np
@@ -16,8 +18,10 @@ from pyro_ebm.sites import Site, boolean
 from pyro_ebm.statistics import (
     agreement,
     effective_sample_size,
+    frozen_units,
     hamming_autocorrelation,
     hamming_effective_sample_size,
+    independent_log_likelihood,
     kernel_stein_discrepancy,
     nested_r_hat,
     principal_directions,
@@ -52,6 +56,40 @@ def autoregressive(chains: int, draws: int, memory: float, seed: int = 0) -> Ten
     for t in range(1, draws):
         x[:, t] += memory * x[:, t - 1]
     return x
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+assert_close = functools.partial(torch.testing.assert_close, rtol=0, atol=0, equal_nan=True)
+OF_ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "R-hat": r_hat,
+    "size": effective_sample_size,
+    "tails": tail_effective_sample_size,
+    "Hamming": hamming_effective_sample_size,
+    "Hamming by lag": lambda x: hamming_autocorrelation(x, 3),
+    "nested": lambda x: nested_r_hat(x, 2),
+    "frozen": lambda x: frozen_units(x).stuck,
+    "agreement": agreement,
+    "directions": lambda x: principal_directions(x.reshape(-1, 3), 2),
+    "independent units": lambda x: torch.tensor(
+        independent_log_likelihood(x.reshape(-1, 3), x.reshape(-1, 3))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_ARRAYS)
+def test_numpy_arrays_give_what_tensors_give(name: str) -> None:
+    statistic, bits = OF_ARRAYS[name], two_state(4, 50, 3)
+    for dtype in (">i4", "uint16", "bool"):
+        assert_close(statistic(bits.numpy().astype(dtype)), statistic(bits))
+    flipped = bits.numpy()[::-1]
+    assert_close(statistic(flipped), statistic(torch.from_numpy(flipped.copy())))
+
+
+@pytest.mark.parametrize("bad", [[[0.0]], np.array([["a"]]), torch.zeros(2, 9, dtype=torch.cfloat)])
+def test_what_is_no_array_of_numbers_is_refused(bad: object) -> None:
+    with pytest.raises(TypeError, match=r"'draws' is .*; wanted"):
+        r_hat(bad)  # type: ignore[arg-type]
 
 
 # --- R-hat and effective sample size -------------------------------------------------------------

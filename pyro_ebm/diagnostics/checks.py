@@ -12,6 +12,7 @@ from pyro_ebm.sites import Sites
 from pyro_ebm.statistics import frozen_units
 
 from .evidence import Evidence, Verdict
+from .fixed import fixed_by_form, fixed_by_support
 from .judgement import Judgement
 from .reading import Material
 
@@ -30,7 +31,7 @@ SIZE = 400  # effective draws for an observable
 SIZE_OF_UNIT = 100  # and for each unit
 SIZE_OF_CHAIN = 20  # effective draws of each chain, with which it can be compared with others
 LEAST_DRAWS = 8  # that can be split and correlated
-DIVERGING = 0.001  # share of draws
+DIVERGING = 0.001  # share of draws, up to which nothing follows from it alone
 ACCEPTED = 0.05  # rate
 SWAPPED = 0.05  # rate
 TRIPS = 1  # round trips of each chain's replicas
@@ -137,6 +138,11 @@ def frozen_evidence(material: Material, rows: Sites) -> list[Evidence]:
                 FROZEN,
             )
         )
+        fixed = fixed_units(material, site, frozen.constant)
+        if bool(fixed.any()):
+            name, shown = f"units of {site!r} fixed by its support", listed(fixed, names)
+            found.append(Evidence(name, float(fixed.sum()), "any", MIXED, shown))
+        constant &= ~fixed
         if site in rows:
             constant &= ~((rows[site] == rows[site][:1]).all(0).flatten())
         known = " and not in the data" if site in rows else ""
@@ -162,6 +168,24 @@ def frozen_evidence(material: Material, rows: Sites) -> list[Evidence]:
         )
     )
     return found
+
+
+def fixed_units(material: Material, site: str, constant: Tensor) -> Tensor:  # (*shape) -> (n)
+    """Which of the constant units of a site can have no other value."""
+    if not bool(constant.any()):
+        return torch.zeros_like(constant).flatten()
+    if site in material.known:
+        return (constant & fixed_by_support(material.known[site])).flatten()
+    return fixed_by_form(material.sites[site], constant).flatten()
+
+
+def left_out(material: Material) -> list[Evidence]:
+    """Variables that are not looked at, if there are any."""
+    if not material.left_out:
+        return []
+    name = "variables left out, not numbers by chain and draw"
+    shown = ", ".join(material.left_out)
+    return [Evidence(name, len(material.left_out), "any", MIXED, shown)]
 
 
 def listed(mask: Tensor, names: list[str], most: int = 5) -> str:
@@ -297,24 +321,29 @@ def largest(values: Tensor) -> tuple[int, float]:
 def kernel_evidence(statistics: Mapping[str, Tensor], so_far: list[Evidence]) -> list[Evidence]:
     """What the kernel has reported: divergences, acceptance, swaps.
 
-    A few divergences may be harmless; not so where other evidence is wanting as well.
+    Of a long tail that ends in a wall, as the logarithm of a positive number has, a trajectory in a
+    thousand begins so far out that it overshoots: a few divergences are harmless where all else
+    is well. They are not where other evidence is wanting, for what chains cannot enter, they
+    leave and come back to slowly.
     """
     found = []
     if "diverging" in statistics:
         share = float(statistics["diverging"].double().mean())
         doubted = any(evidence.verdict is not MIXED for evidence in so_far)
-        verdict = CANNOT_TELL if share else MIXED
-        if share > (0 if doubted else DIVERGING):
-            verdict = NOT_MIXED
-        found.append(Evidence("share of diverging draws", share, "0", verdict, "", DIVERGED))
+        most = 0 if doubted else DIVERGING
+        verdict = NOT_MIXED if share > most else MIXED
+        detail = "too few to matter, all else being well" if 0 < share <= most else ""
+        name, wanted = "share of diverging draws", f"at most {most:g}"
+        found.append(Evidence(name, share, wanted, verdict, detail, DIVERGED))
+    # NaN are the draws of which nothing is reported: of a mixture's other kernels.
     if "acceptance_rate" in statistics:
-        rate = float(statistics["acceptance_rate"].double().mean(1).min())
+        rates = statistics["acceptance_rate"].double().nanmean(1)
         name = "acceptance rate, least of chains"
-        found.append(rate_evidence(name, rate, ACCEPTED, REJECTED))
+        found.append(rate_evidence(name, float(-largest(-rates)[1]), ACCEPTED, REJECTED))
     if "swap_rate" in statistics:
-        rate = float(statistics["swap_rate"].double().mean())
+        rate = float(statistics["swap_rate"].double().nanmean())
         found.append(rate_evidence("swap rate", rate, SWAPPED, NOT_SWAPPED))
-    return found
+    return [evidence for evidence in found if not math.isnan(evidence.value)]
 
 
 def ladder_evidence(chains: Chains) -> list[Evidence]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_ebm.kernels import Chains
 from pyro_ebm.sites import Sites, only_site
 from pyro_ebm.statistics import indicators, labels
+from pyro_ebm.statistics.arrays import Array, tensor_of
 from pyro_ebm.statistics.nested import check_superchains
 
 from .checks import (
@@ -29,6 +30,7 @@ from .checks import (
     frozen_evidence,
     kernel_evidence,
     ladder_evidence,
+    left_out,
     mixing_evidence,
     not_finite,
     unit_names,
@@ -47,15 +49,16 @@ APART = (
 def diagnose(
     draws: Draws,
     *,
-    data: Tensor | Sites | None = None,
+    data: Array | Mapping[str, Array] | None = None,
     sites: Sequence[str] | None = None,
     superchains: int | None = None,
 ) -> Diagnosis:
     """Judges whether chains have mixed.
 
     Looked at are every unit, the energy, the magnetisation with its sign (or the share of each
-    label), projections on principal components, whole configurations by their Hamming distance,
-    and what the kernel reports.
+    label), projections on principal components of each site and of all together, products of two
+    of them, whole configurations by their Hamming distance, and what the kernel reports. Variables
+    that are not numbers by chain and draw are left out, and named in the evidence.
 
     Args:
         draws: `Chains`, or an ArviZ object with `posterior` and perhaps `sample_stats`.
@@ -75,7 +78,11 @@ def diagnose(
         check_superchains(material.chains, superchains)
     if broken := not_finite(material):
         return weigh(broken)
-    evidence = [*frozen_evidence(material, rows), *enough(material, superchains)]
+    evidence = [
+        *left_out(material),
+        *frozen_evidence(material, rows),
+        *enough(material, superchains),
+    ]
     if superchains is not None or material.draws >= LEAST_DRAWS:
         groups = quantities(material, rows)
         evidence += mixing_evidence(material, judged(groups, superchains), superchains)
@@ -88,7 +95,7 @@ def compare_starts(
     from_data: Draws,
     from_random: Draws,
     *,
-    data: Tensor | Sites | None = None,
+    data: Array | Mapping[str, Array] | None = None,
     sites: Sequence[str] | None = None,
 ) -> Diagnosis:
     """Judges whether chains that started at the data and at random have come to the same law.
@@ -111,7 +118,7 @@ def compare_starts(
     rows = data_rows(data, material)
     if broken := not_finite(material):
         return weigh(broken)
-    evidence = [*frozen_evidence(material, rows), *enough(material, None)]
+    evidence = [*left_out(material), *frozen_evidence(material, rows), *enough(material, None)]
     if material.draws >= LEAST_DRAWS:
         groups = quantities(material, rows)
         found = judged(groups, None)
@@ -139,28 +146,31 @@ def chosen(material: Material, sites: Sequence[str] | None) -> Material:
     return material._replace(sites={name: material.sites[name] for name in sites})
 
 
-def data_rows(data: Tensor | Sites | None, material: Material) -> Sites:
+def data_rows(data: Array | Mapping[str, Array] | None, material: Material) -> Sites:
     """The data by site.
 
     Raises:
+        TypeError: If they are neither tensors nor arrays.
         ValueError: If a site is unknown, or the rows do not have its shape.
     """
     if data is None:
         return {}
     if not isinstance(data, Mapping):
         data = {only_site(material.sites, "visible"): data}
-    for name, rows in data.items():
+    found = {}
+    for name, value in data.items():
         if name not in material.sites:
             raise ValueError(
                 f"'data' has the site {name!r}; the draws have {list(material.sites)}."
             )
-        shape = material.sites[name].shape[2:]
+        shape, rows = material.sites[name].shape[2:], tensor_of(value, "data")
         if rows.dim() != 1 + len(shape) or rows.shape[1:] != shape or len(rows) < 2:
             raise ValueError(
                 f"'data' has shape {tuple(rows.shape)} for {name!r}; wanted {('rows', *shape)}, "
                 "two rows or more."
             )
-    return {name: rows.detach().cpu() for name, rows in data.items()}
+        found[name] = rows.detach().cpu()
+    return found
 
 
 def joined(first: Material, second: Material) -> Material:
@@ -191,6 +201,8 @@ def joined(first: Material, second: Material) -> Material:
             for name, x in first.statistics.items()
             if name in second.statistics
         },
+        first.known,
+        tuple(dict.fromkeys(first.left_out + second.left_out)),
     )
 
 

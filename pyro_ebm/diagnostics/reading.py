@@ -7,12 +7,12 @@ under the names of groups. ArviZ itself is not needed for it.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_ebm.kernels import Chains
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Site, Sites
+from pyro_ebm.statistics.arrays import tensor_of
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Draws = Union[Chains, "InferenceData", "DataTree"]
 DERIVED = ("model_energy", "magnetisation")  # what `to_arviz` adds to the posterior
+OWN = "pyro_ebm"  # the library whose data they are derived in
+NUMBERS = "biuf"  # kinds of arrays
 
 
 class Material(NamedTuple):
@@ -27,7 +29,9 @@ class Material(NamedTuple):
 
     sites: Sites  # (chain, draw, *shape); bool and integers where the site is discrete
     energy: Tensor | None  # (chain, draw), up to a constant
-    statistics: Mapping[str, Tensor]  # (chain, draw)
+    statistics: Mapping[str, Tensor]  # (chain, draw, ...)
+    known: Mapping[str, Site]  # what is known of the sites, where anything is
+    left_out: tuple[str, ...]  # the variables that cannot be read
 
     @property
     def chains(self) -> int:
@@ -45,12 +49,18 @@ def read(draws: Draws) -> Material:
 
     Raises:
         TypeError: If it is neither chains nor an ArviZ object.
-        ValueError: If there are no draws, or variables are not (chain, draw, ...).
+        ValueError: If there are no draws.
     """
     if isinstance(draws, Chains):
-        found = Material(draws.draws, -draws.statistics["lp"], draws.statistics)
+        statistics = draws.statistics
+        found = Material(draws.draws, -statistics["lp"], statistics, draws.sites, ())
     else:
         found = read_groups(draws)
+    if not found.sites and found.left_out:
+        raise ValueError(
+            f"There are no draws to judge: none of {', '.join(found.left_out)} is an array of "
+            "numbers with the dimensions chain and draw."
+        )
     if not found.sites or 0 in (found.chains, found.draws):
         raise ValueError("There are no draws to judge; run the chains first.")
     return found
@@ -61,47 +71,43 @@ def read_groups(data: Any) -> Material:  # noqa: ANN401 (either ArviZ's)
 
     Raises:
         TypeError: If there is no group `posterior`.
-        ValueError: If a variable is not (chain, draw, ...).
+        ValueError: If the variables have different numbers of chains or draws.
     """
     try:
-        posterior = variables(data["posterior"])
+        group = data["posterior"]
+        posterior, left_out = variables(group)
     except (KeyError, TypeError, AttributeError, IndexError):
         raise TypeError(
             f"Wanted Chains or an ArviZ object with a group 'posterior'; got "
             f"{type(data).__name__}. arviz.from_dict makes one of arrays (chain, draw, ...)."
         ) from None
     try:
-        statistics = variables(data["sample_stats"])
+        statistics, others = variables(data["sample_stats"])
     except KeyError:
-        statistics = {}
-    energy = posterior.get("model_energy")
-    if energy is None and "lp" in statistics:
+        statistics, others = {}, ()
+    derived = DERIVED if getattr(group, "attrs", {}).get("inference_library") == OWN else ()
+    sites = {name: value for name, value in posterior.items() if name not in derived}
+    energy = None
+    if derived and "model_energy" in posterior:
+        energy = posterior["model_energy"]
+    elif "lp" in statistics and statistics["lp"].dim() == 2:  # not term by term
         energy = -statistics["lp"].double()
-    sites = {name: value for name, value in posterior.items() if name not in DERIVED}
     if len({value.shape[:2] for value in sites.values()}) > 1:
         raise ValueError("The variables of 'posterior' have different numbers of chains or draws.")
-    return Material(sites, energy, statistics)
+    return Material(sites, energy, statistics, {}, (*left_out, *others))
 
 
-def variables(group: Any) -> dict[str, Tensor]:  # noqa: ANN401 (xarray's)
-    """The numeric variables of a dataset, chain and draw first.
-
-    Raises:
-        ValueError: If a variable lacks one of them.
-    """
-    found = {}
+def variables(group: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # noqa: ANN401 (xarray's)
+    """The numeric variables of a dataset, chain and draw first; and the names of the others."""
+    found, left_out = {}, []
     for name in group.data_vars:
         variable = group[name]
-        if variable.dtype.kind not in "biuf" or variable.size == 0:
-            continue
-        if not {"chain", "draw"} <= set(variable.dims):
-            raise ValueError(
-                f"{name!r} has the dimensions {tuple(variable.dims)}; wanted chain and draw among "
-                "them."
-            )
-        array = np.ascontiguousarray(variable.transpose("chain", "draw", ...).values)
-        found[str(name)] = whole_numbers(torch.from_numpy(np.array(array)))
-    return found
+        if variable.dtype.kind not in NUMBERS or not {"chain", "draw"} <= set(variable.dims):
+            left_out.append(str(name))
+        elif variable.size:
+            array = variable.transpose("chain", "draw", ...).values
+            found[str(name)] = whole_numbers(tensor_of(array, str(name)))
+    return found, tuple(left_out)
 
 
 def whole_numbers(value: Tensor) -> Tensor:

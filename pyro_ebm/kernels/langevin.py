@@ -47,7 +47,6 @@ class MALAInfo(NamedTuple):
 
     acceptance_rate: Tensor
     step_size: Tensor
-    diverging: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +175,7 @@ class MALA(Mover):
         proposal = propose(energy, coordinates, state, self.mass, one_step)
         after, verdict = settle(coordinates, state, proposal)
         rate = verdict.acceptance_rate
-        info = MALAInfo(rate, reported(self.step_size, rate), verdict.diverging)
+        info = MALAInfo(rate, reported(self.step_size, rate))
         return after, info
 
     @property

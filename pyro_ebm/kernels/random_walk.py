@@ -49,7 +49,6 @@ class RandomWalkInfo(NamedTuple):
 
     acceptance_rate: Tensor
     step_size: Tensor
-    diverging: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +110,7 @@ class RandomWalk(Mover):
         point = choose(verdict.accepted, new, old)
         x = {**state.x, **coordinates.to_sites(point.position)}
         rate = verdict.acceptance_rate
-        info = RandomWalkInfo(rate, reported(self.scale, rate), verdict.diverging)
+        info = RandomWalkInfo(rate, reported(self.scale, rate))
         return RandomWalkState(x, point), info
 
     @property
@@ -130,10 +129,9 @@ class MetropolisHastingsState(NamedTuple):
 
 
 class MetropolisHastingsInfo(NamedTuple):
-    """What the Metropolis test did, (*batch,) each."""
+    """What the Metropolis test did (*batch,)."""
 
     acceptance_rate: Tensor
-    diverging: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,9 +216,7 @@ class MetropolisHastings(Kernel):
         accepted = verdict.accepted
         x[self.site] = torch.where(spread(accepted, value), value, old)
         after = MetropolisHastingsState(x, torch.where(accepted, new, state.energy))
-        # To fall outside the support is no failure of a computation.
-        info = MetropolisHastingsInfo(verdict.acceptance_rate, verdict.diverging & inside)
-        return after, info
+        return after, MetropolisHastingsInfo(verdict.acceptance_rate)
 
 
 def log_hastings(

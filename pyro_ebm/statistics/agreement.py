@@ -9,8 +9,10 @@ probability, which can be compared with a false-alarm rate divided by the number
 import torch
 from torch import Tensor
 
+from .arrays import Array, tensor_of
 
-def agreement(stretches: Tensor) -> Tensor:  # (chain, stretch, *shape) -> (*shape)
+
+def agreement(stretches: Array) -> Tensor:  # (chain, stretch, *shape) -> (*shape)
     r"""The probability that means in one chain lie so much closer together by chance.
 
     .. math::
@@ -36,6 +38,7 @@ def agreement(stretches: Tensor) -> Tensor:  # (chain, stretch, *shape) -> (*sha
         | Use of ranks in one-criterion variance analysis (Kruskal & Wallis, 1952), whose test this
         | is, without ranks, https://doi.org/10.1080/01621459.1952.10483441
     """
+    stretches = tensor_of(stretches, "stretches")
     if stretches.dim() < 2 or min(stretches.shape[:2]) < 2:
         raise ValueError(
             f"'stretches' has shape {tuple(stretches.shape)}; wanted (chain, stretch, *shape) with "

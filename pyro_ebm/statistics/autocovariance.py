@@ -11,6 +11,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from .arrays import Array, tensor_of
+
 CHUNK = 2**20  # numbers of a chunk: 8 MB, and twice as much in its transform
 
 SLAB = 16  # chunks that are transposed together
@@ -114,12 +116,14 @@ def chunks(draws: Tensor) -> Iterator[Tensor]:  # (chain, draw, *shape) -> (n, c
             yield part.double()
 
 
-def check_draws(draws: Tensor, *, least_chains: int = 1, least_draws: int = 8) -> None:
-    """Refuses what is no set of draws.
+def checked_draws(draws: Array, *, least_chains: int = 1, least_draws: int = 8) -> Tensor:
+    """A set of draws as a tensor.
 
     Raises:
+        TypeError: If it is neither a tensor nor an array.
         ValueError: If there are too few chains, draws or units, or some are NaN or infinite.
     """
+    draws = tensor_of(draws, "draws")
     if draws.dim() < 2 or draws.numel() == 0:
         raise ValueError(
             f"'draws' has shape {tuple(draws.shape)}; wanted (chain, draw, *shape) with something "
@@ -136,3 +140,4 @@ def check_draws(draws: Tensor, *, least_chains: int = 1, least_draws: int = 8) -
             "'draws' contains NaN or infinite values; look for the first one: the chain broke "
             "there."
         )
+    return draws

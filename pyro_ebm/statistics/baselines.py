@@ -10,9 +10,11 @@ from torch import Tensor
 
 from pyro_ebm.sites import Site, as_tensor, boolean, check_shape, check_support
 
+from .arrays import Array, tensor_of
+
 
 def independent_log_likelihood(
-    train: Tensor, test: Tensor, *, pseudocount: float = 1.0
+    train: Array, test: Array, *, pseudocount: float = 1.0
 ) -> float:  # (rows, n), (rows, n)
     r"""Mean log-likelihood of test rows under independent units, in nats per row.
 
@@ -33,7 +35,7 @@ def independent_log_likelihood(
 
 
 def chow_liu_log_likelihood(
-    train: Tensor, test: Tensor, *, pseudocount: float = 1.0
+    train: Array, test: Array, *, pseudocount: float = 1.0
 ) -> float:  # (rows, n), (rows, n)
     r"""Mean log-likelihood of test rows under the tree of best fit, in nats per row.
 
@@ -84,7 +86,7 @@ def spanning_tree(weight: Tensor) -> Tensor:  # (n, n) -> (edges, 2)
     return torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
 
 
-def bits(train: Tensor, test: Tensor, pseudocount: float) -> tuple[Tensor, Tensor]:
+def bits(train: Array, test: Array, pseudocount: float) -> tuple[Tensor, Tensor]:
     """Both data sets as float64 on the CPU, checked.
 
     Raises:
@@ -95,6 +97,7 @@ def bits(train: Tensor, test: Tensor, pseudocount: float) -> tuple[Tensor, Tenso
             f"pseudocount is {pseudocount}; wanted a number above 0, for example 1: with less, a "
             "value that the training data lack would have probability 0."
         )
+    train, test = tensor_of(train, "train"), tensor_of(test, "test")
     if train.dim() != 2 or len(train) == 0:
         raise ValueError(
             f"'train' has shape {tuple(train.shape)}; wanted (rows, units) with at least one row."

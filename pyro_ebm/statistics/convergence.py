@@ -10,12 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .autocovariance import autocovariances, check_draws, chunks, split
+from .arrays import Array
+from .autocovariance import autocovariances, checked_draws, chunks, split
 
 TAIL = 0.05
 
 
-def r_hat(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
+def r_hat(draws: Array) -> Tensor:  # (chain, draw, *shape) -> (*shape)
     r"""Rank-normalised split R-hat: the larger of that of the values and that of their spread.
 
     .. math:: \hat R = \sqrt{\frac{N - 1}{N} + \frac{B}{W}}
@@ -35,11 +36,11 @@ def r_hat(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
         | convergence of MCMC (Vehtari, Gelman, Simpson, Carpenter & Bürkner, 2021)
         | https://doi.org/10.1214/20-BA1221
     """
-    check_draws(draws)
+    draws = checked_draws(draws)
     return by_chunk(lambda x: r_hats(split(x)), draws)
 
 
-def effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
+def effective_sample_size(draws: Array) -> Tensor:  # (chain, draw, *shape) -> (*shape)
     r"""How many independent draws would tell the mean as well: the bulk ESS.
 
     .. math:: S / \left(1 + 2 \sum_{t > 0} \rho_t\right)
@@ -56,11 +57,11 @@ def effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> 
         | Practical Markov chain Monte Carlo (Geyer, 1992) https://doi.org/10.1214/ss/1177011137
         | and as `r_hat`
     """
-    check_draws(draws)
+    draws = checked_draws(draws)
     return by_chunk(lambda x: sample_sizes(normal_scores(split(x))), draws)
 
 
-def tail_effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (*shape)
+def tail_effective_sample_size(draws: Array) -> Tensor:  # (chain, draw, *shape) -> (*shape)
     """The smaller effective sample size of the 5 % and the 95 % quantile.
 
     NaN where no draw lies beyond one of the quantiles, as for two-valued units that are rarely on.
@@ -74,7 +75,7 @@ def tail_effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape
     References:
         As `r_hat`.
     """
-    check_draws(draws)
+    draws = checked_draws(draws)
     return by_chunk(tail_sample_sizes, draws)
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arrays import Array, tensor_of
+
 
 class FrozenUnits(NamedTuple):
     """Which units never change in any chain."""
@@ -18,7 +20,7 @@ class FrozenUnits(NamedTuple):
     stuck: Tensor  # (*shape), bool: different values in different chains, R-hat is infinite
 
 
-def frozen_units(draws: Tensor) -> FrozenUnits:  # (chain, draw, *shape) -> (*shape)
+def frozen_units(draws: Array) -> FrozenUnits:  # (chain, draw, *shape) -> (*shape)
     """Finds the units that no chain ever moves.
 
     `constant` units may be rightly so (a pixel at the edge is always 0) or frozen from the start:
@@ -31,6 +33,7 @@ def frozen_units(draws: Tensor) -> FrozenUnits:  # (chain, draw, *shape) -> (*sh
     Raises:
         ValueError: If there are no draws, or some are NaN.
     """
+    draws = tensor_of(draws, "draws")
     if draws.dim() < 2 or 0 in draws.shape[:2]:
         raise ValueError(
             f"'draws' has shape {tuple(draws.shape)}; wanted (chain, draw, *shape) with at least "

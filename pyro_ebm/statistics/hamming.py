@@ -9,13 +9,14 @@ counts little, and no unit's own estimate is divided by a small number.
 import torch
 from torch import Tensor
 
-from .autocovariance import Autocovariances, autocovariances, check_draws, chunks, split, together
+from .arrays import Array
+from .autocovariance import Autocovariances, autocovariances, checked_draws, chunks, split, together
 
 SPAN = 64  # from the least to the largest value, up to which each is looked for
 FEW = 16  # values, up to which each is a unit of its own in a Hamming distance
 
 
-def hamming_effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> ()
+def hamming_effective_sample_size(draws: Array) -> Tensor:  # (chain, draw, *shape) -> ()
     r"""How many independent configurations there are in the chains.
 
     .. math::
@@ -33,11 +34,11 @@ def hamming_effective_sample_size(draws: Tensor) -> Tensor:  # (chain, draw, *sh
     Raises:
         ValueError: If there are fewer than 8 draws, or some are NaN or infinite.
     """
-    check_draws(draws)
+    draws = checked_draws(draws)
     return total(draws).effective_sample_size()
 
 
-def hamming_autocorrelation(draws: Tensor, lags: int) -> Tensor:  # (lags + 1)
+def hamming_autocorrelation(draws: Array, lags: int) -> Tensor:  # (lags + 1)
     r"""ρ_t of configurations, t from 0 to `lags`, as in `hamming_effective_sample_size`.
 
     It is that against the variance of all chains together: where chains are trapped in different
@@ -50,7 +51,7 @@ def hamming_autocorrelation(draws: Tensor, lags: int) -> Tensor:  # (lags + 1)
     Raises:
         ValueError: As there, or if there are not so many lags.
     """
-    check_draws(draws)
+    draws = checked_draws(draws)
     if not 0 <= lags < draws.shape[1] // 2:
         raise ValueError(
             f"lags is {lags}; wanted 0 or more, and less than half of the {draws.shape[1]} draws."

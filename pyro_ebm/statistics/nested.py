@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from .autocovariance import check_draws
+from .arrays import Array
+from .autocovariance import checked_draws
 
 
-def nested_r_hat(draws: Tensor, superchains: int) -> Tensor:  # (chain, draw, *shape) -> (*shape)
+def nested_r_hat(draws: Array, superchains: int) -> Tensor:  # (chain, draw, *shape) -> (*shape)
     r"""Nested R-hat: whether groups of chains have forgotten where each group started.
 
     .. math::
@@ -37,7 +38,7 @@ def nested_r_hat(draws: Tensor, superchains: int) -> Tensor:  # (chain, draw, *s
         | short chains (Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman, 2024)
         | https://doi.org/10.1214/24-BA1453
     """
-    check_draws(draws, least_draws=1)
+    draws = checked_draws(draws, least_draws=1)
     chains, count = draws.shape[:2]
     check_superchains(chains, superchains)
     x = draws.unflatten(0, (superchains, chains // superchains))

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from .arrays import Array, tensor_of
+
 ROWS = 4096  # that directions are computed from; more are thinned evenly
 
 
-def principal_directions(rows: Tensor, count: int) -> Tensor:  # (rows, n) -> (k, n)
+def principal_directions(rows: Array, count: int) -> Tensor:  # (rows, n) -> (k, n)
     r"""The first principal components of data, as unit vectors, the strongest first.
 
     Fewer than `count` where the data vary in fewer directions. Each points to where its largest
@@ -19,6 +21,7 @@ def principal_directions(rows: Tensor, count: int) -> Tensor:  # (rows, n) -> (k
     Raises:
         ValueError: If the data are not (rows, n) with two rows or more, or not finite.
     """
+    rows = tensor_of(rows, "rows")
     if rows.dim() != 2 or len(rows) < 2 or rows.shape[1] == 0:
         raise ValueError(f"The data have shape {tuple(rows.shape)}; wanted (rows, units), 2 rows.")
     step = -(-len(rows) // ROWS)

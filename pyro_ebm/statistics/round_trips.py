@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arrays import Array, tensor_of
+
 
 class RoundTrips(NamedTuple):
     """What the replicas of one ladder did."""
@@ -15,7 +17,7 @@ class RoundTrips(NamedTuple):
     visits: Tensor  # (*batch, replica, level), share of its draws that a replica is there
 
 
-def round_trips(levels: Tensor) -> RoundTrips:
+def round_trips(levels: Array) -> RoundTrips:
     r"""Round trips, from the history of which replica was at which level.
 
     Swaps may be accepted often between neighbours while no replica comes through: the number of
@@ -36,6 +38,7 @@ def round_trips(levels: Tensor) -> RoundTrips:
         | Non-reversible parallel tempering (Syed, Bouchard-Côté, Deligiannidis & Doucet, 2022)
         | https://doi.org/10.1111/rssb.12464
     """
+    levels = tensor_of(levels, "levels")
     check_levels(levels)
     level = levels.long()
     last = level.shape[-1] - 1
