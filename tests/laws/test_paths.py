@@ -319,8 +319,7 @@ def made(energy: Energy, reference: Energy, steps: int) -> list[int]:
 def test_annealing_reads_and_colours_once_whatever_the_steps(name: str) -> None:
     build, easy = ANNEALED[name]
     assert easy is not None
-    energy, reference = build(), easy()
-    few, many = made(energy, reference, 2), made(energy, reference, 40)
+    few, many = made(build(), easy(), 2), made(build(), easy(), 40)
     assert few == many
     assert sum(many[1:]) >= 1
 
