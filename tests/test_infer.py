@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.energies import BoltzmannMachine
 from pyro_ebm.infer import MCMC, EnergyKernel, WithinGibbs
-from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, RandomWalk, UnitMass
+from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, ParallelTempering, RandomWalk, UnitMass
 from tests.models import numbers
 
 # Two labels and a level with known posterior moments, by sums over labels and a fine grid.
@@ -238,6 +238,14 @@ def test_our_kernels_move_a_chain_under_pyros_driver() -> None:
     assert "divergences" in found
     assert 0.3 < found["acceptance rate"]["chain 0"] <= 1
     assert to_arviz(mcmc)["posterior"]["label"].dtype == np.int8
+
+
+def test_a_ladder_moves_a_chain_under_pyros_driver() -> None:
+    # What it reports of its replicas is several numbers for a chain; the driver takes single ones.
+    ladder = ParallelTempering(Gibbs(("label",)), (0.5, 1.0))
+    others = RandomWalk(("level", "scale"), scale=0.3)
+    mcmc = stock(EnergyKernel(Cycle((ladder, others)), model))
+    assert mcmc.get_samples()["label"].unique().numel() > 1
 
 
 def test_several_chains_start_apart_and_share_no_state() -> None:

@@ -57,8 +57,7 @@ class OurMover(Mover):
         self.steps += 1
         if self.steps == self.warmup_steps:
             self.kernel, self.state = after_warmup(self.kernel, self.state)
-        numbers = {n: float(value) for n, value in info._asdict().items() if value.numel() == 1}
-        return self.state.x, numbers
+        return self.state.x, {name: float(value) for name, value in info._asdict().items()}
 
 
 class PyroMover(Mover):
