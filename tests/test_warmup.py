@@ -10,8 +10,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy
+from pyro_ebm.energies import (
+    BoltzmannMachine,
+    CallableEnergy,
+    Energy,
+    GradientEnergy,
+    energy_and_gradient,
+)
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -22,6 +29,7 @@ from pyro_ebm.kernels import (
     Gibbs,
     Kernel,
     Langevin,
+    Mass,
     MetropolisHastings,
     Mixture,
     ParallelTempering,
@@ -34,8 +42,10 @@ from pyro_ebm.kernels import (
     run,
     warmup,
 )
+from pyro_ebm.kernels.adaptation import Reach, Spread, StepSize
 from pyro_ebm.kernels.cycle import CompositionTuning
 from pyro_ebm.kernels.tuning import MoverTuning
+from pyro_ebm.sites import Sites
 from tests.densities import SMALL, Quadratic
 
 DEVIATIONS = torch.logspace(-1.5, 1.5, 9, dtype=torch.float64)
@@ -188,6 +198,148 @@ def test_the_draws_are_made_by_the_kernel_as_tuned() -> None:
     first = advance(kernel, energy, state, 3)
     again = kernel.refresh(energy, first, first.x)
     assert torch.equal(again.point.gradient, first.point.gradient)
+
+
+# --- starts far away, and chains apart -----------------------------------------------------------
+
+
+class Counted(GradientEnergy):
+    """An energy that counts how often its gradient is asked for."""
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy, self.sites, self.gradients = energy, energy.sites, 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.energy.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.energy.device
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.energy.evaluate(x)
+
+    def energy_and_gradient(self, x: Sites, sites: Any) -> tuple[Tensor, Sites]:
+        self.gradients += 1
+        return energy_and_gradient(self.energy, x, sites)
+
+
+def gradients(kernel: Kernel, energy: Energy, x: Tensor, seed: int) -> int:
+    """How many gradients a warm-up of 100 steps takes."""
+    counted = Counted(energy)
+    warmup(kernel, counted, x, steps=100, seed=seed)
+    return counted.gradients
+
+
+def posterior() -> CallableEnergy:
+    """A logistic regression of 100 points, whose coefficients have deviations from 0.03 to 3."""
+    scales = torch.logspace(-1, 1, 6, dtype=torch.float64)
+    columns = torch.randn(100, 6, dtype=torch.float64) * scales
+    logits = columns @ (torch.randn(6, dtype=torch.float64) / scales)
+    signs = torch.where(torch.rand(100) < logits.sigmoid(), -1.0, 1.0).double()
+    return CallableEnergy(
+        lambda x: softplus(signs * (x @ columns.T)).sum(1) + x.square().sum(1) / 18,
+        6,
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_scattered_starts_cost_little_more_than_good_ones(seed: int) -> None:
+    # Good starts take 4 gradients a step, 8 where the step size is not sought again with a new mass.
+    # Scattered ones take 2.2 to 2.6 times as many, 7 to 15 times where moreover all chains have one
+    # step size from the beginning, are one pool, and trajectories are long from 10 % on.
+    energy = posterior()
+    good = run(HMC(), energy, Schedule(100, 1), chains=40, seed=9).last["visible"]
+    of_good = gradients(HMC(), energy, good, seed)
+    assert of_good < 6 * 100
+    assert gradients(HMC(), energy, 10 * torch.randn_like(good), seed) < 4 * of_good
+
+
+PLACE = torch.tensor([2.0, -2.0, 1.0, -1.0, 3.0], dtype=torch.float64)
+
+
+def two_modes(x: Tensor) -> Tensor:
+    """Normal laws of deviation 0.05 around PLACE and -PLACE."""
+    nearer, farther = (((x - c) / 0.05).square().sum(1) / 2 for c in (PLACE, -PLACE))
+    return -torch.logaddexp(-nearer, -farther)
+
+
+@pytest.mark.parametrize(("mass", "at_most"), [(DiagonalMass(), 3), (DenseMass(), 7)])
+def test_chains_in_modes_of_their_own_have_the_mass_of_a_mode(mass: Mass, at_most: int) -> None:
+    energy = CallableEnergy(two_modes, 5, dtype=torch.float64)
+    in_one = PLACE + 0.05 * torch.randn(40, 5, dtype=torch.float64)
+    in_both = torch.where(torch.arange(40)[:, None] % 2 == 0, in_one, -in_one)
+    costs = [gradients(HMC(mass=mass), energy, x, 0) for x in (in_one, in_both)]
+    # 1.7 times as many, 4.6 with a dense mass, of which the direction between the modes is longer
+    # than the others; 25 and 15 times with the spread of all chains as one pool.
+    assert costs[1] < at_most * costs[0]
+
+
+def spread_of(draws: Tensor, mass: Mass) -> tuple[Spread, Tensor]:
+    """The window of draws (step, chain, d), and the mass's Σ."""
+    window = Spread.around(draws[0].mean(0).expand_as(draws[0]), mass)
+    for x in draws:
+        window = window.after(x)
+    found: Any = window.mass(window.pooled(), mass)
+    return window, found.variance if isinstance(found, DiagonalMass) else found.covariance
+
+
+@pytest.mark.parametrize("mass", [DiagonalMass(), DenseMass()])
+def test_chains_of_one_law_are_one_pool(mass: Mass) -> None:
+    factor = torch.linalg.cholesky(torch.linalg.inv(correlated(4, 0.6).precision))
+    draws = torch.randn(10, 200, 4, dtype=torch.float64) @ factor.mT
+    window, inverse = spread_of(draws, mass)
+    flat = draws.flatten(0, 1)
+    everything = flat.mT @ flat / len(flat) - torch.outer(flat.mean(0), flat.mean(0))
+    wanted = everything.diagonal() if inverse.dim() == 1 else everything
+    torch.testing.assert_close(inverse, wanted, rtol=0.02, atol=0.005)
+    torch.testing.assert_close(window.pooled().centre, flat.mean(0).expand(200, 4))
+
+
+@pytest.mark.parametrize("mass", [DiagonalMass(), DenseMass()])
+def test_a_chain_that_comes_from_far_away_hardly_counts(mass: Mass) -> None:
+    draws = torch.randn(100, 50, 3, dtype=torch.float64)
+    draws[:, 7] *= 1000
+    draws[:, 8] += torch.linspace(1000, 0, 100)[:, None]
+    inverse = spread_of(draws, mass)[1]
+    variances = inverse if inverse.dim() == 1 else inverse.diagonal()
+    # Two chains of fifty count as 20 of the usual ones at most, which makes W 1.8, and up to 3 W of
+    # what is between chains counts: 20,000 as one pool.
+    assert bool((variances < 8).all())
+    reach = Reach(torch.ones(3, dtype=torch.float64))
+    for x in draws:
+        reach = reach.after(x)
+    assert reach.deviation < 2  # 140 as one pool
+
+
+def test_at_first_each_chain_has_a_step_size_of_its_own() -> None:
+    # Deviation 1 in the middle, and a wall whose curvature is 10,000 beyond 10.
+    energy = CallableEnergy(
+        lambda x: x.square().sum(1) / 2 + 5000 * (x - 10).clamp_min(0).square().sum(1),
+        1,
+        dtype=torch.float64,
+    )
+    x = torch.tensor([[0.0], [0.5], [14.0], [15.0]], dtype=torch.float64)
+    kernel: Any = HMC().tuning(200)
+    state = kernel.init(energy, {"visible": x})
+    assert state.size.size.shape == (4,)
+    assert bool((state.size.size[:2] > 30 * state.size.size[2:]).all())
+    state = advance(kernel, energy, state, 10)
+    assert bool((state.x["visible"] < 11).all())
+    assert bool((state.size.size > 0.3).all())  # they have come, and lengthen their steps at once
+    state = advance(kernel, energy, state, 10)
+    assert state.size.size.shape == ()
+
+
+@pytest.mark.parametrize("wanted", [0.01, 300.0])
+def test_bold_step_sizes_come_to_the_edge_of_what_can_be_used(wanted: float) -> None:
+    size = StepSize.at(1.0)
+    for _ in range(12):
+        size = size.boldly((size.size < wanted).double())
+    assert wanted / 2 <= float(size.size) <= 2 * wanted
 
 
 # --- a step size for each chain, or each level ---------------------------------------------------

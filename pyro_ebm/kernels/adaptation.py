@@ -15,6 +15,11 @@ from .settings import Length
 # γ, t₀ and κ of Hoffman and Gelman (2014), but that γ is not 0.05: with it ln ε swings so widely
 # that its mean is too small: four chains came to accept 0.87 for 0.80, with 0.2 they accept 0.81.
 GAIN, DELAY, FORGETTING = 0.2, 10.0, 0.75
+FACTOR = 2.0  # by which a step size changes at most in a step of `StepSize.boldly`
+# Chains that wander for so many steps before they forget where they were may be of one law: in a
+# window of T steps the variance between them is then some 300 / T times that within them.
+PATIENCE = 300.0
+FAR = 20.0  # times the usual square: as what the deviation of a chain that is far off counts
 
 
 class StepSize(NamedTuple):
@@ -62,48 +67,95 @@ class StepSize(NamedTuple):
         average = weight * log_size + (1 - weight) * self.log_average
         return type(self)(self.center, log_size, average, shortfall, steps)
 
+    def boldly(self, acceptance: Tensor) -> Self:
+        """The beginning that follows a step accepted with these probabilities (*laws,).
+
+        Twice as long where all is accepted, half as long where nothing is: it comes from any size
+        to the largest that can be used in a few steps, and stays in the midst of its noise.
+        """
+        return self.at(self.size * FACTOR ** (2 * acceptance.double() - 1))
+
 
 class Spread(NamedTuple):
-    """The mean and the second moments of the draws of a window.
+    """Where each chain is in a window, and how it moves there.
 
     Args:
-        origin: From where deviations are counted (d,), so that no digits are lost.
-        total: The sum of the deviations (d,).
-        squares: The sum of what a mass is made of: squares (d,), or products (d, d).
-        draws: How many, of all chains.
+        centre: From where the deviations of each chain are counted (n, d).
+        total: The sum of the deviations of each chain (n, d).
+        squares: The sum of their squares (n, d).
+        products: The sum of their products over all chains (d, d), if a mass is made of them;
+            otherwise zeros (d,).
+        steps: How many there were.
     """
 
-    origin: Tensor
+    centre: Tensor
     total: Tensor
     squares: Tensor
-    draws: int
+    products: Tensor
+    steps: int = 0
 
     @classmethod
-    def around(cls, position: Tensor, mass: Mass) -> Self:
-        """A window without draws, around the mean of some positions (n, d)."""
-        origin = position.mean(0)
-        return cls(origin, torch.zeros_like(origin), origin.new_zeros(mass.shape(len(origin))), 0)
+    def around(cls, centre: Tensor, mass: Mass) -> Self:
+        """A window without draws, around a place for each chain (n, d)."""
+        none = torch.zeros_like(centre)
+        return cls(centre, none, none, centre.new_zeros(mass.shape(centre.shape[-1])))
 
     def after(self, position: Tensor) -> Self:
         """With one draw more of each chain (n, d)."""
-        deviations = position - self.origin
-        total, squares = self.total + deviations.sum(0), self.squares + self.moment(deviations)
-        return type(self)(self.origin, total, squares, self.draws + len(deviations))
+        deviations = position - self.centre
+        total, squares = self.total + deviations, self.squares + deviations.square()
+        products = self.products
+        if products.dim() == 2:
+            products = products + deviations.mT @ deviations
+        return type(self)(self.centre, total, squares, products, self.steps + 1)
 
-    def moment(self, deviations: Tensor) -> Tensor:  # (n, d)
-        """The sum over draws of squares, or of products."""
-        dense = self.squares.dim() == 2
-        return deviations.mT @ deviations if dense else deviations.square().sum(0)
+    def pooled(self) -> "Pool":
+        """What the chains say together."""
+        offset = self.total / self.steps
+        variances = (self.squares / self.steps - offset.square()).clamp_min(0)
+        usual = upper_median(variances)
+        within = variances.minimum(torch.where(usual > 0, FAR * usual, torch.inf)).mean(0)
+        place = self.centre + offset
+        apart = place - place.mean(0)
+        tiny = torch.finfo(apart.dtype).tiny
+        between = apart.square().mean(0).clamp_min(tiny)
+        share = (PATIENCE / self.steps * within / between).clamp(max=1.0)
+        share = torch.where(within > 0, share, 1.0)  # of chains that stood still nothing is known
+        return Pool(within, share.sqrt() * apart, place - share * apart)
 
-    @property
-    def mean(self) -> Tensor:  # (d,)
-        """The mean position."""
-        return self.origin + self.total / max(self.draws, 1)
-
-    def mass(self, old: Mass) -> Mass:
+    def mass(self, pool: "Pool", old: Mass) -> Mass:
         """The mass of these draws, drawn a little to the old one."""
-        inverse = self.squares / self.draws - self.moment(self.total[None] / self.draws)
-        return old.estimated(inverse, self.draws)
+        count = len(self.total)
+        if self.products.dim() == 1:
+            inverse = pool.within + pool.apart.square().mean(0)
+        else:
+            offset = self.total / self.steps
+            inverse = (self.products / self.steps - offset.mT @ offset) / count
+            tiny = torch.finfo(inverse.dtype).tiny
+            scale = (pool.within / inverse.diagonal().clamp_min(tiny)).sqrt()
+            inverse = inverse * scale * scale[:, None] + pool.apart.mT @ pool.apart / count
+        return old.estimated(inverse, self.steps * count)
+
+
+class Pool(NamedTuple):
+    """What chains say together of the spread of their law.
+
+    What lies between chains that have not met says nothing of how far a trajectory should lead.
+    With the variance W within chains and B between them in a window of T steps, B counts up to
+    (300 / T) W, coordinate by coordinate, so that chains in modes of their own give the mass of a
+    mode, and slow ones that of their law. A chain that comes from far away, or is where no other
+    is, hardly says more than the others. Any mass is right for the law: only speed is at stake.
+
+    Args:
+        within: W, the mean variance in a chain (d,).
+        apart: What counts of the distance of each chain's place from the mean of all (n, d).
+        centre: Where deviations from it are those in a mode (n, d): the same for all chains that
+            may be of one law, and for others nearly the place of each.
+    """
+
+    within: Tensor
+    apart: Tensor
+    centre: Tensor
 
 
 class Reach(NamedTuple):
@@ -130,7 +182,15 @@ class Reach(NamedTuple):
         return float(self.product.norm().sqrt())
 
     def after(self, whitened: Tensor) -> Self:
-        """With one draw more of each chain, z (n, d)."""
-        new = (whitened @ self.direction) @ whitened / len(whitened)
+        """With one draw more of each chain, z (n, d); one far off counts as if it were nearer."""
+        squares = torch.linalg.vecdot(whitened, whitened)
+        tiny = torch.finfo(squares.dtype).tiny
+        weight = (FAR * upper_median(squares) / squares.clamp_min(tiny)).clamp(max=1.0)
+        new = (weight * (whitened @ self.direction)) @ whitened / len(whitened)
         steps = self.steps + 1
         return type(self)(self.product.lerp(new, 1 / steps), steps)
+
+
+def upper_median(values: Tensor) -> Tensor:  # (n, ...) -> (...)
+    """The larger of the middle values: of one or two, none is too large."""
+    return values.sort(0).values[len(values) // 2]

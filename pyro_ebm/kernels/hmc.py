@@ -121,6 +121,16 @@ class HMC(Mover):
             mass=settings.mass,
         )
 
+    def single(self, size: Length, mass: Mass) -> Self:
+        return replace(
+            self,
+            step_size=size,
+            trajectory_length=least(size),
+            jitter=0.0,
+            step_jitter=0.0,
+            mass=mass,
+        )
+
 
 def halton(number: int, base: int) -> float:
     """The Halton sequence, from number 0 on: of base 2 it is 1/2, 1/4, 3/4, 1/8 and so on."""

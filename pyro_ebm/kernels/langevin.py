@@ -184,3 +184,6 @@ class MALA(Mover):
 
     def at(self, settings: Settings) -> Self:
         return replace(self, step_size=settings.size, mass=settings.mass)
+
+    def single(self, size: Length, mass: Mass) -> Self:
+        return replace(self, step_size=size, mass=mass)

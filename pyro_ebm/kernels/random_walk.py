@@ -120,6 +120,9 @@ class RandomWalk(Mover):
     def at(self, settings: Settings) -> Self:
         return replace(self, scale=settings.size, mass=settings.mass)
 
+    def single(self, size: Length, mass: Mass) -> Self:
+        return replace(self, scale=size, mass=mass)
+
 
 class MetropolisHastingsState(NamedTuple):
     """The position, with the energy there."""

@@ -20,18 +20,12 @@ from .base import Findings, Kernel, TunableKernel, Tuning
 from .mass import Mass
 from .settings import Length
 
-EARLY = 0.1  # the share of it in which chains may still be far from where they belong
-WINDOWS = (
-    0.05,
-    0.1,
-    0.16,
-    0.25,
-    0.4,
-    0.8,
-)  # the shares of the warm-up after which there is a new mass
+# The shares of the warm-up after which there is a new mass. Up to the second, chains may still be
+# far from where they belong.
+WINDOWS = (0.05, 0.1, 0.16, 0.25, 0.4, 0.8)
+EARLY = WINDOWS[1]
 QUARTER = math.pi / 2  # of the period of a normal law: the time to an independent draw
-LONGEST, SHORT = 1000, 10  # leapfrog steps at most, and early on
-LEAST_RATE = 1e-3  # of acceptance, for its harmonic mean
+LONGEST, SHORT = 1000, 10  # leapfrog steps at most, and early on; twice as many a window later
 
 
 class Settings(NamedTuple):
@@ -65,6 +59,10 @@ class Mover(TunableKernel):
     def at(self, settings: Settings) -> Self:
         """The kernel with these settings."""
 
+    @abstractmethod
+    def single(self, size: Length, mass: Mass) -> Self:
+        """The kernel that makes one step of just this size."""
+
     def tuning(self, steps: int) -> Kernel:
         size, length, mass, _ = self.settings
         wanted = size is None or length is None or mass.is_wanted
@@ -89,7 +87,7 @@ class MoverTuningState(NamedTuple):
     Args:
         inner: The kernel's state.
         mass: The mass of the next step.
-        size: The step size, and its acceptance.
+        size: The step size, and its acceptance; early on of each chain.
         spread: The draws of the window.
         reach: How far these reach.
         done: The steps so far.
@@ -119,9 +117,12 @@ class MoverTuningState(NamedTuple):
 class MoverTuning(Tuning):
     r"""A mover in its warm-up.
 
-    The step size follows the acceptance of all chains. The mass is renewed at the end of windows
-    that grow, from the spread of all chains in the window. Trajectories become a quarter of the
-    period of the widest direction, :math:`\frac{\pi}{2} \sigma_{\max}` in the metric of the mass.
+    At first chains may be far from where they belong, where the law is steep or flat: each has a
+    step size of its own, the largest that it can use, and trajectories are short. Then one step
+    size follows the acceptance of all chains. The mass is renewed at the end of windows that grow,
+    from the spread of the chains in the window, and the step size is sought again. Trajectories
+    become a quarter of the period of the widest direction, :math:`\frac{\pi}{2} \sigma_{\max}` in
+    the metric of the mass.
 
     Args:
         kernel: The mover, with what was given.
@@ -137,27 +138,36 @@ class MoverTuning(Tuning):
         trial = self.kernel.at(Settings(size_now, 1.0 if length is None else length, mass))
         inner = trial.init(energy, x)
         position = rows(inner)
-        found = StepSize.at(self.first_size(energy, inner) if size is None else size)
+        one = torch.ones_like(inner.point.potential, dtype=torch.float64)
+        found = StepSize.at(self.sought_size(energy, inner, mass, one) if size is None else size)
         reach = Reach(torch.randn_like(position[0]))
-        return MoverTuningState(inner, mass, found, Spread.around(position, mass), reach, 0)
+        centre = position.mean(0).expand_as(position)
+        return MoverTuningState(inner, mass, found, Spread.around(centre, mass), reach, 0)
 
     def refresh(self, energy: Energy, state: MoverTuningState, x: Sites) -> MoverTuningState:
         return state._replace(inner=self.kernel.refresh(energy, state.inner, x))
 
-    def first_size(self, energy: Energy, inner: Any) -> Tensor:  # noqa: ANN401 (the mover's State)
-        """Step sizes (*laws,) of which about half the proposals survive, by doubling or halving."""
+    def sought_size(self, energy: Energy, inner: Any, mass: Mass, size: Tensor) -> Tensor:  # noqa: ANN401
+        """The largest step sizes of which half the single steps survive, by doubling or halving.
+
+        Args:
+            energy: The energy.
+            inner: The mover's state.
+            mass: The mass.
+            size: Where to begin: sizes of laws (*laws,), or of chains (*batch,).
+        """
         like = inner.point.position
-        size = like.new_ones(inner.point.energy.shape[1:], dtype=torch.float64)
-        factor, left = torch.zeros_like(size), torch.ones_like(size, dtype=torch.bool)
+        up = torch.zeros_like(size, dtype=torch.bool)
+        down, left = up.clone(), ~up
         while bool(left.any()):
-            length = as_length(size, like)
-            trial = self.kernel.at(Settings(length, least(length), self.kernel.settings.mass))
-            _, info = trial.step(energy, inner)
-            many = report(info)["acceptance_rate"].mean(0) > 0.5
-            wanted = torch.where(many, 2.0, 0.5).double()
-            left &= (factor == 0) | (factor == wanted)
-            factor, size = wanted, torch.where(left, size * wanted, size)
-            left &= (size > 1e-10) & (size < 1e10)
+            _, info = self.kernel.single(as_length(size, like), mass).step(energy, inner)
+            many = of_sizes(report(info)["acceptance_rate"], size) > 0.5
+            found = torch.where(many, down, up)
+            # What failed going up is left for the size before, what succeeds going down is kept.
+            change = torch.where(many, torch.where(down, 1.0, 2.0), 0.5)
+            size = torch.where(left, size * change, size)
+            up, down = up | many, down | ~many
+            left &= ~found & (size > 1e-10) & (size < 1e10)
         return size
 
     @torch.no_grad()
@@ -165,18 +175,23 @@ class MoverTuning(Tuning):
         kernel = self.current(state)
         inner, info = kernel.step(energy, state.inner)
         rate, position = report(info)["acceptance_rate"], rows(inner)
-        # At first a harmonic mean, which heeds the chains that are stuck far out.
-        early = self.is_early(state)
-        mean = 1 / (1 / rate.clamp_min(LEAST_RATE)).mean(0) if early else rate.mean(0)
-        size = state.size.after(mean, kernel.target_acceptance)
+        if self.is_early(state):
+            size = state.size.boldly(of_sizes(rate, state.size.size))
+        else:
+            rate = of_sizes(rate, state.size.size)
+            size = state.size.after(rate, kernel.target_acceptance)
         spread = state.spread.after(position)
-        reach = state.reach.after(state.mass.whitened(position - spread.mean))
+        reach = state.reach.after(state.mass.whitened(position - spread.centre))
         after = MoverTuningState(inner, state.mass, size, spread, reach, state.done + 1)
-        return self.renewed(after), info
+        return self.renewed(energy, after), info
 
     def is_early(self, state: MoverTuningState) -> bool:
         """Whether chains may still be far from where they belong."""
-        return state.done < EARLY * self.steps
+        return state.done < self.end(EARLY)
+
+    def end(self, share: float) -> int:
+        """The number of steps in a share of the warm-up."""
+        return max(1, round(share * self.steps))
 
     def current(self, state: MoverTuningState) -> Mover:
         """The mover of the next step."""
@@ -184,7 +199,8 @@ class MoverTuning(Tuning):
         size = given.size
         if size is None:
             size = as_length(state.size.size, state.inner.point.position)
-        most = SHORT if self.is_early(state) else given.most
+        later = sum(self.end(EARLY) <= self.end(share) <= state.done for share in WINDOWS)
+        most = min(given.most, SHORT * 2**later)
         return self.kernel.at(Settings(size, self.length(state, size, most), state.mass))
 
     def length(self, state: MoverTuningState, size: Length, most: int) -> float:
@@ -193,24 +209,36 @@ class MoverTuning(Tuning):
             return self.kernel.settings.length
         return max(least(size), min(QUARTER * state.reach.deviation, most * least(size)))
 
-    def renewed(self, state: MoverTuningState) -> MoverTuningState:
+    def renewed(self, energy: Energy, state: MoverTuningState) -> MoverTuningState:
         """With a new mass, where a window ends."""
-        if state.done not in {max(1, round(share * self.steps)) for share in WINDOWS}:
+        if state.done not in map(self.end, WINDOWS):
             return state
-        wanted = self.kernel.settings.mass.is_wanted
-        mass = state.spread.mass(state.mass) if wanted else state.mass
+        pool, mass = state.spread.pooled(), state.mass
+        if self.kernel.settings.mass.is_wanted:
+            mass = state.spread.mass(pool, mass)
+        size = state.size
+        if self.kernel.settings.size is None and not self.is_early(state):
+            # One mass is no guide to the step size of another.
+            begin = self.of_laws(state)
+            size = StepSize.at(self.sought_size(energy, state.inner, mass, begin))
         return state._replace(
             mass=mass,
-            size=StepSize.at(state.size.size),
-            spread=Spread.around(rows(state.inner), mass),
+            size=size,
+            spread=Spread.around(pool.centre, mass),
             reach=Reach(state.reach.direction * state.reach.deviation**2),
         )
+
+    def of_laws(self, state: MoverTuningState) -> Tensor:
+        """The step sizes found so far (*laws,)."""
+        size = state.size.average
+        chains_have_their_own = size.dim() == state.inner.point.potential.dim()
+        return size.median(0).values if chains_have_their_own else size
 
     def tuned(self, state: MoverTuningState) -> tuple[Mover, Any]:
         given = self.kernel.settings
         size = given.size
         if size is None:
-            size = as_length(state.size.average, state.inner.point.position)
+            size = as_length(self.of_laws(state), state.inner.point.position)
         length = self.length(state, size, given.most)
         return self.kernel.at(Settings(size, length, state.mass)), state.inner
 
@@ -218,6 +246,11 @@ class MoverTuning(Tuning):
 def as_length(sizes: Tensor, like: Tensor) -> Length:
     """Step sizes (*laws,) as a setting: a number, where there is one law."""
     return sizes.to(like) if sizes.dim() else float(sizes)
+
+
+def of_sizes(rate: Tensor, size: Tensor) -> Tensor:
+    """Acceptance (*batch,) for each of the sizes, which are those of chains or of laws."""
+    return rate if rate.dim() == size.dim() else rate.mean(0)
 
 
 def least(size: Length) -> float:
