@@ -272,7 +272,8 @@ def test_a_trap_between_units_of_one_site_is_found() -> None:
 
 def test_a_site_of_any_scale_counts_among_all_sites() -> None:
     # In their own units the two that are trapped would not be seen beside the third.
-    loud = 1e4 * torch.randn(8, 800, 2, generator=generator(9))
+    scales = torch.tensor([1e4, 1e3, 1e3, 1e3, 1e3])
+    loud = scales * torch.randn(8, 800, 5, generator=generator(9))
     for seed in range(3):
         assert diagnose(posterior(**across_sites(seed), loud=loud)).verdict is NOT_MIXED
 
@@ -446,7 +447,7 @@ def test_divergences() -> None:
     assert few.verdict is MIXED
     assert "too few to matter" in str(few)
     short = posterior(
-        x=autoregressive(4, 150, 4, 0.4, 0), statistics={"diverging": diverging[:, :150]}
+        x=autoregressive(4, 300, 4, 0.6, 0), statistics={"diverging": diverging[:, :300]}
     )
     assert diagnose(short).verdict is NOT_MIXED
     diverging[:, :10] = True
