@@ -19,15 +19,24 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.diagnostics import Diagnosis, Verdict, compare_starts, diagnose, inference_data
+from pyro_ebm.diagnostics import (
+    Diagnosis,
+    Verdict,
+    compare_starts,
+    diagnose,
+    inference_data,
+    to_arviz,
+)
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, DistributionEnergy
 from pyro_ebm.kernels import (
     HMC,
     MALA,
     Chains,
+    Cycle,
     Gibbs,
     GibbsWithGradients,
     Mixture,
+    ParallelTempering,
     RandomWalk,
     Schedule,
     run,
@@ -746,3 +755,16 @@ def test_the_words_are_complete() -> None:
     assert "What to try next:" in words
     assert "x[7]" in words
     assert str(NOT_MIXED) == "not mixed"
+
+
+def test_the_round_trips_of_every_ladder_are_evidence_in_arviz_too() -> None:
+    machine = BoltzmannMachine.restricted(4, 2)
+    ladders = [ParallelTempering(Gibbs(), betas) for betas in ((0.0, 1.0), (0.5, 0.75, 1.0))]
+    chains = run(Cycle(tuple(ladders)), machine, Schedule(5, 40), chains=4, seed=0)
+    wanted = [chains.attributes[f"kernel_{k}_round_trips"] for k in range(2)]
+    assert min(wanted) > 0
+    for draws in (chains, to_arviz(chains)):
+        found = [e.value for e in diagnose(draws).evidence if e.name.startswith("round trips")]
+        assert found == pytest.approx(wanted)
+    bare = diagnose(run(Gibbs(), machine, Schedule(5, 40), chains=4, seed=0))
+    assert not [e for e in bare.evidence if "trips" in e.name]

@@ -299,9 +299,7 @@ def test_round_trips_are_evidence(crossed: Any) -> None:
     (found,) = [e for e in diagnose(crossed).evidence if "round trips" in e.name]
     assert found.value > 5
     assert found.verdict is Verdict.MIXED
-    ladder = crossed.state.ladder
-    none = ladder._replace(round_trips=torch.zeros_like(ladder.round_trips))
-    stuck = replace(crossed, state=crossed.state._replace(ladder=none))
+    stuck = replace(crossed, attributes={**crossed.attributes, "round_trips": 0.0})
     (found,) = [e for e in diagnose(stuck).evidence if "round trips" in e.name]
     assert found.verdict is Verdict.CANNOT_TELL
 
@@ -495,7 +493,6 @@ def test_laws_are_counted_and_several_refused(name: str) -> None:
     energy, wanted = LAWS[name][0](), LAWS[name][1]
     count = max(1, sum(wanted))
     start = random_start(energy, count)
-    assert MODULE.laws(energy, {k: x[0] for k, x in start.items()}) == wanted
     chains = run(choose_kernel(energy), energy, Schedule(5, 2), initial=start, seed=0)
     task = MODULE.Task(energy, None, chains.schedule, 0)
     assert MODULE.may_temper(task, chains) == (wanted == ())

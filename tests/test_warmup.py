@@ -248,7 +248,7 @@ def posterior() -> CallableEnergy:
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_scattered_starts_cost_little_more_than_good_ones(seed: int) -> None:
-    # Good starts take 4 gradients a step, 8 where the step size is not sought again with a new mass.
+    # Good starts take 4 gradients a step, 8 if the step size is not sought again with a new mass.
     # Scattered ones take 2.2 to 2.6 times as many, 7 to 15 times where moreover all chains have one
     # step size from the beginning, are one pool, and trajectories are long from 10 % on.
     energy = posterior()

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.kernels import Chains, ParallelTempering
 from pyro_ebm.sites import Sites
 from pyro_ebm.statistics import frozen_units
 
@@ -346,15 +345,13 @@ def kernel_evidence(statistics: Mapping[str, Tensor], so_far: list[Evidence]) ->
     return [evidence for evidence in found if not math.isnan(evidence.value)]
 
 
-def ladder_evidence(chains: Chains) -> list[Evidence]:
-    """What the replicas of tempering have done since the warm-up."""
-    kernel = chains.kernel
-    if not isinstance(kernel, ParallelTempering) or not isinstance(kernel.betas, tuple):
-        return []
-    trips = float(kernel.report(chains.state).round_trips.double().mean())
+def ladder_evidence(material: Material) -> list[Evidence]:
+    """What the replicas of each ladder have done since the warm-up."""
     name, wanted = "round trips on the ladder, mean of chains", f"at least {TRIPS}"
-    verdict = MIXED if trips >= TRIPS else CANNOT_TELL
-    return [Evidence(name, trips, wanted, verdict, "", NO_TRIPS)]
+    return [
+        Evidence(name, trips, wanted, MIXED if trips >= TRIPS else CANNOT_TELL, "", NO_TRIPS)
+        for trips in material.round_trips
+    ]
 
 
 def rate_evidence(name: str, rate: float, least: float, advice: str) -> Evidence:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.kernels import Chains
 from pyro_ebm.sites import Sites, only_site
 from pyro_ebm.statistics import indicators, labels
 from pyro_ebm.statistics.arrays import Array, tensor_of
@@ -86,8 +85,7 @@ def diagnose(
     if superchains is not None or material.draws >= LEAST_DRAWS:
         groups = quantities(material, rows)
         evidence += mixing_evidence(material, judged(groups, superchains), superchains)
-    if isinstance(draws, Chains):
-        evidence += ladder_evidence(draws)
+    evidence += ladder_evidence(material)
     return weigh([*evidence, *kernel_evidence(material.statistics, evidence)])
 
 

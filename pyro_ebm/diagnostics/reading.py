@@ -32,6 +32,7 @@ class Material(NamedTuple):
     statistics: Mapping[str, Tensor]  # (chain, draw, ...)
     known: Mapping[str, Site]  # what is known of the sites, where anything is
     left_out: tuple[str, ...]  # the variables that cannot be read
+    round_trips: tuple[float, ...] = ()  # on each ladder since the warm-up, mean of chains
 
     @property
     def chains(self) -> int:
@@ -53,7 +54,8 @@ def read(draws: Draws) -> Material:
     """
     if isinstance(draws, Chains):
         statistics = draws.statistics
-        found = Material(draws.draws, -statistics["lp"], statistics, draws.sites, ())
+        trips = round_trips_of(draws.attributes)
+        found = Material(draws.draws, -statistics["lp"], statistics, draws.sites, (), trips)
     else:
         found = read_groups(draws)
     if not found.sites and found.left_out:
@@ -85,7 +87,9 @@ def read_groups(data: Any) -> Material:  # noqa: ANN401 (either ArviZ's)
         statistics, others = variables(data["sample_stats"])
     except KeyError:
         statistics, others = {}, ()
-    derived = DERIVED if getattr(group, "attrs", {}).get("inference_library") == OWN else ()
+    attributes = getattr(group, "attrs", {})
+    own = attributes.get("inference_library") == OWN
+    derived, trips = (DERIVED, round_trips_of(attributes)) if own else ((), ())
     sites = {name: value for name, value in posterior.items() if name not in derived}
     energy = None
     if derived and "model_energy" in posterior:
@@ -94,7 +98,17 @@ def read_groups(data: Any) -> Material:  # noqa: ANN401 (either ArviZ's)
         energy = -statistics["lp"].double()
     if len({value.shape[:2] for value in sites.values()}) > 1:
         raise ValueError("The variables of 'posterior' have different numbers of chains or draws.")
-    return Material(sites, energy, statistics, {}, (*left_out, *others))
+    return Material(sites, energy, statistics, {}, (*left_out, *others), trips)
+
+
+def round_trips_of(attributes: Mapping[str, Any]) -> tuple[float, ...]:
+    """What `run` has counted on each ladder, which may be one of several kernels."""
+    ending = "round_trips"
+    return tuple(
+        float(value)
+        for name, value in attributes.items()
+        if name == ending or name.endswith(f"_{ending}")
+    )
 
 
 def variables(group: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # noqa: ANN401 (xarray's)

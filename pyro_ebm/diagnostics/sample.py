@@ -27,7 +27,7 @@ from pyro_ebm.kernels import (
     run,
 )
 from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, joined, parts_of, said
-from pyro_ebm.kernels.path import Path
+from pyro_ebm.kernels.path import Path, is_one_law
 from pyro_ebm.kernels.reference import reference_of
 from pyro_ebm.kernels.run import given_start, random_start
 from pyro_ebm.seeding import chosen_seed, forked
@@ -207,18 +207,6 @@ def tell(message: str) -> None:
 
 
 @torch.no_grad()
-def laws(energy: Energy, x: Sites) -> torch.Size:
-    """The batch shape of the laws that an energy has: what it answers for one state.
-
-    () is one law for all chains; (6,) are six, as of six rows that are held, or six machines.
-
-    Args:
-        energy: The energy.
-        x: Values of all its sites, without a batch (*site.shape) or of one chain (1, *site.shape).
-    """
-    return energy.evaluate(x).shape
-
-
 def require_one_law(energy: Energy, initial: Sites | Tensor | None) -> None:
     """Refuses an energy whose chains follow several laws.
 
@@ -226,7 +214,7 @@ def require_one_law(energy: Energy, initial: Sites | Tensor | None) -> None:
         TypeError, ValueError: If there are several; or if there is no start, as `run`.
     """
     x = random_start(energy, 1) if initial is None else given_start(energy, initial)
-    found = laws(energy, {name: value[:1] for name, value in x.items()})
+    found = energy.evaluate({name: value[:1] for name, value in x.items()}).shape
     if found.numel() > 1:
         raise ValueError(
             f"The energy has {found.numel()} laws, of the batch shape {tuple(found)}: one for each "
@@ -340,10 +328,9 @@ def may_temper(task: Task, chains: Chains) -> bool:
     if isinstance(task.kernel, ParallelTempering):
         return False
     try:
-        one = laws(task.energy, {name: value[0] for name, value in chains.last.items()})
+        return is_one_law(task.energy, chains.last)
     except Exception:  # an energy that cannot be asked about one state has no place on a ladder
         return False
-    return one == torch.Size([])
 
 
 def frozen(found: Judged) -> dict[str, Tensor]:

@@ -13,7 +13,13 @@ from pyro_ebm.sites import Sites
 from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, Mass
-from .settings import Length, require_positive, require_probability, require_set
+from .settings import (
+    Length,
+    require_broadcast,
+    require_positive,
+    require_probability,
+    require_set,
+)
 from .tuning import LONGEST, Mover, Settings, least, reported
 
 ROUNDING = 1e-6  # of a step: what a whole number of steps may be off by
@@ -85,7 +91,9 @@ class HMC(Mover):
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         require_set(self, "step_size", "trajectory_length")
-        return init_dynamics(energy, self.sites, x, self.mass, "HMC")
+        state = init_dynamics(energy, self.sites, x, self.mass, "HMC")
+        require_broadcast("step_size", self.step_size, state.energy.shape)
+        return state
 
     def refresh(self, energy: Energy, state: DynamicsState, x: Sites) -> DynamicsState:
         return refresh_dynamics(energy, self.sites, state, x)
