@@ -180,7 +180,7 @@ USE = {
     "a chain of states that are forbidden": Bad(
         lambda: run(Gibbs(), forbidding(), Schedule(0, 1), initial=torch.tensor([[0, 1, 2]])),
         ValueError,
-        ("no label left", "allowed"),
+        ("energy of the start is infinite", "chains [0]", "p(x) is not 0", "draw or the mode"),
     ),
     "a label held that is not there": Bad(
         lambda: clamp(field(), torch.tensor([0, 3, 0]), mask=torch.tensor([False, True, False])),
