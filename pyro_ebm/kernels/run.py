@@ -287,7 +287,7 @@ def require_finite_start(energy: Energy, x: Sites) -> None:
         kind = "NaN" if bool(heights.isnan().any()) else "infinite"
         raise ValueError(
             f"The energy of the start is {kind} in the chains {where[:10]}; wanted a finite one: "
-            f"check the parameters, and start where p(x) is not 0, for example at a draw or the mode."
+            f"check the parameters, and start where p(x) is not 0, for example a draw or the mode."
         )
 
 
