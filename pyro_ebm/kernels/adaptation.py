@@ -16,9 +16,6 @@ from .settings import Length
 # that its mean is too small: four chains came to accept 0.87 for 0.80, with 0.2 they accept 0.81.
 GAIN, DELAY, FORGETTING = 0.2, 10.0, 0.75
 FACTOR = 2.0  # by which a step size changes at most in a step of `StepSize.boldly`
-# Chains that wander for so many steps before they forget where they were may be of one law: in a
-# window of T steps the variance between them is then some 300 / T times that within them.
-PATIENCE = 300.0
 FAR = 20.0  # times the usual square: as what the deviation of a chain that is far off counts
 
 
@@ -109,8 +106,13 @@ class Spread(NamedTuple):
             products = products + deviations.mT @ deviations
         return type(self)(self.centre, total, squares, products, self.steps + 1)
 
-    def pooled(self) -> "Pool":
-        """What the chains say together."""
+    def pooled(self, patience: float) -> "Pool":
+        """What the chains say together.
+
+        Args:
+            patience: For how many steps chains of one law may wander before they forget where
+                they were; infinite, if all are taken for that.
+        """
         offset = self.total / self.steps
         variances = (self.squares / self.steps - offset.square()).clamp_min(0)
         usual = upper_median(variances)
@@ -119,7 +121,7 @@ class Spread(NamedTuple):
         apart = place - place.mean(0)
         tiny = torch.finfo(apart.dtype).tiny
         between = apart.square().mean(0).clamp_min(tiny)
-        share = (PATIENCE / self.steps * within / between).clamp(max=1.0)
+        share = (patience / self.steps * within / between).clamp(max=1.0)
         share = torch.where(within > 0, share, 1.0)  # of chains that stood still nothing is known
         return Pool(within, share.sqrt() * apart, place - share * apart)
 
@@ -140,11 +142,12 @@ class Spread(NamedTuple):
 class Pool(NamedTuple):
     """What chains say together of the spread of their law.
 
-    What lies between chains that have not met says nothing of how far a trajectory should lead.
-    With the variance W within chains and B between them in a window of T steps, B counts up to
-    (300 / T) W, coordinate by coordinate, so that chains in modes of their own give the mass of a
-    mode, and slow ones that of their law. A chain that comes from far away, or is where no other
-    is, hardly says more than the others. Any mass is right for the law: only speed is at stake.
+    What lies between chains that will not meet says nothing of how far a trajectory should lead.
+    Chains that wander for P steps before they forget where they were have, in a window of T steps,
+    a variance B between them that is some P / T times the variance W within them. So B counts up
+    to (P / T) W, coordinate by coordinate: chains in modes of their own give the mass of a mode,
+    slow ones that of their law. A chain that comes from far away hardly says more than the others.
+    Any mass is right for the law: only speed is at stake.
 
     Args:
         within: W, the mean variance in a chain (d,).

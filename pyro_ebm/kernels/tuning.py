@@ -21,9 +21,10 @@ from .mass import Mass
 from .settings import Length
 
 # The shares of the warm-up after which there is a new mass. Up to the second, chains may still be
-# far from where they belong.
+# far from where they belong, and up to the third what lies between them may be due to that.
 WINDOWS = (0.05, 0.1, 0.16, 0.25, 0.4, 0.8)
-EARLY = WINDOWS[1]
+EARLY, SCATTERED = WINDOWS[1:3]
+PATIENCE = 300.0  # steps that chains of one law may wander before they forget where they were
 QUARTER = math.pi / 2  # of the period of a normal law: the time to an independent draw
 LONGEST, SHORT = 1000, 10  # leapfrog steps at most, and early on; twice as many a window later
 
@@ -213,7 +214,8 @@ class MoverTuning(Tuning):
         """With a new mass, where a window ends."""
         if state.done not in map(self.end, WINDOWS):
             return state
-        pool, mass = state.spread.pooled(), state.mass
+        scattered = state.done <= self.end(SCATTERED)
+        pool, mass = state.spread.pooled(math.inf if scattered else PATIENCE), state.mass
         if self.kernel.settings.mass.is_wanted:
             mass = state.spread.mass(pool, mass)
         size = state.size
