@@ -149,7 +149,11 @@ class MoverTuning(Tuning):
         return state._replace(inner=self.kernel.refresh(energy, state.inner, x))
 
     def sought_size(self, energy: Energy, inner: Any, mass: Mass, size: Tensor) -> Tensor:  # noqa: ANN401
-        """The largest step sizes of which half the single steps survive, by doubling or halving.
+        """The largest step sizes that may have the wanted acceptance, by doubling or halving.
+
+        Single steps are tried. At the acceptance δ of trajectories theirs is above δ⁴, and below it
+        with steps twice as long; it is δ where there are none but single steps. The size to begin
+        with is therefore kept where it is right, as dual averaging needs long to come from another.
 
         Args:
             energy: The energy.
@@ -157,12 +161,13 @@ class MoverTuning(Tuning):
             mass: The mass.
             size: Where to begin: sizes of laws (*laws,), or of chains (*batch,).
         """
-        like = inner.point.position
+        like, wanted = inner.point.position, self.kernel.target_acceptance
+        least_rate = max(wanted**4, wanted / 2)
         up = torch.zeros_like(size, dtype=torch.bool)
         down, left = up.clone(), ~up
         while bool(left.any()):
             _, info = self.kernel.single(as_length(size, like), mass).step(energy, inner)
-            many = of_sizes(report(info)["acceptance_rate"], size) > 0.5
+            many = of_sizes(report(info)["acceptance_rate"], size) > least_rate
             found = torch.where(many, down, up)
             # What failed going up is left for the size before, what succeeds going down is kept.
             change = torch.where(many, torch.where(down, 1.0, 2.0), 0.5)
