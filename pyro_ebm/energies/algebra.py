@@ -22,6 +22,7 @@ from .base import (
     GradientEnergy,
     SweepEnergy,
     energy_and_gradient,
+    only_block,
     sweep_blocks,
     times,
 )
@@ -261,12 +262,7 @@ class BlockCombination(AbstractSum, SweepEnergy):
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
         if block is None:
-            blocks = self.blocks(site)
-            if len(blocks) > 1:
-                raise ValueError(
-                    f"{site!r} has {len(blocks)} blocks; say which: one of blocks({site!r})."
-                )
-            (block,) = blocks
+            block = only_block(self, site)
         values = values_of_units(self.sites[site], site, next(iter(x.values())))
         logits = weighted_log_weights(self.parts.around(site), site, x, block, values)
         allowed = allowed_values(self.sites[site], values)

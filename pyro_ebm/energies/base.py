@@ -200,6 +200,18 @@ class BlockEnergy(Energy):
         """
 
 
+def only_block(energy: BlockEnergy, site: str) -> Block:
+    """The block of a site that has one.
+
+    Raises:
+        ValueError: If it has several.
+    """
+    blocks = energy.blocks(site)
+    if len(blocks) > 1:
+        raise ValueError(f"{site!r} has {len(blocks)} blocks; say which: one of blocks({site!r}).")
+    return blocks[0]
+
+
 class SweepEnergy(BlockEnergy):
     """An energy that knows more of a sweep than its blocks one after another."""
 

@@ -17,6 +17,7 @@ from .base import (
     GradientEnergy,
     SweepEnergy,
     energy_and_gradient,
+    only_block,
     sweep_blocks,
     sweep_site,
 )
@@ -273,12 +274,7 @@ class BlockClamped(AbstractGradientClamped, SweepEnergy):
         if free is None:
             return self.energy.conditional(site, whole, block)
         if block is None:
-            blocks = self.blocks(site)
-            if len(blocks) > 1:
-                raise ValueError(
-                    f"{site!r} has {len(blocks)} blocks; say which: one of blocks({site!r})."
-                )
-            (block,) = blocks
+            block = only_block(self, site)
         return self.energy.conditional(site, whole, free[block])
 
     def sweep(self, site: str, x: Sites) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_ebm.sites import Site, Sites, batch_shape, describe
 
-from .base import Block, SweepEnergy, sweep_blocks, times
+from .base import Block, SweepEnergy, only_block, sweep_blocks, times
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
 from .energy_site import EnergySite
 from .finite import FiniteLaw
@@ -183,11 +183,7 @@ class ModelEnergy(SweepEnergy):
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
         found = self.discrete_site(site)
         if block is None:
-            if len(found.blocks) > 1:
-                raise ValueError(
-                    f"{site!r} has {len(found.blocks)} blocks; say which: one of blocks({site!r})."
-                )
-            block = found.blocks[0]
+            block = only_block(self, site)
         batch, rows = self.as_rows(x)
         tried = found.tried(rows[site], block)  # (states, rows, *shape)
         states = len(tried)
