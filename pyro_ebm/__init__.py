@@ -6,16 +6,7 @@ of contents.
 """
 
 from . import datasets, infer, plots
-from .diagnostics import (
-    Diagnosis,
-    Evidence,
-    NotMixedWarning,
-    Verdict,
-    compare_starts,
-    diagnose,
-    sample,
-    to_arviz,
-)
+from .diagnostics import Diagnosis, Evidence, Verdict, compare_starts, diagnose, to_arviz
 from .distributions import (
     Boltzmann,
     EnergyDistribution,
@@ -50,17 +41,10 @@ from .energies import (
     interpolate,
     mlp_energy,
 )
-from .infer import (
-    AmortizedMeanFieldGuide,
-    EnergyKernel,
-    MeanFieldGuide,
-    WithinGibbs,
-    energy_factor,
-)
+from .infer import AmortizedMeanFieldGuide, EnergyKernel, MeanFieldGuide, WithinGibbs, energy_factor
 from .kernels import (
     HMC,
     MALA,
-    Annealed,
     Chains,
     Cycle,
     DenseMass,
@@ -86,9 +70,7 @@ from .kernels import (
     UnitMass,
     Wolff,
     advance,
-    anneal,
     choose_kernel,
-    descend,
     resume,
     run,
     warmup,
@@ -110,6 +92,7 @@ from .learning import (
     mean_field,
     start_at_means,
 )
+from .minima import Annealed, anneal, descend, mode
 from .partition import (
     BeliefPropagation,
     EliminationPlan,
@@ -122,8 +105,8 @@ from .partition import (
     elimination,
     exact,
     exactly,
-    mode,
 )
+from .sampling import NotMixedWarning, sample
 from .sites import Site, Sites
 from .statistics import (
     FrozenUnits,

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_ebm.datasets import Digits, digits
-from pyro_ebm.diagnostics import to_arviz
-from pyro_ebm.energies import BoltzmannMachine
-from pyro_ebm.kernels import Chains, Gibbs, Schedule, run
-from pyro_ebm.learning import (
+from .datasets import Digits, digits
+from .diagnostics import to_arviz
+from .energies import BoltzmannMachine
+from .kernels import Chains, Gibbs, Schedule, run
+from .learning import (
     History,
     Monitor,
     PersistentContrastiveDivergence,
@@ -21,17 +21,10 @@ from pyro_ebm.learning import (
     fit,
     start_at_means,
 )
-from pyro_ebm.partition import exact
-from pyro_ebm.plots import energy_histograms, filters, images, learning_curve, restoration
-from pyro_ebm.restoration import (
-    Restored,
-    complete,
-    deviation,
-    flipped,
-    restore,
-    wrong_pixels,
-)
-from pyro_ebm.statistics import (
+from .partition import exact
+from .plots import energy_histograms, filters, images, learning_curve, restoration
+from .restoration import Restored, complete, deviation, flipped, restore, wrong_pixels
+from .statistics import (
     chow_liu_log_likelihood,
     describe_frozen,
     frozen_units,

@@ -12,12 +12,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_ebm.distributions import EnergyDistribution
-from pyro_ebm.energies import Energy, PairwiseEnergy, clamp
-from pyro_ebm.infer import MCMC, EnergyKernel
-from pyro_ebm.kernels import HMC, Cycle, Gibbs, Schedule, run
-from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.statistics import r_hat
+from .distributions import EnergyDistribution
+from .energies import Energy, PairwiseEnergy, clamp
+from .infer import MCMC, EnergyKernel
+from .kernels import HMC, Cycle, Gibbs, Schedule, run
+from .seeding import chosen_seed, forked
+from .statistics import r_hat
 
 CHAINS = 64
 SCHEDULE = Schedule(warmup=100, draws=150)

@@ -7,15 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ebm.energies import (
-    BoltzmannMachine,
-    PatternFactors,
-    RandomField,
-    TableFactors,
-    clamp,
-)
+from pyro_ebm.energies import BoltzmannMachine, PatternFactors, RandomField, TableFactors, clamp
 from pyro_ebm.kernels import Gibbs, Schedule, run
-from pyro_ebm.partition import TooManyStatesError, belief_propagation, elimination
+from pyro_ebm.partition import TooManyStatesError, belief_propagation
+from pyro_ebm.partition.elimination import elimination
 from tests.test_bad_input import Bad
 
 EDGES = [(0, 1), (1, 2)]

@@ -41,7 +41,7 @@ from pyro_ebm.kernels import (
     Schedule,
     run,
 )
-from pyro_ebm.kernels.mass import UNIT_MASS
+from pyro_ebm.kernels.continuous.mass import UNIT_MASS
 from pyro_ebm.sites import Site
 
 MIXED, NOT_MIXED, CANNOT_TELL = Verdict.MIXED, Verdict.NOT_MIXED, Verdict.CANNOT_TELL

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.distributions import Boltzmann
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
-from pyro_ebm.energies.joint import is_factor
+from pyro_ebm.energies.pyro_models.log_joint import is_factor
 from pyro_ebm.infer import energy_factor, factor
 from pyro_ebm.sites import Site
 

@@ -33,7 +33,7 @@ from pyro_ebm.learning import (
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
 from pyro_ebm.units import Bernoulli, Spin
-from tests.machines import (
+from tests.support.machines import (
     BIT,
     GENERAL,
     HH,

@@ -23,7 +23,10 @@ PACKAGE = ROOT / "pyro_ebm"
 LAZY_ANYWHERE = {"arviz", "matplotlib", "numba", "xarray"}
 LAZY_IN_FILE = {
     ("kernels/chains.py", "pyro_ebm.diagnostics"),
-    ("energies/base.py", "pyro_ebm.energies.algebra"),  # `+` and `*` make energies of energies
+    (
+        "energies/base.py",
+        "pyro_ebm.energies.composition.sums",
+    ),  # `+` and `*` make energies of energies
 }
 
 # The examples that take a few seconds; the others are run by `make test-all`.

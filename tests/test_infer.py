@@ -22,7 +22,7 @@ from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.energies import BoltzmannMachine
 from pyro_ebm.infer import MCMC, EnergyKernel, WithinGibbs
 from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, ParallelTempering, RandomWalk, UnitMass
-from tests.models import numbers
+from tests.support.models import numbers
 
 # Two labels and a level with known posterior moments, by sums over labels and a fine grid.
 DATA = torch.tensor([2.4, -0.3, 1.8])

@@ -41,7 +41,7 @@ from pyro_ebm.kernels import Cycle, Gibbs
 from pyro_ebm.partition import LogPartition, exactly
 from pyro_ebm.partition import exact as exact_sums
 from pyro_ebm.sites import Site
-from tests.goodness import ALPHA, chi_square
+from tests.support.goodness import ALPHA, chi_square
 
 DOUBLE = torch.float64
 N = 4

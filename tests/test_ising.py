@@ -20,7 +20,7 @@ from pyro_ebm.kernels import (
     run,
 )
 from pyro_ebm.partition import exact
-from tests.machines import lattice_edges
+from tests.support.machines import lattice_edges
 
 V = "visible"
 CRITICAL = 2 / math.log(1 + math.sqrt(2))

@@ -24,7 +24,7 @@ from pyro_ebm import (
     mlp_energy,
     run,
 )
-from pyro_ebm.energies import neural as subject
+from pyro_ebm.energies.functions import spectral as subject
 from pyro_ebm.sites import boolean
 
 LAYERS = {

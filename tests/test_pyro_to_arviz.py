@@ -16,7 +16,8 @@ from pyro.infer import HMC, MCMC, NUTS, Predictive, config_enumerate
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.diagnostics import pyro_results, to_arviz
+from pyro_ebm.diagnostics import to_arviz
+from pyro_ebm.diagnostics.arviz import pyro_results
 from pyro_ebm.energies import CallableEnergy, UnbatchedModelWarning
 from pyro_ebm.infer import MCMC as OurMCMC
 from pyro_ebm.infer import EnergyKernel, energy_factor

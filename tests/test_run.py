@@ -34,10 +34,10 @@ from pyro_ebm.kernels import (
     resume,
     run,
 )
-from pyro_ebm.kernels.run import finite_start, random_start
+from pyro_ebm.kernels.start import finite_start, random_start
 from pyro_ebm.sites import Site, Sites, boolean
 from pyro_ebm.units import Spin
-from tests.machines import SMALL
+from tests.support.machines import SMALL
 
 each_machine = pytest.mark.parametrize("name", SMALL)
 SHORT = Schedule(warmup=5, draws=12)

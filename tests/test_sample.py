@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.diagnostics import NotMixedWarning, Verdict, diagnose, sample
-from pyro_ebm.diagnostics import sample as package_sample
+from pyro_ebm.diagnostics import Verdict, diagnose
 from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
@@ -41,13 +40,15 @@ from pyro_ebm.kernels import (
     choose_kernel,
     run,
 )
-from pyro_ebm.kernels.run import random_start
-from pyro_ebm.kernels.tempering import TemperingTuning
+from pyro_ebm.kernels.composite.tempering import TemperingTuning
+from pyro_ebm.kernels.start import random_start
+from pyro_ebm.sampling import NotMixedWarning, sample
+from pyro_ebm.sampling import sample as package_sample
 from pyro_ebm.sites import Site, boolean, random_values, spin
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian
 
 V, H = "visible", "hidden"
-MODULE = sys.modules["pyro_ebm.diagnostics.sample"]
+MODULE = sys.modules["pyro_ebm.sampling.sample"]
 
 
 def site(support: Any, *shape: int) -> Site:

@@ -42,11 +42,12 @@ from pyro_ebm.kernels import (
     run,
     warmup,
 )
-from pyro_ebm.kernels.adaptation import Reach, Spread, StepSize
-from pyro_ebm.kernels.cycle import CompositionTuning
-from pyro_ebm.kernels.tuning import PATIENCE, MoverTuning
+from pyro_ebm.kernels.composite.cycle import CompositionTuning
+from pyro_ebm.kernels.continuous.adaptation import Reach, Spread
+from pyro_ebm.kernels.continuous.tuning import PATIENCE, MoverTuning
+from pyro_ebm.kernels.step_size import StepSize
 from pyro_ebm.sites import Sites
-from tests.densities import SMALL, Quadratic
+from tests.support.densities import SMALL, Quadratic
 
 DEVIATIONS = torch.logspace(-1.5, 1.5, 9, dtype=torch.float64)
 

@@ -13,12 +13,7 @@ from pyro_ebm.statistics.autocovariance import (
     split,
     together,
 )
-from pyro_ebm.statistics.convergence import (
-    normal_scores,
-    r_hats,
-    ratio,
-    tail_sample_sizes,
-)
+from pyro_ebm.statistics.convergence import normal_scores, r_hats, ratio, tail_sample_sizes
 
 STRETCHES = (32, 16, 8, 4, 2)  # of half a chain, for the test of agreement
 LENGTH = 5  # least length of a stretch, in autocorrelation times

@@ -21,14 +21,7 @@ from pyro_ebm.partition import LogPartition
 from pyro_ebm.sites import as_tensor, check_shape, only_site
 
 from . import intractable, sampling, summation
-from .intractable import (
-    Context,
-    current_context,
-    cut_off,
-    site_name,
-    watched_context,
-    with_history,
-)
+from .intractable import Context, current_context, cut_off, site_name, watched_context, with_history
 from .reading import read_once
 from .sampling import Sampler
 

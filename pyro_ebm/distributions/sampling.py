@@ -7,12 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import (
-    DistributionEnergy,
-    Energy,
-    PairwiseEnergy,
-    knows_conditional,
-)
+from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy, knows_conditional
 from pyro_ebm.kernels import HMC, Gibbs, Kernel, advance
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.sites import Sites, random_values

@@ -1,6 +1,5 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .algebra import Blend, blend, combined, interpolate
 from .base import (
     BlockEnergy,
     Energy,
@@ -11,26 +10,25 @@ from .base import (
     sweep_blocks,
     sweep_site,
 )
-from .boltzmann import BoltzmannMachine
-from .callable import CallableEnergy
-from .clamped import clamp
-from .couplings import Graph
-from .distribution import DistributionEnergy
-from .factor_graph import FactorGraph, FactorGroup
-from .field_energy import FieldEnergy
-from .layers import Layer
-from .links import Change, GraphLink, Link
-from .mean_energy import mean_energy_difference
-from .model import ModelEnergy, UnbatchedModelWarning
-from .neural import SpectralConvolution, SpectralLinear, convolutional_energy, mlp_energy
-from .pairwise import PairwiseEnergy, require_pairwise
-from .random_field import (
-    Factors,
-    PatternFactors,
-    RandomField,
-    TableFactors,
-)
-from .terms import PairwiseTerms, draw_features
+from .composition.blend import Blend, blend
+from .composition.clamped import clamp
+from .composition.sums import combined, interpolate
+from .fields.energy import FieldEnergy
+from .fields.factor_graph import FactorGraph, FactorGroup
+from .fields.factors import Factors, PatternFactors, TableFactors
+from .fields.random_field import RandomField
+from .functions.callable import CallableEnergy
+from .functions.distribution import DistributionEnergy
+from .functions.networks import convolutional_energy, mlp_energy
+from .functions.spectral import SpectralConvolution, SpectralLinear
+from .pairwise.boltzmann import BoltzmannMachine
+from .pairwise.couplings import Graph
+from .pairwise.energy import PairwiseEnergy, require_pairwise
+from .pairwise.layers import Layer
+from .pairwise.links import Change, GraphLink, Link
+from .pairwise.mean_energy import mean_energy_difference
+from .pairwise.terms import PairwiseTerms, draw_features
+from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
 
 __all__ = [
     "Blend",

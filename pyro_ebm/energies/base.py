@@ -97,7 +97,7 @@ class Energy(AbstractModule):
 
     def __add__(self, other: "Energy") -> "Energy":
         """The energies' sum: the product of their experts."""
-        from .algebra import combined  # which is made of energies itself
+        from pyro_ebm.energies.composition.sums import combined  # which is made of energies itself
 
         return (
             combined([(1.0, self), (1.0, other)]) if isinstance(other, Energy) else NotImplemented
@@ -105,7 +105,7 @@ class Energy(AbstractModule):
 
     def __mul__(self, factor: float | Tensor) -> "Energy":
         """The energy at the inverse temperature `factor`, a number or a tensor (*batch,)."""
-        from .algebra import combined
+        from pyro_ebm.energies.composition.sums import combined
 
         return NotImplemented if isinstance(factor, Energy) else combined([(factor, self)])
 

@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.sites import Site, boolean, spin
-
-LARGEST = 1024  # values that are tried one by one
+from pyro_ebm.sites import ListedValues
 
 
 class FiniteLaw(TorchDistribution):
@@ -82,47 +80,3 @@ class FiniteLaw(TorchDistribution):
         own = len(self.event_shape)
         same = value.unsqueeze(value.dim() - own) == self.values
         return same.flatten(same.dim() - own).all(-1) if own else same
-
-
-class ListedValues(Constraint):
-    """Some listed values.
-
-    Args:
-        values: They (states, *event).
-    """
-
-    is_discrete = True
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-        self.event_dim = values.dim() - 1
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        """Whether each is one of them."""
-        own = self.event_dim
-        same = value.unsqueeze(value.dim() - own) == self.values
-        return (same.flatten(same.dim() - own).all(-1) if own else same).any(-1)
-
-
-def values_of(support: Constraint) -> Tensor | None:  # (states, *event), in float64
-    """The values of one element of a support, in order; None where they cannot be listed.
-
-    Where bounds differ from element to element, it is the values between the extreme ones.
-    """
-    if support in (boolean, spin):
-        return torch.tensor([0.0, 1.0] if support is boolean else [-1.0, 1.0], dtype=torch.float64)
-    if isinstance(support, constraints.integer_interval):
-        low = int(torch.as_tensor(support.lower_bound).min())
-        high = int(torch.as_tensor(support.upper_bound).max())
-        return torch.arange(low, high + 1, dtype=torch.float64) if high - low < LARGEST else None
-    if isinstance(support, ListedValues):
-        return support.values.double()
-    return None
-
-
-def values_at(site: Site) -> Tensor | None:  # (states, *event), in float64
-    """The values of one element of a site; None where they cannot be listed."""
-    if site.support is constraints.one_hot:
-        return torch.eye(site.shape[-1], dtype=torch.float64)
-    return values_of(site.support)

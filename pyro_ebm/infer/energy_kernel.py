@@ -9,7 +9,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, ModelEnergy
-from pyro_ebm.energies.first_pass import InitStrategy
+from pyro_ebm.energies.pyro_models.first_pass import InitStrategy
 from pyro_ebm.kernels import Kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup
 from pyro_ebm.sites import Sites

@@ -1,26 +1,26 @@
 """Transitions that leave exp(-E) unchanged, and running them."""
 
-from .annealing import Annealed, TemperedTransitions, anneal, descend
 from .base import Kernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
 from .choice import choose_kernel
-from .cluster import SwendsenWang, Wolff
-from .cycle import Cycle, Mixture
-from .gibbs import Gibbs
-from .gradient_gibbs import DiscreteLangevin, GibbsWithGradients
-from .hmc import HMC
-from .langevin import MALA, Langevin
-from .mass import DenseMass, DiagonalMass, Mass, UnitMass
-from .random_blocks import RandomBlocks
-from .random_walk import MetropolisHastings, RandomWalk
+from .composite.cycle import Cycle, Mixture
+from .composite.tempered_transitions import TemperedTransitions
+from .composite.tempering import ParallelTempering, TemperingReport
+from .continuous.hmc import HMC
+from .continuous.langevin import MALA, Langevin
+from .continuous.mass import DenseMass, DiagonalMass, Mass, UnitMass
+from .continuous.random_walk import RandomWalk
+from .discrete.cluster import SwendsenWang, Wolff
+from .discrete.gibbs import Gibbs
+from .discrete.gradient_gibbs import DiscreteLangevin, GibbsWithGradients
+from .discrete.random_blocks import RandomBlocks
+from .metropolis_hastings import MetropolisHastings
 from .run import resume, run
-from .tempering import ParallelTempering, TemperingReport
 from .warmup import warmup
 
 __all__ = [
     "HMC",
     "MALA",
-    "Annealed",
     "Chains",
     "Cycle",
     "DenseMass",
@@ -46,9 +46,7 @@ __all__ = [
     "UnitMass",
     "Wolff",
     "advance",
-    "anneal",
     "choose_kernel",
-    "descend",
     "resume",
     "run",
     "warmup",

@@ -3,16 +3,16 @@
 from typing import NamedTuple
 
 from pyro_ebm.energies import Energy, knows_conditional
+from pyro_ebm.kernels.composite.cycle import Cycle
+from pyro_ebm.kernels.continuous.hmc import HMC
+from pyro_ebm.kernels.discrete.alphabets import alphabet_of
+from pyro_ebm.kernels.discrete.cluster import SwendsenWang, suits_clusters
+from pyro_ebm.kernels.discrete.gibbs import Gibbs
+from pyro_ebm.kernels.discrete.gradient_gibbs import DiscreteLangevin
+from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks, can_move
 from pyro_ebm.sites import describe
 
-from .alphabets import alphabet_of
 from .base import Kernel
-from .cluster import SwendsenWang, suits_clusters
-from .cycle import Cycle
-from .gibbs import Gibbs
-from .gradient_gibbs import DiscreteLangevin
-from .hmc import HMC
-from .random_blocks import RandomBlocks, can_move
 
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
 # and makes two to three times the effective draws of the first there, for up to twice the work.

@@ -11,14 +11,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.kernels.composite.tempering import ladder_findings
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
-from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, random_values, spin
+from pyro_ebm.sites import Site, Sites, boolean, describe, spin
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch
-from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule, whole
-from .tempering import ladder_findings
+from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
+from .start import finite_start, given_start, require_finite_start
 
-TRIES = 100  # random starts at most, until all chains have a finite energy
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
 
 
@@ -249,48 +249,6 @@ def require_still_finite(energy: Energy, x: Sites) -> None:
         require_finite(energy.evaluate(x).reshape(-1), x)
 
 
-@torch.no_grad()
-def finite_start(energy: Energy, chains: int) -> Sites:
-    """A random start where p(x) is not 0; chains that have come elsewhere try again.
-
-    Raises:
-        ValueError: As `random_start`; or if a chain has not found such a place.
-    """
-    x = random_start(energy, chains)
-    if isinstance(energy, PairwiseEnergy):  # finite everywhere
-        return x
-    for _ in range(TRIES):
-        outside = ~energy(x).isfinite().expand(chains)
-        if not bool(outside.any()):
-            return x
-        again = random_start(energy, chains)
-        x = {
-            name: torch.where(outside.reshape(-1, *[1] * (v.dim() - 1)), again[name], v)
-            for name, v in x.items()
-        }
-    raise ValueError(
-        f"In {TRIES} random starts {int(outside.sum())} of {chains} chains have found no finite "
-        f"energy. Give initial={{name: tensor}} with a leading chain dimension, where it is finite."
-    )
-
-
-@torch.no_grad()
-def require_finite_start(energy: Energy, x: Sites) -> None:
-    """Refuses a start that is impossible, or of which nothing is known.
-
-    Raises:
-        ValueError: If an energy is infinite or NaN.
-    """
-    heights = energy(x).reshape(-1)
-    if not bool(heights.isfinite().all()):
-        where = (~heights.isfinite()).nonzero()[:, 0].tolist()
-        kind = "NaN" if bool(heights.isnan().any()) else "infinite"
-        raise ValueError(
-            f"The energy of the start is {kind} in the chains {where[:10]}; wanted a finite one: "
-            f"check the parameters, and start where p(x) is not 0, for example a draw or the mode."
-        )
-
-
 def require_same_sites(chains: Chains, energy: Energy) -> None:
     """Refuses to go on with the energy of something else.
 
@@ -312,42 +270,3 @@ def require_same_sites(chains: Chains, energy: Energy) -> None:
 def in_words(site: Site) -> str:
     """A site's support and shape."""
     return f"{describe(site.support)} {tuple(site.shape)}"
-
-
-def random_start(energy: Energy, chains: int) -> Sites:
-    """Every site at random, scattered over its support.
-
-    Raises:
-        ValueError: If the count is not positive, or a site needs a start of its own.
-    """
-    count = whole(chains)
-    if count is None or count < 1:
-        raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
-    like = torch.empty((), dtype=energy.dtype, device=energy.device)
-    x = {}
-    for name, site in energy.sites.items():
-        try:
-            x[name] = random_values(site, (count,), like)
-        except (NotImplementedError, ValueError):
-            raise ValueError(
-                f"No random start is known for {name!r}, which is {describe(site.support)}; give "
-                f"initial={{{name!r}: tensor}} with a leading chain dimension."
-            ) from None
-    return x
-
-
-def given_start(energy: Energy, initial: Sites | Tensor) -> Sites:
-    """The start that was given, checked.
-
-    Raises:
-        ValueError: If it does not have exactly one leading dimension, that of the chains.
-    """
-    x = energy.accept(initial, preferred=None)
-    check_names(x, energy.sites)
-    batch = same_batch(x, energy)
-    if len(batch) != 1 or batch[0] < 1:
-        raise ValueError(
-            f"The start has the batch shape {tuple(batch)}; wanted (chains,). "
-            f"For a single chain use value[None]."
-        )
-    return x

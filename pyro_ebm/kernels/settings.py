@@ -5,9 +5,49 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_ebm.energies import Energy
 from pyro_ebm.sites import covers
 
 from .base import Kernel
+
+SETTINGS = ("step_size", "trajectory_length", "scale")  # of kernels, that a warm-up may find
+
+
+def require_energy(energy: Energy, name: str) -> None:
+    """Refuses what is no energy.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(energy, Energy):
+        raise TypeError(f"{name} is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
+
+
+def require_kernel(kernel: Kernel) -> None:
+    """Refuses what is no kernel, a class of kernels among it.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
+
+
+def require_settings(kernel: Kernel, user: str) -> None:
+    """Refuses a kernel whose settings are left to a warm-up, for a user that has none.
+
+    Raises:
+        ValueError: If one is None.
+    """
+    for part in getattr(kernel, "kernels", ()):
+        require_settings(part, user)
+    if missing := [name for name in SETTINGS if getattr(kernel, name, 0) is None]:
+        own = type(kernel).__name__
+        raise ValueError(
+            f"{own} has no {' and no '.join(missing)}, and {user} has no warm-up to find it. Give "
+            f"numbers; such as suit β = 1 are found by tuned, _ = warmup({own}(), energy, x)."
+        )
+
 
 Length = float | Tensor  # of a step: one for all, or one for each element of the batch
 

@@ -1,12 +1,12 @@
 """Learning an energy from data."""
 
 from .base import Objective
-from .contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
 from .fit import History, Progress, fit
-from .likelihood import ExactLikelihood
-from .mean_field import MeanFieldPosterior, mean_field
-from .monitor import Monitor
-from .posterior import ExactPosterior, MeanField, PositivePhase, SampledPosterior
+from .objectives.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
+from .objectives.likelihood import ExactLikelihood
+from .observers.monitor import Monitor
+from .posterior.mean_field import MeanFieldPosterior, mean_field
+from .posterior.positive_phase import ExactPosterior, MeanField, PositivePhase, SampledPosterior
 from .start import start_at_means
 
 __all__ = [

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.learning.observers.monitor import Monitor
+from pyro_ebm.learning.posterior.positive_phase import rows_of
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
 
 from .base import Objective
-from .monitor import Monitor
-from .posterior import rows_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, Layer
+from pyro_ebm.learning.posterior.positive_phase import rows_of
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Gaussian, Unit
-
-from .posterior import rows_of
 
 
 def start_at_means(

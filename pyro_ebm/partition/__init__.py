@@ -1,12 +1,11 @@
-"""log Z, probabilities, moments and modes."""
+"""log Z, probabilities, moments and marginals."""
 
 from . import elimination, exact
-from .belief_propagation import BeliefPropagation, belief_propagation
-from .elimination import EliminationPlan, Marginals
-from .enumeration import TooManyStatesError
-from .modes import mode
+from .elimination.belief_propagation import BeliefPropagation, belief_propagation
+from .elimination.elimination import EliminationPlan, Marginals
 from .result import LogPartition, exactly
-from .summation import Mode, Moments
+from .sums.enumeration import TooManyStatesError
+from .sums.summation import Mode, Moments
 
 __all__ = [
     "BeliefPropagation",
@@ -20,5 +19,4 @@ __all__ = [
     "elimination",
     "exact",
     "exactly",
-    "mode",
 ]

@@ -14,7 +14,7 @@ import arviz as az
 import numpy as np
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "pyro_ebm" / "diagnostics" / "inference_data.py"
+SOURCE = Path(__file__).parents[2] / "pyro_ebm" / "diagnostics" / "arviz" / "inference_data.py"
 
 
 def load() -> ModuleType:

@@ -22,20 +22,20 @@ from pyro_ebm.energies import (
     PairwiseEnergy,
     RandomField,
     TableFactors,
-    algebra,
     clamp,
     energy_and_gradient,
     interpolate,
 )
-from pyro_ebm.energies.overlay import GraphUnion, PairwiseOverlay
+from pyro_ebm.energies.composition import sums as algebra
+from pyro_ebm.energies.pairwise.overlay import GraphUnion, PairwiseOverlay
 from pyro_ebm.kernels import Gibbs, Schedule, run
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site
 from pyro_ebm.units import Bernoulli, Gaussian, Spin
-from tests import checks
-from tests.goodness import ALPHA, from_exact_start
-from tests.machines import SMALL, Small, draw, ring_edges
-from tests.transitions import transition_matrix, violation
+from tests.support import checks
+from tests.support.goodness import ALPHA, from_exact_start
+from tests.support.machines import SMALL, Small, draw, ring_edges
+from tests.support.transitions import transition_matrix, violation
 
 V, H = "visible", "hidden"
 Build = Callable[..., Energy]

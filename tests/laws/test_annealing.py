@@ -15,18 +15,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import (
-    BoltzmannMachine,
-    CallableEnergy,
-    Energy,
-    Layer,
-    ModelEnergy,
-    clamp,
-)
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer, ModelEnergy, clamp
+from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels import (
     HMC,
     MALA,
-    Annealed,
     Cycle,
     DiscreteLangevin,
     Gibbs,
@@ -37,23 +30,22 @@ from pyro_ebm.kernels import (
     RandomBlocks,
     Schedule,
     TemperedTransitions,
-    anneal,
-    annealing,
-    descend,
-    random_blocks,
     resume,
     run,
     warmup,
 )
-from pyro_ebm.kernels.cycle import OneOf
-from pyro_ebm.kernels.path import Path
-from pyro_ebm.partition import exact, mode
+from pyro_ebm.kernels.composite import tempered_transitions
+from pyro_ebm.kernels.composite.cycle import OneOf
+from pyro_ebm.kernels.discrete import random_blocks
+from pyro_ebm.kernels.discrete.alphabets import change_one
+from pyro_ebm.minima import Annealed, anneal, descend, mode
+from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin, TruncatedGaussian
-from tests.checks import random_states
-from tests.goodness import ALPHA, from_exact_start
-from tests.machines import SMALL, draw, ring_edges, varied
-from tests.outcomes import matrix_of, violation_of
+from tests.support.checks import random_states
+from tests.support.goodness import ALPHA, from_exact_start
+from tests.support.machines import SMALL, draw, ring_edges, varied
+from tests.support.outcomes import matrix_of, violation_of
 
 V, H = "visible", "hidden"
 BETAS = (0.2, 0.6, 1.0)
@@ -154,24 +146,26 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "inverted ratio": lambda: patched_ratio(-1),
     "always accepted": lambda: patched_ratio(0),
     "half the ratio": lambda: patched_ratio(0.5),
-    "Gibbs not turned round": lambda: mock.patch.object(annealing, "reversal", forward_again),
+    "Gibbs not turned round": lambda: mock.patch.object(
+        tempered_transitions, "reversal", forward_again
+    ),
     "the reference forgotten": lambda: mock.patch.object(Path, "between", without_its_difference),
 }
-right_metropolis = annealing.metropolis
+right_metropolis = tempered_transitions.metropolis
 
 
 def patched_ratio(factor: float) -> Any:
     return mock.patch.object(
-        annealing, "metropolis", lambda log_ratio: right_metropolis(factor * log_ratio)
+        tempered_transitions, "metropolis", lambda log_ratio: right_metropolis(factor * log_ratio)
     )
 
 
 @pytest.mark.parametrize("case", ["blocks", "one of two", "one of two, blocks"])
 def test_other_choices_on_the_way_back_are_found(case: str) -> None:
     def own_way(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
-        return kernel, annealing.reversal(kernel, energy)
+        return kernel, tempered_transitions.reversal(kernel, energy)
 
-    with mock.patch.object(annealing, "both_ways", own_way):
+    with mock.patch.object(tempered_transitions, "both_ways", own_way):
         assert "stationary" in violations(case)
 
 
@@ -321,7 +315,7 @@ def target(name: str) -> tuple[Energy, float]:
 @pytest.fixture
 def too_dear(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact answers are not affordable."""
-    monkeypatch.setattr("pyro_ebm.partition.modes.AFFORDABLE", -1.0)
+    monkeypatch.setattr("pyro_ebm.minima.modes.AFFORDABLE", -1.0)
 
 
 @pytest.mark.parametrize("name", [*SMALL, "labels"])
@@ -377,7 +371,7 @@ def test_no_single_change_lowers_what_descent_leaves(name: str) -> None:
     count = sum(a.count(energy.sites[site].shape) for site, a in alphabets.items())
     for change in range(count):
         changes = torch.full((20,), change)
-        tried = annealing.change_one(found.x, changes, alphabets, energy).x
+        tried = change_one(found.x, changes, alphabets, energy).x
         assert bool((energy(tried) >= found.energy - 1e-9).all())
 
 
@@ -401,7 +395,7 @@ def test_a_glass_of_many_spins_is_cooled_near_its_ground_state(
     least = -weight.abs().sum() + 2 * weight.abs().min() * (weight.sign().prod() < 0)
     assert mode(machine).proved
     assert float(mode(machine).energy) == pytest.approx(float(least), abs=1e-9)
-    monkeypatch.setattr("pyro_ebm.partition.modes.AFFORDABLE", -1.0)
+    monkeypatch.setattr("pyro_ebm.minima.modes.AFFORDABLE", -1.0)
     found = mode(machine, sweeps=300, chains=32, seed=2)
     assert float(found.energy) < float(least) * 0.97
     assert float(found.energy) >= float(least) - 1e-9

@@ -11,8 +11,8 @@ import torch
 
 from pyro_ebm.energies import RandomField, TableFactors
 from pyro_ebm.partition import belief_propagation as door
-from pyro_ebm.partition import elimination
-from tests.fields import FIELDS, INF, TREES, SmallField, distance, drawn, stacked, varied
+from pyro_ebm.partition.elimination import elimination
+from tests.support.fields import FIELDS, INF, TREES, SmallField, distance, drawn, stacked, varied
 
 module = sys.modules[door.__module__]  # the function has the name of its module
 Patch = pytest.MonkeyPatch

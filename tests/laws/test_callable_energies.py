@@ -28,8 +28,8 @@ from pyro_ebm import (
     exact,
     run,
 )
-from pyro_ebm.energies import callable as subject
 from pyro_ebm.energies import energy_and_gradient
+from pyro_ebm.energies.functions import callable as subject
 from pyro_ebm.sites import boolean, spin
 
 PAIR = torch.Size([2])

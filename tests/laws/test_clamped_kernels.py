@@ -30,9 +30,9 @@ from pyro_ebm.kernels import (
     advance,
 )
 from pyro_ebm.sites import Site, Sites, boolean, spin
-from tests.densities import ALPHA, COVARIANCE, MEAN, one, quadratic
-from tests.machines import SMALL
-from tests.outcomes import matrix_of, violation_of
+from tests.support.densities import ALPHA, COVARIANCE, MEAN, one, quadratic
+from tests.support.machines import SMALL
+from tests.support.outcomes import matrix_of, violation_of
 
 V = "visible"
 

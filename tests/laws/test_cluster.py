@@ -12,22 +12,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
-from pyro_ebm.kernels import (
-    Kernel,
-    ParallelTempering,
-    Schedule,
-    SwendsenWang,
-    Wolff,
-    cluster,
-    resume,
-    run,
-)
+from pyro_ebm.kernels import Kernel, ParallelTempering, Schedule, SwendsenWang, Wolff, resume, run
+from pyro_ebm.kernels.discrete import cluster
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Spin
-from tests.checks import random_states
-from tests.goodness import ALPHA, agreements, from_exact_start
-from tests.machines import SMALL, Small, draw, ring_edges, stacked
-from tests.outcomes import matrix_of, violation_of
+from tests.support.checks import random_states
+from tests.support.goodness import ALPHA, agreements, from_exact_start
+from tests.support.machines import SMALL, Small, draw, ring_edges, stacked
+from tests.support.outcomes import matrix_of, violation_of
 
 V, H = "visible", "hidden"
 KERNELS: dict[str, Kernel] = {"swendsen-wang": SwendsenWang(), "wolff": Wolff()}

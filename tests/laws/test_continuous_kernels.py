@@ -31,16 +31,14 @@ from pyro_ebm.kernels import (
     TemperedTransitions,
     UnitMass,
     advance,
-    annealing,
-    dynamics,
-    langevin,
-    mass,
-    random_walk,
+    metropolis_hastings,
 )
-from pyro_ebm.kernels.coordinates import Coordinates
+from pyro_ebm.kernels.composite import tempered_transitions
+from pyro_ebm.kernels.continuous import dynamics, langevin, mass
+from pyro_ebm.kernels.continuous.coordinates import Coordinates
 from pyro_ebm.kernels.metropolis import choose, metropolis
 from pyro_ebm.sites import Site, Sites
-from tests.densities import ALPHA, COVARIANCE, SMALL, from_exact_start
+from tests.support.densities import ALPHA, COVARIANCE, SMALL, from_exact_start
 
 Patch = pytest.MonkeyPatch
 DIAGONAL = DiagonalMass(torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64))
@@ -144,14 +142,14 @@ def test_exact_draws_stay_exact_draws_of_tempered_transitions_from_a_reference()
 
 def own_way(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
     """Each way with trajectories and choices of its own."""
-    return kernel, annealing.reversal(kernel, energy)
+    return kernel, tempered_transitions.reversal(kernel, energy)
 
 
 @pytest.mark.parametrize("kernel", ["HMC of longer steps", "HMC down to a single step"])
 def test_trajectories_of_other_lengths_on_the_way_back_are_found(
     kernel: str, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(annealing, "both_ways", own_way)
+    monkeypatch.setattr(tempered_transitions, "both_ways", own_way)
     tempered = TemperedTransitions(REVERSIBLE[kernel], LADDER)
     assert from_exact_start(tempered, SMALL["gamma"]) < ALPHA
 
@@ -526,12 +524,14 @@ def accept_all(log_ratio: Tensor) -> Any:
 
 MUTANTS: dict[str, tuple[Callable[[Patch], None], Kernel, str]] = {
     "no Hastings term": (
-        lambda patch: patch.setattr(random_walk, "log_hastings", lambda *_: 0.0),
+        lambda patch: patch.setattr(metropolis_hastings, "log_hastings", lambda *_: 0.0),
         *SPECIAL["log-normal proposal"],
     ),
     "Hastings term upside down": (
         lambda patch: patch.setattr(
-            random_walk, "log_hastings", lambda *a, f=random_walk.log_hastings: -f(*a)
+            metropolis_hastings,
+            "log_hastings",
+            lambda *a, f=metropolis_hastings.log_hastings: -f(*a),
         ),
         *SPECIAL["within Gibbs"],
     ),

@@ -17,17 +17,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ebm.energies import CallableEnergy, Energy
-from pyro_ebm.kernels import (
-    HMC,
-    MALA,
-    Cycle,
-    Kernel,
-    ParallelTempering,
-    RandomWalk,
-    advance,
-    tempering,
-)
-from tests.densities import ALPHA, COVARIANCE, MEAN, Cdf, one, quadratic
+from pyro_ebm.kernels import HMC, MALA, Cycle, Kernel, ParallelTempering, RandomWalk, advance
+from pyro_ebm.kernels.composite import tempering
+from tests.support.densities import ALPHA, COVARIANCE, MEAN, Cdf, one, quadratic
 
 CHAINS = 5_000
 SIZES = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)  # of steps, one for each level

@@ -30,18 +30,17 @@ from pyro_ebm.kernels import (
     RandomBlocks,
     Schedule,
     advance,
-    gradient_gibbs,
-    random_blocks,
     run,
     warmup,
 )
-from pyro_ebm.kernels.alphabets import TwoValued, change_one, single_changes
+from pyro_ebm.kernels.discrete import gradient_gibbs, random_blocks
+from pyro_ebm.kernels.discrete.alphabets import TwoValued, change_one, single_changes
 from pyro_ebm.sites import Site, Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Categorical, Spin
-from tests.checks import random_states
-from tests.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
-from tests.machines import SMALL, draw, ring_edges, stacked, varied
-from tests.outcomes import matrix_of, violation_of
+from tests.support.checks import random_states
+from tests.support.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
+from tests.support.machines import SMALL, draw, ring_edges, stacked, varied
+from tests.support.outcomes import matrix_of, violation_of
 
 KERNELS = {
     "gibbs with gradients": GibbsWithGradients(),

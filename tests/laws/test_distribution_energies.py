@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import constraints, transforms
 
 from pyro_ebm import HMC, DistributionEnergy, Schedule, TruncatedNormal, exact, run
-from pyro_ebm.energies import distribution as subject
 from pyro_ebm.energies import energy_and_gradient
+from pyro_ebm.energies.functions import distribution as subject
 
 Q = torch_dist.Distribution
 

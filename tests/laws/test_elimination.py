@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies import FactorGroup, RandomField, TableFactors
-from pyro_ebm.partition import TooManyStatesError, elimination, exact
-from pyro_ebm.partition.elimination import Operand
-from tests.fields import FIELDS, INF, RANDOM, SmallField, distance, drawn, stacked, varied
-from tests.goodness import ALPHA, chi_square
+from pyro_ebm.partition import TooManyStatesError, exact
+from pyro_ebm.partition.elimination import elimination
+from pyro_ebm.partition.elimination.elimination import Operand
+from tests.support.fields import FIELDS, INF, RANDOM, SmallField, distance, drawn, stacked, varied
+from tests.support.goodness import ALPHA, chi_square
 
 EVERY = {**FIELDS, **RANDOM}
 POSSIBLE = {name: small for name, small in EVERY.items() if small.log_partition > -INF}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pyro_ebm.energies import BoltzmannMachine, Graph, Layer
 from pyro_ebm.partition import exact
 from pyro_ebm.units import Bernoulli, Categorical, Spin
-from tests import checks
-from tests.machines import (
+from tests.support import checks
+from tests.support.machines import (
     BIT,
     FINITE,
     LEVELS,

@@ -28,19 +28,13 @@ from pyro_ebm.distributions import (
     summation,
 )
 from pyro_ebm.distributions.energy_distribution import AbstractEnergyDistribution
-from pyro_ebm.energies import (
-    BoltzmannMachine,
-    CallableEnergy,
-    DistributionEnergy,
-    Energy,
-    Layer,
-)
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, DistributionEnergy, Energy, Layer
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.partition import exact, exactly
 from pyro_ebm.sites import Site, Sites, spin
 from pyro_ebm.units import Categorical, Gaussian
-from tests.goodness import ALPHA, chi_square
-from tests.machines import BIT, SMALL, Small, stacked, states_of, varied
+from tests.support.goodness import ALPHA, chi_square
+from tests.support.machines import BIT, SMALL, Small, stacked, states_of, varied
 
 DOUBLE = torch.float64
 CASES = [(name, site) for name, small in SMALL.items() for site in small.units]

@@ -18,13 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_ebm.distributions import (
-    Boltzmann,
-    EnergyDistribution,
-    Ising,
-    Potts,
-    RestrictedBoltzmann,
-)
+from pyro_ebm.distributions import Boltzmann, EnergyDistribution, Ising, Potts, RestrictedBoltzmann
 from pyro_ebm.energies import (
     BoltzmannMachine,
     Layer,
@@ -32,18 +26,17 @@ from pyro_ebm.energies import (
     PairwiseTerms,
     RandomField,
     UnbatchedModelWarning,
-    dependence,
-    energy_site,
 )
-from pyro_ebm.energies.dependence import Prober
-from pyro_ebm.energies.energy_site import EnergySite
+from pyro_ebm.energies.pyro_models import dependence, energy_site
+from pyro_ebm.energies.pyro_models.dependence import Prober
+from pyro_ebm.energies.pyro_models.energy_site import EnergySite
 from pyro_ebm.kernels import Gibbs, advance
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin, Unit
-from tests.discrete import States, site_states, states
-from tests.goodness import ALPHA, chi_square
-from tests.models import Case, numbers, real
-from tests.outcomes import Violation, matrix_of, violation_of
+from tests.support.discrete import States, site_states, states
+from tests.support.goodness import ALPHA, chi_square
+from tests.support.models import Case, numbers, real
+from tests.support.outcomes import Violation, matrix_of, violation_of
 
 TRIANGLE = [(0, 1), (1, 2), (0, 2)]
 PATH = [(0, 1), (1, 2)]

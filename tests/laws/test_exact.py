@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_ebm.energies import BoltzmannMachine, Energy
-from pyro_ebm.partition import enumeration, exact, machines, split
+from pyro_ebm.partition import exact
+from pyro_ebm.partition.sums import enumeration, split
+from pyro_ebm.partition.sums import pairwise as machines
 from pyro_ebm.sites import Site, Sites
 from pyro_ebm.units import Bernoulli, Spin
-from tests import checks
-from tests.goodness import ALPHA, CHAINS, chi_square, counts_of
-from tests.machines import (
+from tests.support import checks
+from tests.support.goodness import ALPHA, CHAINS, chi_square, counts_of
+from tests.support.machines import (
     FINITE,
     LABELS,
     LEVELS,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pyro_ebm.kernels import Gibbs
-from tests.goodness import ALPHA, agreements, from_exact_start, from_fixed_start
-from tests.machines import FINITE
-from tests.transitions import transition_matrix
+from tests.support.goodness import ALPHA, agreements, from_exact_start, from_fixed_start
+from tests.support.machines import FINITE
+from tests.support.transitions import transition_matrix
 
 SEED = 20
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.partition import exact, finite
+from pyro_ebm.partition import exact
+from pyro_ebm.partition.sums import finite
 from pyro_ebm.sites import Site, Sites, boolean, flat_features, spin
-from tests.checks import distance
-from tests.goodness import ALPHA, CHAINS, chi_square
-from tests.machines import FINITE
+from tests.support.checks import distance
+from tests.support.goodness import ALPHA, CHAINS, chi_square
+from tests.support.machines import FINITE
 
 LOW, HIGH = torch.tensor([[0, -1], [2, 5]]), torch.tensor([[2, 0], [2, 7]])
 

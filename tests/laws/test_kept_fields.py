@@ -14,21 +14,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, Energy, GraphLink, PairwiseTerms, combined
-from pyro_ebm.energies.links import DenseLink
-from pyro_ebm.kernels import (
-    GibbsWithGradients,
-    ParallelTempering,
-    Schedule,
-    advance,
-    kept_fields,
-    resume,
-    run,
-)
-from pyro_ebm.kernels.kept_fields import KeptFields
+from pyro_ebm.energies.pairwise.links import DenseLink
+from pyro_ebm.kernels import GibbsWithGradients, ParallelTempering, Schedule, advance, resume, run
+from pyro_ebm.kernels.discrete import kept_fields
+from pyro_ebm.kernels.discrete.kept_fields import KeptFields
 from pyro_ebm.sites import random_values
-from tests.checks import random_states
-from tests.machines import SMALL
-from tests.outcomes import matrix_of, violation_of
+from tests.support.checks import random_states
+from tests.support.machines import SMALL
+from tests.support.outcomes import matrix_of, violation_of
 
 from .test_discrete_kernels import labelled, law_of, states_of, stepped
 

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.diagnostics import NotMixedWarning, diagnose, sample
+from pyro_ebm.diagnostics import diagnose
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer, RandomField
 from pyro_ebm.kernels import HMC, MALA, Chains, Gibbs, Schedule, run
+from pyro_ebm.sampling import NotMixedWarning, sample
 from pyro_ebm.sites import Site, boolean
 from pyro_ebm.units import Categorical
 from tests.test_sample import V, ferromagnet, gaussian_rbm
 
-sampler: Any = sys.modules["pyro_ebm.diagnostics.sample"]
+sampler: Any = sys.modules["pyro_ebm.sampling.sample"]
 Function = Callable[[Tensor], Tensor]
 
 

@@ -18,7 +18,7 @@ from pyro_ebm.learning import MeanFieldPosterior, mean_field
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
-from tests.machines import (
+from tests.support.machines import (
     BIT,
     DEEP,
     FOUR,

@@ -23,14 +23,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
 from pyro_ebm.distributions import EnergyDistribution
-from pyro_ebm.energies import BoltzmannMachine, ModelEnergy, RandomField, algebra, dependence
-from pyro_ebm.energies.energy_site import EnergySite
+from pyro_ebm.energies import BoltzmannMachine, ModelEnergy, RandomField
+from pyro_ebm.energies.composition import sums as algebra
+from pyro_ebm.energies.pyro_models import dependence
+from pyro_ebm.energies.pyro_models.energy_site import EnergySite
 from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, ParallelTempering, advance
-from pyro_ebm.kernels.dynamics import DynamicsState
-from pyro_ebm.kernels.reference import NormalReference, reference_of
+from pyro_ebm.kernels.composite.reference import NormalReference, reference_of
+from pyro_ebm.kernels.continuous.dynamics import DynamicsState
 from pyro_ebm.sites import Sites
-from tests.goodness import ALPHA
-from tests.models import numbers, real
+from tests.support.goodness import ALPHA
+from tests.support.models import numbers, real
 
 CHAINS = 8_000
 GRADIENT = HMC(step_size=0.25, trajectory_length=0.75)

@@ -14,9 +14,10 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning, energy_and_gradient, joint
+from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning, energy_and_gradient
+from pyro_ebm.energies.pyro_models import log_joint as joint
 from pyro_ebm.sites import Sites
-from tests.models import CASES, Case, numbers, real
+from tests.support.models import CASES, Case, numbers, real
 
 CHAINS = 5
 WITHOUT_REAL = {

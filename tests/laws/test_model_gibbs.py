@@ -12,13 +12,14 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning, dependence
+from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning
 from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.energies.pyro_models import dependence
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, Kernel, Schedule, advance, run
 from pyro_ebm.sites import Sites
-from tests.discrete import block_error, error, states
-from tests.goodness import ALPHA, chi_square
-from tests.models import CASES, Case, numbers, real, vector
+from tests.support.discrete import block_error, error, states
+from tests.support.goodness import ALPHA, chi_square
+from tests.support.models import CASES, Case, numbers, real, vector
 
 LIMIT = 1e-12
 

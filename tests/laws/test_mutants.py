@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import boltzmann, couplings, terms
-from pyro_ebm.energies.links import DenseLink, GraphLink, SymmetricLink
-from pyro_ebm.energies.terms import PairwiseTerms
+from pyro_ebm.energies.pairwise import boltzmann, couplings, terms
+from pyro_ebm.energies.pairwise.links import DenseLink, GraphLink, SymmetricLink
+from pyro_ebm.energies.pairwise.terms import PairwiseTerms
 from pyro_ebm.kernels import Gibbs
-from pyro_ebm.partition import enumeration, exact, split
+from pyro_ebm.partition import exact
+from pyro_ebm.partition.sums import enumeration, split
 from pyro_ebm.units import Bernoulli, Categorical, Spin, SpinDistribution, Unit
-from tests import checks
-from tests.goodness import (
+from tests.support import checks
+from tests.support.goodness import (
     ALPHA,
     CHAINS,
     agreements,
@@ -28,8 +29,8 @@ from tests.goodness import (
     from_exact_start,
     from_fixed_start,
 )
-from tests.machines import FINITE, SMALL, Small, draw
-from tests.transitions import violation
+from tests.support.machines import FINITE, SMALL, Small, draw
+from tests.support.transitions import violation
 
 Patch = pytest.MonkeyPatch
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, PairwiseTerms
-from pyro_ebm.energies.links import SymmetricLink
+from pyro_ebm.energies.pairwise.links import SymmetricLink
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.learning import (
     ContrastiveDivergence,
@@ -36,16 +36,15 @@ from pyro_ebm.learning import (
     PersistentContrastiveDivergence,
     PositivePhase,
     SampledPosterior,
-    contrastive,
-    likelihood,
     mean_field,
 )
-from pyro_ebm.learning.contrastive import ChainState
-from pyro_ebm.learning.posterior import Posterior
+from pyro_ebm.learning.objectives import contrastive, likelihood
+from pyro_ebm.learning.objectives.contrastive import ChainState
+from pyro_ebm.learning.posterior.positive_phase import Posterior
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Unit
-from tests.machines import (
+from tests.support.machines import (
     BIT,
     DEEP,
     FINITE,
@@ -72,7 +71,7 @@ from tests.machines import (
     states_of,
     width,
 )
-from tests.transitions import Script, by_definition, forced
+from tests.support.transitions import Script, by_definition, forced
 
 Gradient = dict[str, np.ndarray]  # by parameter name
 LIMIT = 1e-10

@@ -23,22 +23,22 @@ from pyro_ebm.energies import (
     Energy,
     RandomField,
     TableFactors,
-    algebra,
     blend,
-    colouring,
     combined,
-    field_energy,
-    overlay,
 )
-from pyro_ebm.kernels import Gibbs, ParallelTempering, TemperedTransitions, anneal
-from pyro_ebm.kernels.path import Path
+from pyro_ebm.energies.composition import sums as algebra
+from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.energies.fields import energy as field_energy
+from pyro_ebm.energies.pairwise import colouring, overlay
+from pyro_ebm.kernels import Gibbs, ParallelTempering, TemperedTransitions
+from pyro_ebm.minima import anneal
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, random_values
 from pyro_ebm.units import Bernoulli, Spin
-from tests.checks import random_states
-from tests.machines import FINITE, SMALL, Small, draw, ring_edges, varied
-from tests.outcomes import matrix_of
-from tests.transitions import transition_matrix
+from tests.support.checks import random_states
+from tests.support.machines import FINITE, SMALL, Small, draw, ring_edges, varied
+from tests.support.outcomes import matrix_of
+from tests.support.transitions import transition_matrix
 
 V, H = "visible", "hidden"
 BETAS = (0.0, 0.3, 1.0)
@@ -427,7 +427,7 @@ def test_the_energy_on_a_graph_is_the_sum_over_its_edges(name: str, batch: tuple
 
 
 def test_chunks_of_a_colour_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_ebm.energies.links.CACHED", 10)
+    monkeypatch.setattr("pyro_ebm.energies.pairwise.links.CACHED", 10)
     for name in GRAPHS:
         assert error_on_a_graph(name, (5,)) < 1e-12
 
@@ -439,6 +439,6 @@ def test_a_chunk_with_its_neighbours_misplaced_is_found(monkeypatch: pytest.Monk
         found = right(colour, start, stop)
         return found._replace(sources=found.sources.roll(1))
 
-    monkeypatch.setattr("pyro_ebm.energies.links.CACHED", 10)
+    monkeypatch.setattr("pyro_ebm.energies.pairwise.links.CACHED", 10)
     monkeypatch.setattr(colouring.Colour, "part", part)
     assert error_on_a_graph("two colours", (5,)) > 1e-3

@@ -24,16 +24,15 @@ from pyro_ebm.energies import (
     RandomField,
     TableFactors,
     clamp,
-    factor_graph,
-    field_energy,
-    labels,
 )
-from pyro_ebm.energies.labels import LabelDistribution, draw_labels
+from pyro_ebm.energies.fields import energy as field_energy
+from pyro_ebm.energies.fields import factor_graph, labels
+from pyro_ebm.energies.fields.labels import LabelDistribution, draw_labels
 from pyro_ebm.kernels import Gibbs, Schedule, advance, run
 from pyro_ebm.units import Spin
-from tests import fields
-from tests.fields import FIELDS, INF, RANDOM, SmallField, stacked, varied
-from tests.goodness import ALPHA, chi_square
+from tests.support import fields
+from tests.support.fields import FIELDS, INF, RANDOM, SmallField, stacked, varied
+from tests.support.goodness import ALPHA, chi_square
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 2e-5}
 each_field = pytest.mark.parametrize("name", FIELDS)

@@ -33,11 +33,11 @@ from pyro_ebm.learning import (
 )
 from pyro_ebm.partition import exact
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin, TruncatedGaussian
-from tests.checks import distance
-from tests.gaussian_machines import MIXED, NORMAL, Mixed
 from tests.laws.test_real_machines import some_values, tensors
-from tests.machines import H, V, states_of
-from tests.transitions import Script, forced
+from tests.support.checks import distance
+from tests.support.gaussian_machines import MIXED, NORMAL, Mixed
+from tests.support.machines import H, V, states_of
+from tests.support.transitions import Script, forced
 
 LIMIT = 1e-10
 Gradient = dict[str, Tensor]

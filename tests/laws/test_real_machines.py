@@ -24,16 +24,16 @@ from pyro_ebm.energies import (
     energy_and_gradient,
     mean_energy_difference,
 )
-from pyro_ebm.energies.normal import MultivariateNormal
+from pyro_ebm.energies.pairwise.normal import MultivariateNormal
 from pyro_ebm.kernels import Gibbs, advance
 from pyro_ebm.learning import mean_field
 from pyro_ebm.partition import exact
 from pyro_ebm.units import Bernoulli, Gaussian, QuadraticUnit
-from tests.checks import LIMITS, distance
-from tests.gaussian_machines import MIXED, NORMAL, Mixed, axis
-from tests.goodness import ALPHA, CHAINS, chi_square
-from tests.machines import LEVELS, H, V, stacked, varied
-from tests.transitions import Script, forced, log_transition_by_definition
+from tests.support.checks import LIMITS, distance
+from tests.support.gaussian_machines import MIXED, NORMAL, Mixed, axis
+from tests.support.goodness import ALPHA, CHAINS, chi_square
+from tests.support.machines import LEVELS, H, V, stacked, varied
+from tests.support.transitions import Script, forced, log_transition_by_definition
 
 each_machine = pytest.mark.parametrize("name", MIXED)
 each_normal = pytest.mark.parametrize("name", NORMAL)
@@ -697,7 +697,7 @@ MUTANTS: dict[str, tuple[object, str, object, str, Callable[[Mixed], float]]] = 
         log_prob_error,
     ),
     "couplings left out of the joint precision": (
-        "pyro_ebm.energies.terms",
+        "pyro_ebm.energies.pairwise.terms",
         "joint_precision",
         without_couplings,
         COUPLED,

@@ -28,21 +28,22 @@ from pyro_ebm.energies import (
     RandomField,
     TableFactors,
     UnbatchedModelWarning,
-    algebra,
     clamp,
     combined,
     knows_conditional,
 )
-from pyro_ebm.energies.finite import FiniteLaw, values_at
+from pyro_ebm.energies.composition import sums as algebra
+from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, ParallelTempering, RandomBlocks, choose_kernel
-from pyro_ebm.kernels.gibbs import GibbsState
-from pyro_ebm.kernels.path import Path, check_reference
-from pyro_ebm.kernels.reference import reference_of
-from pyro_ebm.sites import Site, Sites, boolean
+from pyro_ebm.kernels.composite.reference import reference_of
+from pyro_ebm.kernels.discrete.gibbs import GibbsState
+from pyro_ebm.kernels.start import check_reference
+from pyro_ebm.sites import Site, Sites, boolean, values_at
 from pyro_ebm.units import Bernoulli, Categorical
-from tests.models import CASES as MODELS
-from tests.models import numbers, real
-from tests.outcomes import matrix_of, violation_of
+from tests.support.models import CASES as MODELS
+from tests.support.models import numbers, real
+from tests.support.outcomes import matrix_of, violation_of
 
 V = "visible"
 BITS = torch.tensor([0.2, 0.5, 0.7, 0.6]).double()

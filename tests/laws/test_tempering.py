@@ -25,6 +25,7 @@ from pyro_ebm.energies import (
     RandomField,
     clamp,
 )
+from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels import (
     MALA,
     Cycle,
@@ -38,17 +39,17 @@ from pyro_ebm.kernels import (
     advance,
     resume,
     run,
-    tempering,
     warmup,
 )
-from pyro_ebm.kernels.path import Path, is_one_law
+from pyro_ebm.kernels.composite import tempering
+from pyro_ebm.kernels.start import is_one_law
 from pyro_ebm.sites import Site, Sites, boolean, random_values
 from pyro_ebm.statistics import round_trips
 from pyro_ebm.units import Bernoulli, Spin
-from tests.checks import random_states
-from tests.goodness import ALPHA, CHAINS, agreements, chi_square, counts_of
-from tests.machines import SMALL, Small, draw, ring_edges, stacked, varied
-from tests.outcomes import matrix_of, violation_of
+from tests.support.checks import random_states
+from tests.support.goodness import ALPHA, CHAINS, agreements, chi_square, counts_of
+from tests.support.machines import SMALL, Small, draw, ring_edges, stacked, varied
+from tests.support.outcomes import matrix_of, violation_of
 
 V, H = "visible", "hidden"
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ebm.energies import links, sweeps
+from pyro_ebm.energies.pairwise import links, sweeps
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.units import Bernoulli, Spin
-from tests.checks import random_states
-from tests.machines import (
+from tests.support.checks import random_states
+from tests.support.machines import (
     FINITE,
     FOUR,
     THREE,
@@ -25,7 +25,7 @@ from tests.machines import (
     star_edges,
     varied,
 )
-from tests.transitions import (
+from tests.support.transitions import (
     LIMITS,
     log_transition,
     log_transition_by_definition,

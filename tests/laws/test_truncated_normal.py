@@ -21,7 +21,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_ebm import TruncatedNormal
 from pyro_ebm.units import truncated_normal as subject
-from tests.goodness import ALPHA
+from tests.support.goodness import ALPHA
 
 INF = math.inf
 Law = tuple[float, float, float, float]  # location, scale, low, high

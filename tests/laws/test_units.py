@@ -19,8 +19,8 @@ from pyro_ebm.units import (
     TruncatedGaussian,
     Unit,
 )
-from tests.goodness import chi_square
-from tests.machines import FOUR, LEVELS, THREE, TWO
+from tests.support.goodness import chi_square
+from tests.support.machines import FOUR, LEVELS, THREE, TWO
 
 UNITS: dict[str, Unit] = {"bernoulli": Bernoulli(), "spin": Spin()}
 DTYPES = {torch.float32: 1e-6, torch.float64: 1e-13}  # and how far from the definition

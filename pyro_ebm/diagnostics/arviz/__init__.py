@@ -1,0 +1,1 @@
+"""Chains and Pyro results as ArviZ data."""

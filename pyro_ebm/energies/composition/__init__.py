@@ -1,0 +1,1 @@
+"""Energies made of energies: sums, clamps, blends and paths."""

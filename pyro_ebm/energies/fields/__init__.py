@@ -1,0 +1,1 @@
+"""Random fields: factors over labels."""

@@ -1,0 +1,1 @@
+"""Functions, networks and distributions as energies."""

@@ -1,0 +1,1 @@
+"""Machines: units in layers, coupled in pairs."""

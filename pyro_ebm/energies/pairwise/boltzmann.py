@@ -1,0 +1,405 @@
+r"""Boltzmann machines: layers of units, joined by couplings.
+
+.. math:: E(x) = -\tfrac12 (x - \hat x)^\top W (x - \hat x) - b^\top x + \sum_i u(x_i) + c
+
+over the units of all layers, W symmetric with zero diagonal and nonzero only where a coupling says
+so. The offsets x̂ (centring) are zero unless given. An RBM, a deep machine, a fully visible machine
+and an Ising model on a graph are special cases by their couplings alone.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Literal, Self, cast
+
+import networkx as nx
+import torch
+from torch import Tensor, nn
+
+from pyro_ebm.sites import Site
+from pyro_ebm.units import Bernoulli, Spin, Unit, name_of
+
+from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
+from .energy import PairwiseEnergy
+from .layers import Layer, check_known, make_layers
+from .links import GraphLink
+from .terms import PairwiseTerms
+
+Pair = tuple[str, str]
+Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from scratch
+
+INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (Hinton, 2012)
+
+
+class BoltzmannMachine(PairwiseEnergy):
+    """A Boltzmann machine over named layers; the module's docstring has the energy.
+
+    Args:
+        layers: The layers by name; a name must be a valid attribute name.
+        couplings: Pairs of layer names that are coupled, twice the same for couplings inside a
+            layer; or a mapping from such pairs to the couplings: a matrix (*batch, n, m), for a
+            layer with itself a square one of any kind (its symmetric part counts, its diagonal
+            becomes a bias), a `Graph` for sparse couplings, or None for learned ones. A matrix
+            given as nn.Parameter is learned, any other tensor is kept as it is.
+
+    Raises:
+        ValueError: If a name, a shape, a dtype, a device or a value is not what is wanted.
+        TypeError: If a parameter is no floating-point tensor.
+
+    References:
+        | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)
+        | https://doi.org/10.1207/s15516709cog0901_7
+        | How to center deep Boltzmann machines (Melchior, Fischer & Wiskott, 2016)
+        | https://jmlr.org/papers/v17/14-237.html
+    """
+
+    layers: Mapping[str, Layer]  # an nn.ModuleDict, as `couplings` is
+    couplings: MutableMapping[str, Coupling]
+    constant: Tensor
+
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        couplings: Iterable[Pair] | Mapping[Pair, Given] = (),
+    ) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError("A machine needs at least one layer.")
+        taken = nn.ModuleDict()
+        if bad := [name for name in layers if not name.isidentifier() or hasattr(taken, name)]:
+            raise ValueError(
+                f"The layer names {bad} are no valid attribute names, or those of a torch module; "
+                f"choose others."
+            )
+        given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
+        self.register_buffer("constant", like_the_given(layers, given))
+        own = {name: layer.in_machine(self.constant) for name, layer in layers.items()}
+        self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(own))
+        self.sites = {
+            name: Site(layer.unit.support, torch.Size([layer.size]))
+            for name, layer in layers.items()
+        }
+        self.couplings = cast("MutableMapping[str, Coupling]", nn.ModuleDict())
+        for ends, value in given.items():
+            self.couple(ends, value)
+        self.check_alike()
+        with torch.no_grad():
+            self.read().require_normalisable()
+
+    def couple(self, ends: Pair, value: Given) -> None:
+        """Adds one coupling; what a square matrix's diagonal does goes to bias and constant."""
+        if not (isinstance(ends, tuple) and len(ends) == 2):
+            raise ValueError(f"A coupling is {ends!r}; wanted a pair of layer names.")
+        if unknown := [name for name in ends if name not in self.layers]:
+            raise ValueError(f"Unknown layers {unknown}; the machine has {list(self.layers)}.")
+        if any(set(ends) == set(coupling.ends) for coupling in self.couplings.values()):
+            raise ValueError(f"The layers {ends} are coupled twice; give one coupling for a pair.")
+        key = "_".join(ends)
+        if key in self.couplings:
+            raise ValueError(
+                f"The coupling {ends} and another one would both be called {key!r}; rename a layer."
+            )
+        first, second = (self.layers[name] for name in ends)
+        sizes = (first.size * first.unit.width, second.size * second.unit.width)
+        if isinstance(value, Graph):
+            if first.unit.width > 1 or second.unit.width > 1:
+                raise ValueError(
+                    f"The coupling {ends} is a graph, but couplings of labels are matrices. Couple "
+                    f"the layers densely, or write the model as a RandomField."
+                )
+            coupling: Coupling = value.coupling(ends, sizes, self.constant)
+        elif ends[0] == ends[1]:
+            coupling = self.symmetric(ends[0], value)
+        else:
+            if value is None:
+                value = nn.Parameter(self.constant.new_empty(sizes).normal_(0, INITIAL_SCALE))
+            coupling = Dense(ends, check_parameter(value, f"the coupling {ends}", sizes))
+        self.couplings[key] = coupling
+
+    def symmetric(self, site: str, value: Tensor | None) -> Symmetric:
+        """The couplings inside a layer."""
+        layer = self.layers[site]
+        size = layer.size * layer.unit.width
+        if value is None:
+            zeros = self.constant.new_zeros(size)
+            weight = nn.Parameter(self.constant.new_zeros(size, size))
+            return Symmetric(site, weight, zeros, layer.unit.width)
+        check_parameter(value, f"the coupling inside {site!r}", (size, size))
+        learned = isinstance(value, nn.Parameter)
+        offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
+        upper, bias, constant = fold_square(
+            value.detach() if learned else value, offset, layer.unit
+        )
+        self.constant = self.constant + constant.to(self.constant)
+        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias, layer.unit.width)
+
+    def check_alike(self) -> None:
+        """Refuses parameters of different dtypes or devices."""
+        for name, value in (*self.named_parameters(), *self.named_buffers()):
+            if value.is_floating_point() and (value.dtype, value.device) != (
+                self.dtype,
+                self.device,
+            ):
+                raise ValueError(
+                    f"{name} is {value.dtype} on {value.device}, but another given parameter is "
+                    f"{self.dtype} on {self.device}; give all of them alike."
+                )
+
+    # ------------------------------------------------------------------ special cases
+
+    @classmethod
+    def restricted(
+        cls,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
+        weight: Tensor | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """An RBM: no couplings inside the layers `visible` and `hidden`.
+
+        Args:
+            n_visible: Number of visible units.
+            n_hidden: Number of hidden units.
+            units: The kinds of visible and hidden units.
+            weight: W (*batch, n_visible, n_hidden).
+            bias: Biases by layer.
+            offset: Offsets by layer.
+        """
+        sizes = {"visible": n_visible, "hidden": n_hidden}
+        return cls(make_layers(sizes, units, bias, offset), {("visible", "hidden"): weight})
+
+    @classmethod
+    def semi_restricted(
+        cls,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
+        couplings: Mapping[Pair, Given] | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """An RBM with couplings among the visible units.
+
+        Args:
+            n_visible: Number of visible units.
+            n_hidden: Number of hidden units.
+            units: The kinds of visible and hidden units.
+            couplings: W under ("visible", "hidden") and L under ("visible", "visible").
+            bias: Biases by layer.
+            offset: Offsets by layer.
+        """
+        sizes = {"visible": n_visible, "hidden": n_hidden}
+        pairs = [("visible", "hidden"), ("visible", "visible")]
+        return cls(make_layers(sizes, units, bias, offset), choose_given(pairs, couplings))
+
+    @classmethod
+    def general(
+        cls,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
+        couplings: Mapping[Pair, Given] | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """Every unit coupled to every other: W between the layers, L and J inside them.
+
+        Args:
+            n_visible: Number of visible units.
+            n_hidden: Number of hidden units.
+            units: The kinds of visible and hidden units.
+            couplings: W under ("visible", "hidden"), L under ("visible", "visible") and J under
+                ("hidden", "hidden").
+            bias: Biases by layer.
+            offset: Offsets by layer.
+        """
+        sizes = {"visible": n_visible, "hidden": n_hidden}
+        pairs = [("visible", "hidden"), ("visible", "visible"), ("hidden", "hidden")]
+        return cls(make_layers(sizes, units, bias, offset), choose_given(pairs, couplings))
+
+    @classmethod
+    def fully_visible(
+        cls,
+        n: int,
+        *,
+        unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Self:
+        """One layer, `visible`, with every pair of units coupled.
+
+        Args:
+            n: Number of units.
+            unit: The kind of unit.
+            weight: W (*batch, n, n); any square matrix, see the class.
+            bias: b (*batch, n).
+            offset: x̂ (*batch, n).
+        """
+        layer = Layer(unit, n, bias=bias, offset=offset)
+        return cls({"visible": layer}, {("visible", "visible"): weight})
+
+    @classmethod
+    def deep(
+        cls,
+        sizes: Sequence[int],
+        *,
+        unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
+        couplings: Mapping[Pair, Given] | None = None,
+        bias: Mapping[str, Tensor] | None = None,
+        offset: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """A deep Boltzmann machine: `visible`, `hidden1`, `hidden2`, … each coupled to the next.
+
+        Args:
+            sizes: Numbers of units, visible first.
+            unit: The kind of unit.
+            couplings: Matrices by pair of neighbouring layers.
+            bias: Biases by layer.
+            offset: Offsets by layer.
+
+        References:
+            | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)
+            | https://proceedings.mlr.press/v5/salakhutdinov09a.html
+        """
+        if len(sizes) < 2:
+            raise ValueError(f"sizes is {list(sizes)}; wanted a visible and some hidden layers.")
+        names = ["visible", *(f"hidden{k}" for k in range(1, len(sizes)))]
+        layers = make_layers(
+            dict(zip(names, sizes, strict=True)), (unit,) * len(sizes), bias, offset
+        )
+        return cls(layers, choose_given(list(itertools.pairwise(names)), couplings))
+
+    @classmethod
+    def on_graph(
+        cls,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        n: int | None = None,
+        *,
+        unit: Unit = Spin(),  # noqa: B008 (a unit is immutable)
+        weight: Tensor | Literal["free", "shared"] = "free",
+        bias: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Self:
+        """One layer, `visible`, coupled along the edges of a graph: an Ising model.
+
+        Args:
+            edges: A networkx graph, whose nodes are numbered in its order, or pairs of units.
+            n: Number of units; by default that of the graph, or all up to the largest index.
+            unit: The kind of unit.
+            weight: "free" for one learned coupling on each edge, "shared" for a single one, or the
+                couplings themselves, (*batch, edges) or (*batch, 1).
+            bias: b (*batch, n).
+            offset: x̂ (*batch, n).
+        """
+        graph = Graph(edges, weight)
+        if n is None:
+            n = graph.nodes
+        if n is None:
+            if not len(graph.edges):
+                raise ValueError("There are no edges to tell the number of units; give n=...")
+            n = int(graph.edges.max()) + 1
+        layer = Layer(unit, n, bias=bias, offset=offset)
+        return cls({"visible": layer}, {("visible", "visible"): graph})
+
+    # ------------------------------------------------------------------ the energy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.constant.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.constant.device
+
+    def read(self) -> PairwiseTerms:
+        units = {name: layer.read_unit() for name, layer in self.layers.items()}
+        biases = {name: self.uncoupled_bias(name) for name in self.layers}
+        links = tuple(coupling.read() for coupling in self.couplings.values())
+        terms = PairwiseTerms(units, biases, links, self.constant)
+        offsets = {
+            name: layer.offset for name, layer in self.layers.items() if layer.offset is not None
+        }
+        return terms.centred(offsets) if offsets else terms
+
+    def uncoupled_bias(self, site: str) -> Tensor:  # (*batch, n)
+        """The bias of a layer, with that which its self-couplings are."""
+        bias = self.layers[site].bias
+        for coupling in self.couplings.values():
+            if isinstance(coupling, Symmetric) and coupling.ends[0] == site:
+                bias = bias + coupling.self_bias
+        return bias
+
+    # ------------------------------------------------------------------ the same, differently
+
+    def given(self, terms: PairwiseTerms) -> "BoltzmannMachine":
+        """A machine of given tensors with these terms."""
+        layers = {
+            name: Layer(unit, self.layers[name].size, bias=terms.biases[name])
+            for name, unit in terms.units.items()
+        }
+        machine = BoltzmannMachine(
+            layers,
+            {
+                link.ends: Graph(link.edges, link.weight)
+                if isinstance(link, GraphLink)
+                else link.weight
+                for link in terms.links
+            },
+        )
+        machine.constant = terms.constant
+        return machine
+
+    def to_spins(self) -> "BoltzmannMachine":
+        """The same law with bits x written as spins, x = (s + 1) / 2, with the same energies."""
+        return self.given(self.read().substituted(Bernoulli(), Spin(), 0.5, 0.5))
+
+    def to_bits(self) -> "BoltzmannMachine":
+        """The same law with spins s written as bits, s = 2x − 1, with the same energies."""
+        return self.given(self.read().substituted(Spin(), Bernoulli(), 2.0, -1.0))
+
+    def joined(self) -> "BoltzmannMachine":
+        """The fully visible machine over the units of all layers, in order, with every energy kept.
+
+        Raises:
+            ValueError: If the layers are of different kinds.
+        """
+        units = {layer.unit for layer in self.layers.values()}
+        if len(units) > 1 or any(unit.has_potential for unit in units):
+            raise ValueError(
+                f"The layers have units of different kinds, or with parameters: "
+                f"{', '.join(name_of(unit) for unit in units)}; wanted one kind without."
+            )
+        terms = self.read()
+        machine = BoltzmannMachine.fully_visible(
+            sum(layer.size for layer in self.layers.values()),
+            unit=units.pop(),
+            weight=terms.matrix(),
+            bias=torch.cat(list(terms.biases.values()), -1),
+        )
+        machine.constant = terms.constant
+        return machine
+
+
+def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given]) -> Tensor:  # ()
+    """A zero of the dtype and device of the parameters that are given, else of the default."""
+    weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
+    own = [value for layer in layers.values() for value in (layer.bias, layer.offset)]
+    for layer in layers.values():
+        # A single number takes the machine's dtype, unless it is learned.
+        kept = [getattr(layer, name) for name in layer.unit.parameters]
+        own += [value for value in kept if value.dim() or value.requires_grad]
+    for value in (*own, *weights):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.new_zeros(())
+    return torch.zeros(())
+
+
+def choose_given(pairs: list[Pair], given: Mapping[Pair, Given] | None) -> dict[Pair, Given]:
+    """The couplings of a special case: given where given, else learned."""
+    check_known("couplings", given, pairs)
+    return {pair: (given or {}).get(pair) for pair in pairs}

@@ -1,0 +1,273 @@
+"""Couplings as modules: how parameters make the pair terms of an energy.
+
+Each says which parameters it has and reads them into a `Link`. Asymmetry and self-coupling cannot
+be expressed where they are not meant; where they are (a full matrix inside a layer), they are
+accepted at the door and folded: see `fold_square`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Literal
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_ebm.energies.base import AbstractModule
+from pyro_ebm.sites import all_true
+from pyro_ebm.units import Unit, name_of
+
+from .colouring import Colour, colours_of
+from .links import DenseLink, GraphLink, Link, SymmetricLink
+
+
+class Coupling(AbstractModule):
+    """The parameters of the pair terms between two sites, or inside one."""
+
+    ends: tuple[str, str]
+    weight: Tensor
+
+    @abstractmethod
+    def read(self) -> Link:
+        """The parameters, read once."""
+
+    def extra_repr(self) -> str:
+        return f"{self.ends}, weight {tuple(self.weight.shape)}"
+
+
+def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Refuses a given parameter that is not real, finite, and of the wanted shape.
+
+    Batch dimensions may lead.
+
+    Raises:
+        TypeError: If it is no floating-point tensor.
+        ValueError: If its shape is wrong or it is not finite.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
+        )
+    if value.dim() < len(shape) or value.shape[value.dim() - len(shape) :] != shape:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; wanted {shape}, "
+            f"where batch dimensions may lead."
+        )
+    if not all_true(torch.isfinite(value)):
+        raise ValueError(f"{name} contains NaN or infinite values; wanted finite numbers.")
+    return value
+
+
+def register(module: nn.Module, name: str, value: Tensor) -> None:
+    """Keeps a parameter learned (nn.Parameter) or given (any other tensor, with its history)."""
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:
+    """A full matrix W of −½ (x−x̂)ᵀW(x−x̂) as pair couplings, and what its diagonal does.
+
+    Only the symmetric part matters. Its blocks D_i on the diagonal couple a unit to itself. Since
+    x² = a + b x for the features of the unit, and the product of two labels of one unit is 0, they
+    are the bias (b/2) diag(D) − D x̂ and the constant −½ (a Σ diag(D) + x̂ᵀ D x̂).
+
+    Args:
+        matrix: W (*batch, n * width, n * width).
+        offset: x̂ (*batch, n * width).
+        unit: The kind of unit.
+
+    Returns:
+        The couplings of different units, each pair once, above the diagonal (*batch, n * width,
+        n * width), the bias (*batch, n * width) and the constant (*batch,).
+
+    Raises:
+        ValueError: If there is a self-coupling and x² is not linear in x.
+    """
+    both = (matrix + matrix.mT) / 2
+    pairs = above(matrix.shape[-1], unit.width, matrix.device)
+    own = both.masked_fill(pairs | pairs.mT, 0)
+    diagonal = own.diagonal(dim1=-2, dim2=-1)
+    if unit.square is None:
+        if bool((diagonal != 0).any()):
+            raise ValueError(
+                f"The couplings have a diagonal, but for {name_of(unit)} a self-coupling is a "
+                f"precision and no bias. Set the diagonal to zero and give it as the precision."
+            )
+        return both * pairs, torch.zeros_like(diagonal), diagonal.sum(-1)
+    a, b = unit.square
+    pull = (own @ offset.to(own).unsqueeze(-1)).squeeze(-1)
+    bias = b / 2 * diagonal - pull
+    constant = -(a * diagonal + offset * pull).sum(-1) / 2
+    return both * pairs, bias, constant
+
+
+def above(size: int, width: int, device: torch.device) -> Tensor:  # (size, size)
+    """Where the row's unit comes before the column's."""
+    unit = torch.arange(size, device=device) // width
+    return unit[:, None] < unit
+
+
+class Dense(Coupling):
+    """Every unit of one site with every unit of another.
+
+    Args:
+        ends: The two sites.
+        weight: The couplings (*batch, n * width, m * width), learned or given.
+    """
+
+    weight: Tensor
+
+    def __init__(self, ends: tuple[str, str], weight: Tensor) -> None:
+        super().__init__()
+        self.ends = ends
+        register(self, "weight", weight)
+
+    def read(self) -> DenseLink:
+        return DenseLink(self.ends, self.weight)
+
+
+class Symmetric(Coupling):
+    """Every unit of a site with every other unit of it.
+
+    The free parameters stand in `weight` above the diagonal; what is below, or couples features of
+    one unit, is not read.
+
+    Args:
+        site: The site.
+        weight: The couplings (*batch, n * width, n * width), learned or given.
+        self_bias: What self-couplings are, a bias (*batch, n * width) beside that of the layer.
+        width: The number of features of a unit.
+    """
+
+    weight: Tensor
+    self_bias: Tensor
+
+    def __init__(self, site: str, weight: Tensor, self_bias: Tensor, width: int) -> None:
+        super().__init__()
+        self.ends, self.width = (site, site), width
+        register(self, "weight", weight)
+        self.register_buffer("self_bias", self_bias)
+
+    def read(self) -> SymmetricLink:
+        if self.width == 1:
+            upper = self.weight.triu(1)
+        else:
+            upper = self.weight * above(self.weight.shape[-1], self.width, self.weight.device)
+        return SymmetricLink(self.ends, upper + upper.mT, self.width)
+
+
+class Sparse(Coupling):
+    """Units along the edges of a graph.
+
+    Args:
+        ends: The sites of the edges' first and second units.
+        edges: Unit indices (edges, 2).
+        weight: One coupling for each edge (*batch, edges), or one for all (*batch, 1).
+        sizes: Numbers of units of the two sites.
+    """
+
+    edges: Tensor
+    weight: Tensor
+
+    def __init__(
+        self, ends: tuple[str, str], edges: Tensor, weight: Tensor, sizes: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.ends, self.sizes = ends, sizes
+        self.register_buffer("edges", edges)
+        self.colours = colours_of(edges, sizes[0]) if ends[0] == ends[1] else ()
+        register(self, "weight", weight)
+
+    def read(self) -> GraphLink:
+        device = self.edges.device
+        if self.colours and self.colours[0].units.device != device:
+            self.colours = tuple(
+                Colour(*(indices.to(device) for indices in colour)) for colour in self.colours
+            )
+        return GraphLink(self.ends, self.weight, self.edges, self.sizes, self.colours)
+
+
+class Graph:
+    """Which units of a layer (or of two) are coupled: `couplings={("a", "a"): Graph(edges)}`.
+
+    Args:
+        edges: Pairs of unit indices (edges, 2), a list of pairs, or a networkx graph, whose nodes
+            are then numbered in the order of the graph; attributes of its edges are not read.
+        weight: "free" for one learned coupling on each edge, "shared" for a single one, both from
+            zero; or the couplings themselves, (*batch, edges) or (*batch, 1), learned or given.
+
+    Raises:
+        ValueError: If an edge joins a unit to itself, stands twice, or names no unit.
+    """
+
+    def __init__(
+        self,
+        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        weight: Tensor | Literal["free", "shared"] = "free",
+    ) -> None:
+        if isinstance(weight, str) and weight not in ("free", "shared"):
+            raise ValueError(f"weight is {weight!r}; wanted 'free', 'shared' or a tensor.")
+        if not isinstance(weight, str | Tensor):
+            raise TypeError(
+                f"weight is {weight!r}; wanted 'free', 'shared', or a tensor of couplings, "
+                f"for example torch.tensor([0.5]) for one that all edges share."
+            )
+        self.edges, self.nodes = edge_indices(edges)
+        self.weight = weight
+
+    def coupling(self, ends: tuple[str, str], sizes: tuple[int, int], like: Tensor) -> "Sparse":
+        """The module, once the layers are known; learned couplings are made `like` a tensor."""
+        check_edges(self.edges, sizes, within=ends[0] == ends[1])
+        if isinstance(self.weight, str):
+            count = 1 if self.weight == "shared" else len(self.edges)
+            weight: Tensor = nn.Parameter(like.new_zeros(count))
+        else:
+            count = 1 if self.weight.shape[-1:] == (1,) else len(self.edges)
+            weight = check_parameter(self.weight, f"the weight of the graph {ends}", (count,))
+        return Sparse(ends, self.edges.to(weight.device), weight, sizes)
+
+
+def edge_indices(
+    edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+) -> tuple[Tensor, int | None]:
+    """Edges as indices (edges, 2), and the number of nodes where a graph tells it."""
+    if isinstance(edges, nx.Graph):
+        number = {node: k for k, node in enumerate(edges.nodes)}
+        pairs = [(number[a], number[b]) for a, b in edges.edges()]
+        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), len(number)
+    if not isinstance(edges, Iterable):
+        raise TypeError(f"edges is {edges!r}; wanted pairs of units, or a networkx graph.")
+    if not isinstance(edges, Tensor | np.ndarray):
+        edges = list(edges)
+    indices = torch.as_tensor(edges)
+    if indices.dim() != 2 or indices.shape[1] != 2 or indices.is_floating_point():
+        raise ValueError(
+            f"The edges have shape {tuple(indices.shape)} and dtype {indices.dtype}; "
+            f"wanted integer pairs (edges, 2)."
+        )
+    return indices.to(torch.int64), None
+
+
+def check_edges(edges: Tensor, sizes: tuple[int, int], *, within: bool) -> None:
+    """Refuses edges that are no edges of a simple graph over the units.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if bool((edges < 0).any()) or bool((edges >= torch.tensor(sizes)).any()):
+        raise ValueError(
+            f"The edges name units from {int(edges.min())} to {int(edges.max())}, "
+            f"but the layers have {sizes} units, counted from 0."
+        )
+    if within and bool((edges[:, 0] == edges[:, 1]).any()):
+        raise ValueError(
+            "An edge joins a unit to itself; a self-coupling of a two-valued unit is a bias."
+        )
+    key = edges.sort(dim=1).values if within else edges
+    if len(torch.unique(key, dim=0)) != len(edges):
+        raise ValueError("An edge stands twice in the list; add its couplings and give it once.")

@@ -1,0 +1,1 @@
+"""Pyro models as energies."""

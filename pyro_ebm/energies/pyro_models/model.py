@@ -1,0 +1,433 @@
+"""The log joint of a Pyro model as an energy over its latent sites, many chains at once."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+
+from pyro_ebm.energies.base import Block, SweepEnergy, only_block, sweep_blocks, times
+from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
+
+from .dependence import DiscreteSite, Prober, Reach, differ, provenance
+from .energy_site import EnergySite
+from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
+from .log_joint import AtValues, Message, Model, ModelStructureError
+
+STARTS = 3  # passes with other values, on which what is claimed of a model is tried
+WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are not known
+TRIES = 100  # before a chain without a finite energy is given up
+ELEMENTS = 2**24  # numbers of one batched pass, about: more rows are taken in turns
+
+
+class UnbatchedModelWarning(UserWarning):
+    """A model cannot be batched over chains: they are evaluated one after another."""
+
+
+class ModelEnergy(SweepEnergy):
+    r"""A Pyro model's log joint as an energy over its latent sites.
+
+    .. math:: E(u) = -\ln p(x(u), \text{data}) - \ln \left| \partial x / \partial u \right|
+
+    A real site is unconstrained: u is mapped to its support by Pyro's `biject_to`, also where the
+    support depends on other sites. A discrete site is as it is. Sites that the model marks with
+    `infer={"enumerate": "parallel"}` are summed out. `constrain` leads back to the model's space.
+
+    A first, validated pass finds the sites; then chains are batched by `torch.func.vmap`. Where
+    that fails, or gives other numbers than one chain alone, chains are evaluated one after another,
+    and a warning says so.
+
+    A site that is an energy of its own (an `EnergyDistribution` that no other site enters) is swept
+    as that energy is, if the rest of the model looks at its elements one by one. The elements of
+    another discrete site are drawn given all the rest by trying each value in the terms that depend
+    on it; those of a plate at once where they are independent given the rest, otherwise one after
+    another.
+
+    Args:
+        model: A Pyro model: a callable, or a `PyroModule`. Its sites must be the same in every
+            pass, and it may draw random numbers at sample sites only.
+        args: Its arguments, data among them.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        TypeError: If `model` is no callable.
+        ValueError: If it subsamples, has no latent site or one whose support is unknown, has other
+            sites in another pass, or another log joint for the same values.
+    """
+
+    def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        if not callable(model):
+            raise TypeError(f"model is {model!r}; wanted a Pyro model, which is a callable.")
+        self.module = model if isinstance(model, nn.Module) else None
+        with torch.random.fork_rng():
+            first = first_pass(Model(model, args, kwargs))
+            self.model, self.nodes = first.model, first.nodes
+            self.sites: Mapping[str, Site] = first.sites
+            self.real = frozenset(first.transforms)
+            self.transforms = first.transforms
+            self.kinds = {name: first.nodes[name]["value"].dtype for name in self.sites}
+            self.like = like(first)
+            passes = [random_pass(self.model) for _ in range(STARTS)]
+            require_same_sites(self.nodes, passes)
+            sources, moving = self.dependences(passes)
+            self.moving = moving & self.sites.keys()
+            self.model = self.model._replace(guarded=moving - self.real)
+            # The values of the first pass do not bound those of another.
+            whole = {site: Site(WHOLE, self.sites[site].shape) for site in self.moving - self.real}
+            self.sites = {name: whole.get(name, site) for name, site in self.sites.items()}
+            self.batched = True
+            starts = [self.values_in(nodes) for nodes in passes]
+            self.try_out(starts)
+            self.energy_sites: dict[str, EnergySite] = {}
+            self.conditionals = self.find_conditionals(starts, sources)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.like.device
+
+    @property
+    def discrete(self) -> tuple[str, ...]:
+        """The discrete sites."""
+        return tuple(name for name in self.sites if name not in self.real)
+
+    def evaluate(self, x: Sites) -> Tensor:
+        batch, rows = self.as_rows(x)
+        energy = self.each(self.minus_log_joint, rows)["energy"]
+        return energy.reshape(batch).to(self.dtype)
+
+    # --- the model's space -----------------------------------------------------------------------
+
+    def constrain(self, x: Sites) -> Sites:
+        """Values in the model's space and dtypes, discrete ones among them.
+
+        Args:
+            x: Values of all sites, as the energy takes them, with any batch shape.
+        """
+        if not self.moving & self.real:
+            return {
+                name: self.transforms[name](value)
+                if name in self.real
+                else value.to(self.kinds[name])
+                for name, value in x.items()
+            }
+        batch, rows = self.as_rows(x)
+        found = self.each(self.in_model_space, rows)
+        return {name: found[name].reshape(batch + found[name].shape[1:]) for name in x}
+
+    def unconstrain(self, values: Sites) -> Sites:
+        """The energy's values of values in the model's space; what `constrain` undoes.
+
+        Args:
+            values: Values of all latent sites, with the same batch shape.
+        """
+        if missing := [name for name in self.sites if name not in values]:
+            raise ValueError(f"Values are missing for the sites {missing}.")
+        first = next(iter(self.sites))
+        own = self.nodes[first]["value"].dim()
+        batch = values[first].shape[: values[first].dim() - own]
+        rows = {
+            name: values[name].reshape(-1, *self.nodes[name]["value"].shape) for name in self.sites
+        }
+        found = self.each(self.in_free_space, rows)
+        return {
+            name: found[name].reshape(batch + found[name].shape[1:]).to(self.dtype)
+            for name in self.sites
+        }
+
+    def initial(self, chains: int, strategy: InitStrategy | None = None) -> Sites:
+        """Where chains may start, each on its own: values of finite energy.
+
+        Args:
+            chains: How many.
+            strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers between
+                −2 and 2 in unconstrained space. Discrete sites are drawn from the model.
+
+        Raises:
+            ValueError: If no finite energy is found in a hundred tries.
+        """
+        if not isinstance(chains, int) or chains < 1:
+            raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
+        found: list[Sites] = []
+        for _ in range(TRIES):
+            tried = [self.random_values(strategy) for _ in range(chains - len(found))]
+            with torch.no_grad():
+                energies = self.evaluate(stacked(tried))
+            found += [x for x, e in zip(tried, energies.tolist(), strict=True) if math.isfinite(e)]
+            if len(found) == chains:
+                return stacked(found)
+        raise ValueError(
+            f"Only {len(found)} of {chains} chains found a start of finite energy in {TRIES} "
+            f"tries. Give `initial` another strategy, or look for terms that are −∞ or NaN."
+        )
+
+    # --- conditional laws ------------------------------------------------------------------------
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """The elements of a site drawn at once, as indices into the flattened site.
+
+        Raises:
+            ValueError: If the site is real, or its values cannot be listed or depend on others.
+        """
+        return self.discrete_site(site).blocks
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
+        found = self.discrete_site(site)
+        if block is None:
+            block = only_block(self, site)
+        batch, rows = self.as_rows(x)
+        tried = found.tried(rows[site], block)  # (states, rows, *shape)
+        states = len(tried)
+        repeated = {name: v.expand(states, *v.shape).flatten(0, 1) for name, v in rows.items()}
+        with torch.no_grad():
+            weights = self.each(
+                functools.partial(self.log_weights, found),
+                {**repeated, site: tried.flatten(0, 1)},
+            )["weights"]
+        logits = weights.reshape(states, *batch, -1)[..., found.places(block)].movedim(0, -1)
+        if found.inside is not None:
+            logits = logits.masked_fill(~found.inside[block], -torch.inf)
+        return FiniteLaw(found.values, logits.to(self.dtype), validate_args=False)
+
+    def log_weights(self, found: DiscreteSite, x: Sites) -> Sites:
+        """ln p of one chain up to what the site does not touch, for each parallel element."""
+        if self.model.evaluator is not None:
+            return {"weights": -self.minus_log_joint(x)["energy"].reshape(1)}
+        terms = self.model.at(self.native(x), self.real, found.terms).terms
+        return {"weights": found.total(terms).reshape(-1)}
+
+    def sweep(self, site: str, x: Sites) -> Tensor:
+        if site not in self.energy_sites:
+            return sweep_blocks(self, site, x)
+        return self.sweep_in_field(site, x)
+
+    def sweep_in_field(
+        self, site: str, x: Sites, weight: Tensor | None = None, outer: Tensor | None = None
+    ) -> Tensor:  # (*batch, *site.shape)
+        r"""A sweep over a site that is an energy, of :math:`w E(x) - \sum_i f_i(x_i)`.
+
+        Args:
+            site: One of `energy_sites`; with a weight one without hidden units.
+            x: Values of all the sites.
+            weight: w (*batch,); 1 if left out.
+            outer: f, at each value of each element (states, *batch, *site.shape); 0 if left out.
+        """
+        known = self.energy_sites[site]
+        batch, rows = self.as_rows(x)
+        states, shape = len(known.levels), self.sites[site].shape
+        with torch.no_grad():
+            inner = self.each(functools.partial(self.weights_of_levels, site, known), rows)
+            field = inner["weights"].movedim(1, 0)  # (states, rows, *shape)
+            if weight is not None:
+                weight = weight.expand(batch).reshape(-1)
+                field = times(weight[(..., *[None] * len(shape))], field)
+            if outer is not None:
+                field = field + outer.expand(states, *batch, *shape).reshape(field.shape)
+            found = known.sweep(rows[site], field, weight)
+        return found.reshape(batch + found.shape[1:])
+
+    def weights_of_levels(self, site: str, known: EnergySite, x: Sites) -> Sites:
+        """ln p of the rest of the model for one chain, at each value of each element."""
+        found = []
+        for level in known.levels.unbind():
+            value = torch.full_like(x[site], float(level))
+            at = self.native({**x, site: bounded(self.sites[site].support, value)})
+            found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
+        return {"weights": torch.stack(found)}
+
+    def discrete_site(self, site: str) -> DiscreteSite:
+        """How a discrete site is drawn.
+
+        Raises:
+            ValueError: If it cannot be.
+        """
+        if site not in self.sites:
+            raise ValueError(f"Unknown site {site!r}; the model has {list(self.sites)}.")
+        if site in self.real:
+            raise ValueError(
+                f"{site!r} is real and has no conditional law that could be drawn from: move it "
+                f"with HMC, MALA or RandomWalk, and join the kernels in a Cycle."
+            )
+        found = self.conditionals[site]
+        if found is None:
+            raise ValueError(
+                f"The values of {site!r}, {describe(self.sites[site].support)}, are too many or "
+                f"depend on other sites: move it with MetropolisHastings."
+            )
+        return found
+
+    def find_conditionals(
+        self, starts: list[Sites], sources: dict[str, frozenset[str]]
+    ) -> dict[str, DiscreteSite | None]:
+        """By discrete site, how it is drawn; None where it cannot be."""
+        starts = [self.native(x) for x in starts]
+        prober = Prober(self.model, self.real, self.nodes, starts, self.each)
+        found: dict[str, DiscreteSite | None] = {}
+        for site in self.discrete:
+            law = self.nodes[site]["fn"]
+            values = listed_values(law)
+            if values is None or site in self.moving:
+                found[site] = None
+                continue
+            # Summed sites tie terms together, so that only the total is a function of x.
+            reach = (
+                prober.reach(site, values, sources)
+                if self.model.evaluator is None
+                else Reach(frozenset(), ())
+            )
+            found[site] = DiscreteSite.of(law, self.sites[site], values.to(self.like), reach)
+            if self.model.evaluator is None and not self.moving:
+                known = prober.energy_site(site, reach, sources)
+                if known is not None:
+                    self.energy_sites[site] = known
+        return found
+
+    def dependences(
+        self, passes: list[dict[str, Message]]
+    ) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
+        """By sample site those that its term depends on; and the sites whose support moves."""
+        seen = frozenset(
+            name
+            for name in self.nodes
+            if any(differ(self.nodes[name]["fn"], nodes[name]["fn"]) for nodes in passes)
+        )
+        try:
+            sources, moving = provenance(self.model)
+        except Exception:
+            everything = frozenset(self.sites)
+            return dict.fromkeys(self.nodes, everything), self.real | seen
+        return sources, moving | seen
+
+    # --- passes ----------------------------------------------------------------------------------
+
+    def native(self, x: Sites) -> Sites:
+        """Discrete values in the model's own dtypes."""
+        return {
+            name: value if name in self.real else value.to(self.kinds[name])
+            for name, value in x.items()
+        }
+
+    def minus_log_joint(self, x: Sites) -> Sites:
+        """E of one chain, under a name."""
+        return {"energy": -self.model.log_joint(self.native(x), self.real)}
+
+    def in_model_space(self, x: Sites) -> Sites:
+        """The values of one chain as the model has them."""
+        return self.model.at(self.native(x), self.real, frozenset()).values
+
+    def in_free_space(self, values: Sites) -> Sites:
+        """The values of one chain as the energy has them."""
+        handler = AtValues(self.native(values), frozenset(), frozenset())
+        nodes: dict[str, Any] = self.model.trace(handler).nodes
+        return {
+            name: biject_to(nodes[name]["fn"].support).inv(value) if name in self.real else value
+            for name, value in handler.told().values.items()
+        }
+
+    def random_values(self, strategy: InitStrategy | None = None) -> Sites:
+        """Values of one chain: real sites by the strategy, discrete ones from the model."""
+        return self.values_in(random_pass(self.model, strategy))
+
+    def values_in(self, nodes: dict[str, Message]) -> Sites:
+        """The values of a pass as the energy has them."""
+        return {
+            name: self.free_value(name, nodes[name]).to(self.like).detach() for name in self.sites
+        }
+
+    def free_value(self, name: str, msg: Message) -> Tensor:
+        """A node's value as the energy has it."""
+        return biject_to(msg["fn"].support).inv(msg["value"]) if name in self.real else msg["value"]
+
+    def as_rows(self, x: Sites) -> tuple[torch.Size, Sites]:
+        """The batch shape, and values with it flattened to one dimension."""
+        batch = batch_shape(x, self.sites)
+        return batch, {
+            name: value.expand(batch + self.sites[name].shape).reshape(-1, *self.sites[name].shape)
+            for name, value in x.items()
+        }
+
+    def each(self, function: Callable[[Sites], Sites], rows: Sites) -> Sites:
+        """A function of one chain for every row: batched where the model can be."""
+        count = len(next(iter(rows.values())))
+        if not self.batched or count == 1:
+            return stacked([function({n: v[k] for n, v in rows.items()}) for k in range(count)])
+        return batched(function, rows, max(1, ELEMENTS // max(1, self.largest)))
+
+    @property
+    def largest(self) -> int:
+        """The largest number of elements that a site of the model has."""
+        return max(
+            msg["value"].numel()
+            for msg in self.nodes.values()
+            if msg["type"] == "sample" and isinstance(msg["value"], Tensor)
+        )
+
+    @torch.no_grad()
+    def try_out(self, starts: list[Sites]) -> None:
+        """Looks whether the log joint is a function, and whether it can be batched.
+
+        Raises:
+            ValueError: If two passes at the same values differ.
+        """
+        rows = stacked(starts)
+        one_by_one = [self.minus_log_joint(x)["energy"] for x in starts]
+        again = [self.minus_log_joint(x)["energy"] for x in starts]
+        if not torch.equal(torch.stack(one_by_one).nan_to_num(), torch.stack(again).nan_to_num()):
+            raise ValueError(
+                "The model's log joint differs between two passes at the same values: it draws "
+                "random numbers outside of pyro.sample. Move them to a site, or call eval() on "
+                "dropout."
+            )
+        try:
+            together = self.each(self.minus_log_joint, rows)["energy"]
+        except Exception as error:
+            reason = str(error).splitlines()[0].partition(". ")[0]
+        else:
+            tolerance = 1e-3 if torch.finfo(self.dtype).eps > 1e-10 else 1e-6
+            alone = torch.stack(one_by_one)
+            if torch.allclose(together, alone, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return
+            reason = f"energies {together.tolist()} together, {alone.tolist()} alone"
+        self.batched = False
+        warnings.warn(
+            f"The model cannot be batched over chains, which are therefore evaluated one after "
+            f"another: {reason}",
+            UnbatchedModelWarning,
+            stacklevel=3,
+        )
+
+
+def require_same_sites(first: dict[str, Message], passes: list[dict[str, Message]]) -> None:
+    """Refuses a model whose sites depend on values.
+
+    Raises:
+        ModelStructureError: If a pass has other sites than the first.
+    """
+    for nodes in passes:
+        if other := first.keys() ^ nodes.keys():
+            raise ModelStructureError(
+                f"The sites {sorted(other)} are in one pass of the model and not in another: its "
+                f"sites depend on values. Give it the same sites in every pass."
+            )
+
+
+def stacked(rows: list[Sites]) -> Sites:
+    """Values of several chains as one batch."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def batched(function: Callable[[Sites], Sites], rows: Sites, chunk: int) -> Sites:
+    """A function of one row for all of them, by vmap."""
+    with warnings.catch_warnings():
+        # Said where torch loops over the batch for one operation, which is right all the same.
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        return torch.func.vmap(function, randomness="error", chunk_size=chunk)(rows)

@@ -1,0 +1,199 @@
+"""Tempered transitions: up a ladder of temperatures and down again."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import BlockEnergy, Energy
+from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.kernels.base import Kernel, same_batch
+from pyro_ebm.kernels.continuous.hmc import HMC, halton
+from pyro_ebm.kernels.continuous.langevin import Langevin
+from pyro_ebm.kernels.discrete.gibbs import Gibbs
+from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks
+from pyro_ebm.kernels.metropolis import metropolis
+from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
+from pyro_ebm.kernels.start import check_reference, where
+from pyro_ebm.sites import Sites, check_names
+
+from .cycle import Cycle, Mixture
+from .tempering import ParallelTempering, checked_ladder
+
+
+# --- tempered transitions ------------------------------------------------------------------------
+class TemperedTransitionsState(NamedTuple):
+    """The position, the energy there, the path, the inner kernel's state, the journeys so far."""
+
+    x: Sites
+    energy: Tensor  # (*batch,)
+    path: Path
+    inner: Any
+    journeys: int
+
+
+class TemperedTransitionsInfo(NamedTuple):
+    """What the Metropolis test of the whole journey did (*batch,)."""
+
+    acceptance_rate: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TemperedTransitions(Kernel):
+    r"""A journey up the ladder and down again as one proposal.
+
+    With x₀ the start at β = 1, the journey visits every level upwards and downwards, one step of
+    the kernel at each but the first, and is accepted with the probability
+
+    .. math:: \min\Big(1, \prod_i e^{(\beta_{i+1} - \beta_i)(V(\hat x_i) - V(\check x_i))}\Big)
+
+    where x̂ᵢ and x̌ᵢ are the values when β changes between the levels i and i + 1 on the way up (to
+    smaller β) and down, and V = E − E_ref.
+
+    What a step of the kernel does with all chains alike, the length of a trajectory of `HMC`, the
+    units of `RandomBlocks` and the choice of a `Mixture`, is the same at a level on both ways.
+    Without that the proposal would not be its own reverse, and chains that share such choices would
+    not be independent.
+
+    Args:
+        kernel: What moves the values at every level, with all its settings. It must be reversible
+            at a given step: kernels with a single Metropolis test are, but `Langevin`, which has
+            none, is not, nor would be a kernel of one's own with settings that change from step to
+            step. Of Gibbs, whose sweeps are not, the reverse is made where no site's units are
+            coupled among themselves: the sites in the opposite order.
+        betas: The inverse temperatures, rising, the last one 1.
+        reference: The energy at β = 0; zero if left out.
+
+    Raises:
+        ValueError: If the ladder is not at least two rising numbers from 0 or above to 1, or if
+            the kernel is known not to be reversible.
+        TypeError: If `kernel` is no kernel, or `reference` no energy.
+
+    References:
+        | Sampling from multimodal distributions using tempered transitions (Neal, 1996)
+        | https://doi.org/10.1007/BF00143556
+    """
+
+    kernel: Kernel
+    betas: tuple[float, ...]
+    reference: Energy | None = None
+
+    def __post_init__(self) -> None:
+        require_kernel(self.kernel)
+        if self.reference is not None:
+            require_energy(self.reference, "reference")
+        object.__setattr__(self, "betas", checked_ladder(self.betas))
+
+    def levels(self, energy: Energy) -> Tensor:  # (levels,)
+        """The inverse temperatures as a tensor."""
+        return torch.tensor(self.betas, dtype=energy.dtype, device=energy.device)
+
+    def init(self, energy: Energy, x: Sites) -> TemperedTransitionsState:
+        check_reference(energy, self.reference, self.betas[0])
+        require_settings(self.kernel, "TemperedTransitions")
+        reversal(self.kernel, energy)
+        x = energy.accept(x)
+        check_names(x, energy.sites)
+        same_batch(x, energy)
+        path = Path.between(self.reference, energy)
+        with torch.no_grad():
+            height = energy.evaluate(x)
+            inner = self.kernel.init(path.at(self.levels(energy)[-1]), x)
+            return TemperedTransitionsState(x, height, path, inner, 0)
+
+    def refresh(
+        self, energy: Energy, state: TemperedTransitionsState, x: Sites
+    ) -> TemperedTransitionsState:
+        path = Path.between(self.reference, energy)
+        with torch.no_grad():
+            return state._replace(x=x, energy=energy.evaluate(x), path=path)
+
+    @torch.no_grad()
+    def step(
+        self, energy: Energy, state: TemperedTransitionsState
+    ) -> tuple[TemperedTransitionsState, TemperedTransitionsInfo]:
+        betas = self.levels(energy)
+        levels = [state.path.at(beta) for beta in betas[:-1]]
+        steps, difference = betas.diff(), state.path.difference
+        ways = [both_ways(self.kernel, energy, state.journeys + k) for k in range(len(levels))]
+        legs = list(zip(levels, steps, ways, strict=True))
+        x, inner = state.x, state.inner
+        log_ratio = torch.zeros_like(state.energy)
+        for level, step, (there, _) in reversed(legs):
+            log_ratio = log_ratio + step * difference.evaluate(x)
+            inner = there.refresh(level, inner, x)
+            inner, _ = there.step(level, inner)
+            x = inner.x
+        for level, step, (_, back) in legs:
+            inner = back.refresh(level, inner, x)
+            inner, _ = back.step(level, inner)
+            x = inner.x
+            log_ratio = log_ratio - step * difference.evaluate(x)
+        verdict = metropolis(log_ratio)
+        x = {name: where(verdict.accepted, value, state.x[name]) for name, value in x.items()}
+        height = torch.where(verdict.accepted, energy.evaluate(x), state.energy)
+        new = state._replace(x=x, energy=height, inner=inner, journeys=state.journeys + 1)
+        return new, TemperedTransitionsInfo(verdict.acceptance_rate)
+
+
+def both_ways(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
+    """The kernel at one level of a journey, and its reverse, with all chains' choices made.
+
+    Args:
+        kernel: The kernel.
+        energy: The energy.
+        number: That of the trajectory, where trajectories have lengths that vary.
+    """
+    if isinstance(kernel, Mixture):
+        one = kernel.drawn()
+        there, back = both_ways(one.chosen, energy, number)
+        return one.moving_by(there), one.moving_by(back)
+    if isinstance(kernel, RandomBlocks):
+        kernel = kernel.drawn(energy)
+    elif isinstance(kernel, HMC):
+        kernel = numbered_trajectory(kernel, number)
+    return kernel, reversal(kernel, energy)
+
+
+def numbered_trajectory(kernel: HMC, number: int) -> HMC:
+    """HMC whose trajectories are all as that of a number."""
+    assert kernel.step_size is not None  # checked in `init`
+    assert kernel.trajectory_length is not None
+    return replace(
+        kernel,
+        step_size=kernel.step_size * (1 - kernel.step_jitter * halton(number, 3)),
+        trajectory_length=kernel.trajectory_length * (1 - kernel.jitter * halton(number, 2)),
+        jitter=0.0,
+        step_jitter=0.0,
+    )
+
+
+def reversal(kernel: Kernel, energy: Energy) -> Kernel:
+    """The kernel whose steps are those of `kernel` backwards in time.
+
+    Raises:
+        ValueError: If the order of what it does cannot be turned.
+    """
+    if isinstance(kernel, Mixture):
+        return replace(kernel, kernels=tuple(reversal(part, energy) for part in kernel.kernels))
+    if isinstance(kernel, Langevin):
+        raise ValueError(
+            "Langevin has no Metropolis test and no reverse. Use MALA(step_size=...), which has."
+        )
+    if isinstance(kernel, Cycle | ParallelTempering | TemperedTransitions):
+        raise ValueError(
+            f"A {type(kernel).__name__} has no reverse here. Use a reversible kernel: one with a "
+            f"single Metropolis test, or a Mixture of such."
+        )
+    if not isinstance(kernel, Gibbs):
+        return kernel
+    sites = kernel.moved(energy)
+    assert isinstance(energy, BlockEnergy)  # checked by Gibbs itself
+    if coupled := [site for site in sites if len(energy.blocks(site)) > 1]:
+        raise ValueError(
+            f"A Gibbs sweep over the sites {coupled}, whose units are coupled among themselves, "
+            f"has no reverse here. Use GibbsWithGradients() or DiscreteLangevin(), which are "
+            f"reversible."
+        )
+    return Gibbs(sites[::-1])

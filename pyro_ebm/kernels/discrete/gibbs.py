@@ -1,0 +1,121 @@
+"""Gibbs sampling: every unit drawn from its conditional law, in an order that structure gives.
+
+A layer without couplings inside is drawn at once, a layer on a graph colour by colour, a dense
+layer unit by unit with fields kept up to date: exactly sequential in every case. For energies that
+know more than their blocks (`PairwiseEnergy`) the sweep runs on their fields; what a block and its
+law are says `BlockEnergy.conditional`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import (
+    BlockEnergy,
+    Energy,
+    PairwiseEnergy,
+    PairwiseTerms,
+    draw_features,
+    sweep_site,
+)
+from pyro_ebm.kernels.base import Kernel, require_machines, same_batch
+from pyro_ebm.sites import Sites, check_names
+
+Newest = tuple[str, Tensor]  # the site drawn last, as a whole, and the field on it
+
+
+class GibbsState(NamedTuple):
+    """The position, and of a pairwise energy its parameters as read and the newest field."""
+
+    x: Sites
+    terms: PairwiseTerms | None
+    newest: Newest | None
+
+    @property
+    def energy(self) -> Tensor | None:  # (*batch,)
+        """E(x), where the newest field gives it without a product; else None."""
+        if self.terms is None or self.newest is None:
+            return None
+        return self.terms.energy_in_field(*self.newest, self.terms.features(self.x))
+
+
+class GibbsInfo(NamedTuple):
+    """Nothing to tell: every draw is accepted, and `run` counts the flips."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gibbs(Kernel):
+    """One sweep: the sites in the given order, each block of a site drawn given all the rest.
+
+    Args:
+        sites: The sites to move, in order; the others stay as they are. All of them if left out.
+
+    References:
+        | Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images
+        | (Geman & Geman, 1984) https://doi.org/10.1109/TPAMI.1984.4767596
+    """
+
+    sites: tuple[str, ...] | None = None
+
+    def moved(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that a sweep visits, in order."""
+        return tuple(energy.sites) if self.sites is None else self.sites
+
+    def init(self, energy: Energy, x: Sites) -> GibbsState:
+        if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
+            raise ValueError(
+                f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
+            )
+        if not isinstance(energy, BlockEnergy):
+            raise TypeError(
+                f"Gibbs draws units from their conditional laws, which {type(energy).__name__} "
+                f"does not know. Use a kernel that needs only the energy or its gradient."
+            )
+        if unknown := [site for site in self.moved(energy) if site not in energy.sites]:
+            raise ValueError(
+                f"Gibbs is to move {unknown}, but the energy has {list(energy.sites)}."
+            )
+        if not isinstance(energy, PairwiseEnergy):
+            for site in self.moved(energy):
+                energy.blocks(site)  # refuses a site without conditional laws
+        x = energy.accept(x)
+        check_names(x, energy.sites)
+        batch = same_batch(x, energy)
+        state = self.refresh(energy, GibbsState(x, None, None), x)
+        if state.terms:
+            require_machines(batch, state.terms.batch)
+        return state
+
+    def refresh(self, energy: Energy, state: GibbsState, x: Sites) -> GibbsState:
+        if not isinstance(energy, PairwiseEnergy):
+            return GibbsState(x, None, None)
+        with torch.no_grad():
+            terms = energy.read()
+            terms.require_finite()
+            terms.require_normalisable()
+        return GibbsState(x, terms, None)
+
+    @torch.no_grad()
+    def step(self, energy: Energy, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
+        x, terms = dict(state.x), state.terms
+        newest: Newest | None = None
+        if terms is None:
+            for site in self.moved(energy):
+                assert isinstance(energy, BlockEnergy)  # checked in `init`
+                x[site] = sweep_site(energy, site, x)
+            return GibbsState(x, terms, newest), GibbsInfo()
+        features = terms.features(x)
+        for site in self.moved(energy):
+            x[site], newest = draw_site(terms, site, features)
+            features[site] = terms.units[site].features(x[site])
+        return GibbsState(x, terms, newest), GibbsInfo()
+
+
+def draw_site(terms: PairwiseTerms, site: str, features: Sites) -> tuple[Tensor, Newest | None]:
+    """A sweep over one site; with the field on it, where it is drawn as a whole."""
+    if terms.inner(site) is not None:
+        return terms.units[site].values(terms.sweep(site, features, draw_features)), None
+    field = terms.outer_field(site, features).expand(features[site].shape)
+    return terms.units[site].sample(field.clone()), (site, field)

@@ -1,0 +1,162 @@
+"""Where chains start, and which energies a kernel accepts."""
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.sites import Sites, check_names, describe, random_values
+
+from .base import require_machines, same_batch
+from .chains import whole
+
+
+def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sites:
+    """The door of a kernel: every site, with one batch shape, that of the parameters covered.
+
+    Raises:
+        TypeError, ValueError: If something is not what is wanted.
+    """
+    x = energy.accept(x)
+    check_names(x, energy.sites)
+    batch = same_batch(x, energy)
+    if terms is not None:
+        require_machines(batch, terms.batch)
+    return x
+
+
+def read_terms(energy: Energy) -> PairwiseTerms | None:
+    """The parameters of a pairwise energy, read once and checked; None for any other energy."""
+    if not isinstance(energy, PairwiseEnergy):
+        return None
+    with torch.no_grad():
+        terms = energy.read()
+        terms.require_finite()
+    return terms
+
+
+def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` for the chosen chains (*batch,), else `old` (*batch, ...)."""
+    return torch.where(chosen.reshape(*chosen.shape, *[1] * (new.dim() - chosen.dim())), new, old)
+
+
+@torch.no_grad()
+def is_one_law(energy: Energy, x: Sites) -> bool:
+    """Whether all chains have the same energy, and not each one of its own.
+
+    Energies of their own have machines with a batch of parameters, what is clamped to several rows,
+    and energies that are multiplied by one number for each chain.
+
+    Args:
+        energy: The energy.
+        x: Values of all its sites, (*batch, *shape), of which the first are looked at.
+    """
+    first = {}
+    for name, site in energy.sites.items():
+        batch = x[name].dim() - len(site.shape)
+        first[name] = x[name][(0,) * batch]
+    return not energy.evaluate(first).shape
+
+
+def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
+    """Refuses a reference for other sites, and none where it is needed.
+
+    Raises:
+        ValueError: If the reference has other sites, or lacks real ones, or if β = 0 would be no
+            law.
+    """
+    endless = {s for s, site in energy.sites.items() if not site.support.is_discrete}
+    if reference is None:
+        if lowest == 0 and endless:
+            raise ValueError(
+                f"At β = 0 the sites {sorted(endless)} have no law, being real. Give a reference "
+                f"energy that has one, or a lowest β above 0."
+            )
+    elif not endless <= set(reference.sites) <= set(energy.sites):
+        raise ValueError(
+            f"The reference has the sites {list(reference.sites)}; "
+            f"wanted those of the energy, {list(energy.sites)}, all real ones among them."
+        )
+
+
+TRIES = 100  # random starts at most, until all chains have a finite energy
+
+
+@torch.no_grad()
+def finite_start(energy: Energy, chains: int) -> Sites:
+    """A random start where p(x) is not 0; chains that have come elsewhere try again.
+
+    Raises:
+        ValueError: As `random_start`; or if a chain has not found such a place.
+    """
+    x = random_start(energy, chains)
+    if isinstance(energy, PairwiseEnergy):  # finite everywhere
+        return x
+    for _ in range(TRIES):
+        outside = ~energy(x).isfinite().expand(chains)
+        if not bool(outside.any()):
+            return x
+        again = random_start(energy, chains)
+        x = {
+            name: torch.where(outside.reshape(-1, *[1] * (v.dim() - 1)), again[name], v)
+            for name, v in x.items()
+        }
+    raise ValueError(
+        f"In {TRIES} random starts {int(outside.sum())} of {chains} chains have found no finite "
+        f"energy. Give initial={{name: tensor}} with a leading chain dimension, where it is finite."
+    )
+
+
+@torch.no_grad()
+def require_finite_start(energy: Energy, x: Sites) -> None:
+    """Refuses a start that is impossible, or of which nothing is known.
+
+    Raises:
+        ValueError: If an energy is infinite or NaN.
+    """
+    heights = energy(x).reshape(-1)
+    if not bool(heights.isfinite().all()):
+        where = (~heights.isfinite()).nonzero()[:, 0].tolist()
+        kind = "NaN" if bool(heights.isnan().any()) else "infinite"
+        raise ValueError(
+            f"The energy of the start is {kind} in the chains {where[:10]}; wanted a finite one: "
+            f"check the parameters, and start where p(x) is not 0, for example a draw or the mode."
+        )
+
+
+def random_start(energy: Energy, chains: int) -> Sites:
+    """Every site at random, scattered over its support.
+
+    Raises:
+        ValueError: If the count is not positive, or a site needs a start of its own.
+    """
+    count = whole(chains)
+    if count is None or count < 1:
+        raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
+    like = torch.empty((), dtype=energy.dtype, device=energy.device)
+    x = {}
+    for name, site in energy.sites.items():
+        try:
+            x[name] = random_values(site, (count,), like)
+        except (NotImplementedError, ValueError):
+            raise ValueError(
+                f"No random start is known for {name!r}, which is {describe(site.support)}; give "
+                f"initial={{{name!r}: tensor}} with a leading chain dimension."
+            ) from None
+    return x
+
+
+def given_start(energy: Energy, initial: Sites | Tensor) -> Sites:
+    """The start that was given, checked.
+
+    Raises:
+        ValueError: If it does not have exactly one leading dimension, that of the chains.
+    """
+    x = energy.accept(initial, preferred=None)
+    check_names(x, energy.sites)
+    batch = same_batch(x, energy)
+    if len(batch) != 1 or batch[0] < 1:
+        raise ValueError(
+            f"The start has the batch shape {tuple(batch)}; wanted (chains,). "
+            f"For a single chain use value[None]."
+        )
+    return x

@@ -1,0 +1,206 @@
+r"""Contrastive divergence: the negative phase by a few steps of a chain.
+
+.. math:: \nabla = E_{\mathrm{data},\, p(h|v)}[\nabla E] - E_{\mathrm{chain}}[\nabla E]
+
+The value of these losses is the mean energy of the positive minus that of the negative phase. It is
+no likelihood, and it does not fall as learning goes on: watch the monitor's figures instead.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
+from pyro_ebm.kernels import Gibbs, Kernel, advance
+from pyro_ebm.learning.base import Objective, normalised, require_unbatched
+from pyro_ebm.learning.posterior.positive_phase import (
+    ExactPosterior,
+    PositivePhase,
+    hidden_sites,
+    infer,
+    rows_of,
+)
+from pyro_ebm.sites import Sites
+
+
+class ChainState(NamedTuple):
+    """The chains of the negative phase, and which sites are observed."""
+
+    chain: Any  # the kernel's State
+    observed: tuple[str, ...]
+
+
+def default_kernel(energy: Energy, observed: tuple[str, ...]) -> Gibbs:
+    """Gibbs over the observed sites, then over the hidden ones."""
+    return Gibbs(observed + tuple(site for site in energy.sites if site not in observed))
+
+
+def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, PairwiseTerms]:
+    """The checks that both rules make before they begin.
+
+    Raises:
+        TypeError: If the energy is not pairwise.
+        ValueError: If the data are no rows, or the steps not positive.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
+    x = energy.accept(data)
+    rows_of(x)
+    with torch.no_grad():
+        terms = require_pairwise(energy, "Contrastive divergence").read()
+    require_unbatched(terms)
+    return x, terms
+
+
+def begin(
+    energy: Energy, data: Sites | Tensor, weights: Tensor | None
+) -> tuple[Sites, PairwiseTerms, Tensor | None]:
+    """What a loss is made of: the rows, the parameters, and weights that sum to 1."""
+    x = energy.accept(data)
+    terms = require_pairwise(energy, "Contrastive divergence").read()
+    return x, terms, normalised(weights, rows_of(x), terms.constant)
+
+
+def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
+    """Whether there are hidden units, and none of them are coupled among themselves."""
+    hidden = [site for site in terms.units if site not in observed]
+    return bool(hidden) and terms.coupled(hidden) is None
+
+
+@torch.no_grad()
+def negative_means(
+    terms: PairwiseTerms,
+    chain: Any,  # noqa: ANN401
+    observed: tuple[str, ...],
+) -> tuple[Sites, tuple[str, ...]]:
+    """The chain's features for the gradient: hidden units by their means, where those are exact.
+
+    Which sites hold means is told with them.
+    """
+    if not uncoupled(terms, observed):
+        return terms.features(chain.x), ()
+    features = terms.features({site: chain.x[site] for site in observed})
+    hidden = hidden_sites(terms, features)
+    newest = getattr(chain, "newest", None)
+    if newest is not None and hidden == [newest[0]]:
+        # The kernel drew them last, so their fields are at hand: no product is needed.
+        return {**features, newest[0]: terms.units[newest[0]].mean(newest[1])}, (newest[0],)
+    posterior = ExactPosterior().infer(terms, features)
+    return posterior.means, posterior.averaged
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveDivergence(Objective):
+    """CD-k: the negative phase starts at the data and takes k steps.
+
+    It is biased, more so for small k and strong couplings, and cheap.
+
+    Args:
+        steps: k, steps of the kernel.
+        positive: How the hidden units are inferred from the data; exactly where they are uncoupled,
+            else by mean field, if left out.
+        kernel: The transition; Gibbs, observed sites first, if left out.
+
+    References:
+        | Training products of experts by minimizing contrastive divergence (Hinton, 2002)
+        | https://doi.org/10.1162/089976602760128018
+    """
+
+    steps: int = 1
+    positive: PositivePhase | None = None
+    kernel: Kernel | None = None
+
+    def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
+        x, terms = door(energy, data, self.steps)
+        observed = tuple(x)
+        kernel = self.kernel or default_kernel(energy, observed)
+        # Every step starts its own chains: here one row is enough for the kernel's checks.
+        one = {site: value[:1] for site, value in x.items()}
+        start = terms.values(infer(self.positive, terms, one).draw())
+        return ChainState(kernel.init(energy, start), observed)
+
+    def loss(
+        self,
+        energy: Energy,
+        data: Sites | Tensor,
+        state: ChainState,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, ChainState]:
+        x, terms, weights = begin(energy, data, weights)
+        kernel = self.kernel or default_kernel(energy, state.observed)
+        posterior = infer(self.positive, terms, x)
+        with torch.no_grad():
+            start = terms.values(posterior.draw())
+            chain = kernel.refresh(energy, state.chain, start)
+        chain = advance(kernel, energy, chain, self.steps - 1)
+        # Of the last sweep the hidden units' means are wanted, not a draw.
+        by_means = self.kernel is None and uncoupled(terms, state.observed)
+        last = Gibbs(state.observed) if by_means else kernel
+        chain = advance(last, energy, chain, 1)
+        negative, averaged = negative_means(terms, chain, state.observed)
+        # Each chain starts at a row, so it carries that row's weight.
+        loss = mean_energy_difference(
+            terms, posterior.means, negative, weights, weights, (posterior.averaged, averaged)
+        )
+        return loss, ChainState(chain, state.observed)
+
+    def fantasies(self, state: ChainState) -> Sites:
+        return state.chain.x
+
+
+@dataclass(frozen=True, eq=False)
+class PersistentContrastiveDivergence(Objective):
+    """PCD-k: chains of their own, which go on from one step of learning to the next.
+
+    With mean field in the positive phase it is the variational learning rule of Boltzmann machines
+    with coupled hidden units; with sampled hidden units it is stochastic maximum likelihood.
+
+    Args:
+        steps: k, steps of the kernel for each step of learning.
+        chains: The number of chains.
+        positive: How the hidden units are inferred from the data; exactly where they are uncoupled,
+            else by mean field, if left out.
+        kernel: The transition; Gibbs, observed sites first, if left out.
+
+    References:
+        | Training restricted Boltzmann machines using approximations to the likelihood gradient
+        | (Tieleman, 2008) https://doi.org/10.1145/1390156.1390290
+    """
+
+    steps: int = 1
+    chains: int = 100
+    positive: PositivePhase | None = None
+    kernel: Kernel | None = None
+
+    def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
+        x, terms = door(energy, data, self.steps)
+        if not isinstance(self.chains, int) or self.chains < 1:
+            raise ValueError(f"chains is {self.chains!r}; wanted a positive whole number.")
+        rows = torch.randint(rows_of(x), (self.chains,), device=energy.device)
+        posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
+        kernel = self.kernel or default_kernel(energy, tuple(x))
+        return ChainState(kernel.init(energy, terms.values(posterior.draw())), tuple(x))
+
+    def loss(
+        self,
+        energy: Energy,
+        data: Sites | Tensor,
+        state: ChainState,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, ChainState]:
+        x, terms, weights = begin(energy, data, weights)
+        kernel = self.kernel or default_kernel(energy, state.observed)
+        with torch.no_grad():
+            chain = kernel.refresh(energy, state.chain, state.chain.x)
+        chain = advance(kernel, energy, chain, self.steps)
+        negative, averaged = negative_means(terms, chain, state.observed)
+        positive = infer(self.positive, terms, x)
+        loss = mean_energy_difference(
+            terms, positive.means, negative, weights, means=(positive.averaged, averaged)
+        )
+        return loss, ChainState(chain, state.observed)
+
+    def fantasies(self, state: ChainState) -> Sites:
+        return state.chain.x

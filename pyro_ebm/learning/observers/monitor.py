@@ -1,0 +1,117 @@
+"""Figures that say how learning goes: never the loss of contrastive divergence as a likelihood."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.learning.base import Objective
+from pyro_ebm.partition import exact
+from pyro_ebm.sites import Sites, flat_features
+
+AFFORDABLE = 1.0  # seconds for exact log-probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Monitor:
+    """Which figures are taken, and how often.
+
+    They are, each where it can be had:
+
+    - `log_likelihood`: the exact mean ln p of the data, in nats a row, where it takes less than a
+      second; `held_out_log_likelihood`: that of the held-out rows.
+    - `free_energy_gap`: mean F of the fantasies minus mean F of the data, in nats. It is near zero
+      where the chains are at equilibrium and the model fits; a large one says that they are not.
+    - `moment_mismatch`: the root mean square difference between data and fantasies (or the exact
+      model, where there are none) in the means and pair moments of the observed units.
+
+    Args:
+        every: Epochs from one reading to the next; the last epoch is always read.
+        held_out: Rows to judge by that are not learned from.
+        rows: At most so many rows of the data, evenly spread, are used for gap and mismatch.
+    """
+
+    every: int = 1
+    held_out: Sites | Tensor | None = None
+    rows: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("every", "rows"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
+
+    @torch.no_grad()
+    def read(
+        self,
+        energy: Energy,
+        data: Sites,
+        objective: Objective,
+        state: Any,  # noqa: ANN401 (the objective's)
+    ) -> dict[str, float]:
+        """The figures now."""
+        figures: dict[str, float] = {}
+        # In the energy's order, which that of exact moments is.
+        data = {site: data[site] for site in energy.sites if site in data}
+        judged = {"log_likelihood": data}
+        if self.held_out is not None:
+            judged["held_out_log_likelihood"] = energy.accept(self.held_out)
+        log_z: Tensor | None = None
+        for name, x in judged.items():
+            if exact.seconds(energy, x) < AFFORDABLE:
+                log_z = exact.log_partition(energy) if log_z is None else log_z
+                figures[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
+        some = {site: value[:: -(-len(value) // self.rows)] for site, value in data.items()}
+        fantasies = objective.fantasies(state)
+        if fantasies is not None:
+            fantasies = {site: fantasies[site] for site in data}
+            gap = free_energy_gap(energy, some, fantasies)
+            if gap is not None:
+                figures["free_energy_gap"] = gap
+            figures["moment_mismatch"] = moment_mismatch(
+                moments_of(energy, some), moments_of(energy, fantasies)
+            )
+        elif "log_likelihood" in figures:
+            figures["moment_mismatch"] = moment_mismatch(
+                moments_of(energy, data), exact_moments(energy, data)
+            )
+        return figures
+
+
+def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | None:
+    """Mean F of the fantasies minus mean F of the data; None where F has no closed form."""
+    if not isinstance(energy, PairwiseEnergy):
+        return None
+    if energy.read().obstacle([site for site in energy.sites if site not in data]):
+        return None
+    return float(energy.free_energy(fantasies).mean() - energy.free_energy(data).mean())
+
+
+def moments_of(energy: Energy, x: Sites) -> Tensor:  # (n, n), means on the diagonal
+    """Pair moments of rows, with the means where the squares would be."""
+    flat = torch.cat([flat_features(value, energy.sites[site]) for site, value in x.items()], -1)
+    second = flat.mT @ flat / len(flat)
+    return second.diagonal_scatter(flat.mean(0))
+
+
+def exact_moments(energy: Energy, data: Sites) -> Tensor:  # (n, n), means on the diagonal
+    """The model's moments over the observed sites."""
+    found = exact.moments(energy)
+    index, start = [], 0
+    for site, mean in found.mean.items():
+        if site in data:
+            index.append(torch.arange(start, start + len(mean)))
+        start += len(mean)
+    chosen = torch.cat(index)
+    mean = torch.cat([found.mean[site] for site in energy.sites if site in data])
+    return found.second[chosen][:, chosen].diagonal_scatter(mean)
+
+
+def moment_mismatch(first: Tensor, second: Tensor) -> float:
+    """The root mean square difference over means and pairs, each pair once."""
+    upper = torch.triu_indices(*first.shape)
+    difference = (first - second.to(first))[upper[0], upper[1]]
+    return math.sqrt(float(difference.square().mean()))

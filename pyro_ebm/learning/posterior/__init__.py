@@ -1,0 +1,1 @@
+"""The positive phase: hidden units given the data."""

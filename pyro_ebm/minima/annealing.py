@@ -1,0 +1,158 @@
+r"""Slow cooling: simulated annealing, descent at zero temperature, and tempered transitions.
+
+All of them go along
+
+.. math:: E_\beta(x) = (1 - \beta)\, E_{\mathrm{ref}}(x) + \beta\, E(x)
+
+from an easy reference (E_ref = 0 unless one is given) to the energy and, where a minimum is wanted,
+beyond it to large β.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, knows_conditional
+from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.kernels.base import Kernel
+from pyro_ebm.kernels.composite.cycle import Cycle
+from pyro_ebm.kernels.discrete.alphabets import alphabet_of
+from pyro_ebm.kernels.discrete.gibbs import Gibbs
+from pyro_ebm.kernels.discrete.gradient_gibbs import GibbsWithGradients
+from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks, can_move
+from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
+from pyro_ebm.kernels.start import check_reference, given_start, random_start
+from pyro_ebm.seeding import chosen_seed, forked
+from pyro_ebm.sites import Sites, describe
+
+
+class Annealed(NamedTuple):
+    """Where the chains of an annealing ended.
+
+    Args:
+        x: The values (chain, *shape).
+        energy: E(x) (chain,).
+    """
+
+    x: Sites
+    energy: Tensor
+
+    @property
+    def lowest(self) -> Sites:
+        """The values (*shape) of the chain that ended lowest."""
+        best = int(self.energy.argmin())
+        return {name: value[best] for name, value in self.x.items()}
+
+
+def anneal(
+    energy: Energy,
+    betas: Sequence[float] | Tensor,
+    *,
+    kernel: Kernel | None = None,
+    reference: Energy | None = None,
+    chains: int = 64,
+    initial: Sites | Tensor | None = None,
+    seed: int | None = None,
+) -> Annealed:
+    """One step of a kernel at each of a series of inverse temperatures, by many chains.
+
+    Args:
+        energy: The energy.
+        betas: The inverse temperatures (steps,), none negative; 1 is the energy's own, and a
+            minimum is sought by going far above it.
+        kernel: What moves the chains: an object with all its settings, since there is no warm-up;
+            a site that it does not move stays at its start. If left out it is Gibbs for the sites
+            whose conditional laws are known, and GibbsWithGradients or RandomBlocks for other
+            discrete ones.
+        reference: The energy at β = 0; zero if left out. With one, β is at most 1.
+        chains: How many; those of `initial` where it is given.
+        initial: Where they start (chain, *shape), by site; at random if left out.
+        seed: The global generators stay untouched. If left out it is drawn from them.
+
+    Raises:
+        TypeError, ValueError: If an argument is not what is wanted, or if no kernel is given and a
+            site is real and its conditional law is not known.
+
+    References:
+        | Optimization by simulated annealing (Kirkpatrick, Gelatt & Vecchi, 1983)
+        | https://doi.org/10.1126/science.220.4598.671
+    """
+    require_energy(energy, "energy")
+    if reference is not None:
+        require_energy(reference, "reference")
+    schedule = checked_schedule(betas, energy, reference)
+    with forked(chosen_seed(seed), energy.device), torch.no_grad():
+        path = Path.between(reference, energy)
+        if kernel is None:
+            kernel = default_kernel(path.at(schedule[-1]))
+        require_kernel(kernel)
+        require_settings(kernel, "anneal")
+        x = random_start(energy, chains) if initial is None else given_start(energy, initial)
+        state: Any = None
+        for beta in schedule:
+            here = path.at(beta)
+            state = kernel.init(here, x) if state is None else kernel.refresh(here, state, state.x)
+            state, _ = kernel.step(here, state)
+        return Annealed(state.x, energy.evaluate(state.x))
+
+
+def checked_schedule(
+    betas: Sequence[float] | Tensor, energy: Energy, reference: Energy | None
+) -> Tensor:  # (steps,)
+    """Inverse temperatures as a tensor of the energy's kind.
+
+    Raises:
+        ValueError: If there are none, or one is negative or not finite, or above 1 where there is
+            a reference.
+    """
+    schedule = torch.as_tensor(betas, dtype=energy.dtype, device=energy.device)
+    if schedule.dim() != 1 or not len(schedule):
+        raise ValueError(
+            f"betas has the shape {tuple(schedule.shape)}; wanted inverse temperatures (steps,), "
+            f"for example torch.linspace(0.1, 3, 1000)."
+        )
+    least, largest = float(schedule.min()), float(schedule.max())
+    if not (least >= 0 and largest < math.inf):
+        raise ValueError(f"betas go from {least:g} to {largest:g}; wanted finite numbers from 0.")
+    check_reference(energy, reference, least)
+    if reference is not None and largest > 1:
+        raise ValueError(
+            f"betas go up to {largest:g}, where the reference would count with a negative weight; "
+            f"wanted at most 1, or no reference."
+        )
+    return schedule
+
+
+def default_kernel(energy: Energy) -> Kernel:
+    """Gibbs where conditional laws are known, else moves by the gradient, or blocks of units.
+
+    Raises:
+        ValueError: If none of these moves a site.
+    """
+    if knows_all(energy):
+        return Gibbs()
+    known = tuple(name for name in energy.sites if knows_conditional(energy, name))
+    left = [name for name in energy.sites if name not in known]
+    sloped = tuple(name for name in left if alphabet_of(energy, name) is not None)
+    listed = tuple(name for name in left if name not in sloped and can_move(energy.sites[name]))
+    if stuck := [name for name in left if name not in sloped + listed]:
+        raise ValueError(
+            f"No kernel for annealing is known that moves {stuck[0]!r}, which is "
+            f"{describe(energy.sites[stuck[0]].support)}. Give one that moves every site, for "
+            f"example kernel=Cycle((GibbsWithGradients(), MALA({(stuck[0],)!r}, step_size=0.01))), "
+            f"or hold the site: clamp(energy, {{{stuck[0]!r}: value}})."
+        )
+    parts = [
+        *([Gibbs(known)] if known else []),
+        *([GibbsWithGradients(sloped)] if sloped else []),
+        *([RandomBlocks(listed)] if listed else []),
+    ]
+    return parts[0] if len(parts) == 1 else Cycle(tuple(parts))
+
+
+def knows_all(energy: Energy) -> bool:
+    """Whether an energy knows the conditional laws of all its sites."""
+    return all(knows_conditional(energy, site) for site in energy.sites)

@@ -1,0 +1,197 @@
+"""Descent at zero temperature: iterated conditional modes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
+from pyro_ebm.kernels.base import same_batch
+from pyro_ebm.kernels.discrete.alphabets import Alphabet, alphabet_of, change_one
+from pyro_ebm.kernels.discrete.random_blocks import can_move, values_of
+from pyro_ebm.kernels.settings import require_energy
+from pyro_ebm.kernels.start import given_start, read_terms, where
+from pyro_ebm.sites import Sites
+from pyro_ebm.units import Unit
+
+from .annealing import Annealed, knows_all
+
+ROWS = 2**14  # states whose energies are evaluated at a time
+MOST_SWEEPS = 10_000  # of a descent, which rounding might keep from an end
+
+
+# --- zero temperature ----------------------------------------------------------------------------
+def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
+    """Goes down from x, unit by unit, until no change of a single unit lowers the energy.
+
+    It is annealing at zero temperature, from given values. Real units of a machine go to the modes
+    of their conditional laws, until these stay where they are up to rounding.
+
+    Args:
+        energy: An energy of discrete sites, or a machine.
+        x: Values of all sites (chain, *shape).
+
+    Raises:
+        TypeError: If `energy` is no energy.
+        ValueError: If no change of a site's units is known.
+    """
+    require_energy(energy, "energy")
+    x = given_start(energy, x)
+    with torch.no_grad():
+        if stuck := stuck_in_descent(energy):
+            raise ValueError(
+                f"The sites {stuck} are not discrete, or their units have values of their own; "
+                f"descend moves bits, spins, labels and one-hot units, and the units of machines. "
+                f"Hold the others, or minimise the energy over real sites by its gradient."
+            )
+        if isinstance(energy, BlockEnergy) and knows_all(energy):
+            x = by_blocks(energy, x)
+        else:
+            x = by_single_changes(energy, x)
+        return Annealed(x, energy.evaluate(x))
+
+
+def stuck_in_descent(energy: Energy) -> list[str]:
+    """The sites for whose units `descend` knows no change."""
+    if isinstance(energy, PairwiseEnergy):
+        return []
+    by_law = knows_all(energy)
+    return [
+        name
+        for name, site in energy.sites.items()
+        if not site.support.is_discrete
+        or not (by_law or alphabet_of(energy, name) is not None or can_move(site))
+    ]
+
+
+def likeliest_features(unit: Unit, field: Tensor) -> Tensor:
+    """The features of the likeliest value of a unit; of two likely ones always the same."""
+    return unit.features(unit.mode(field))
+
+
+def same_up_to_rounding(energy: Energy, before: Sites, after: Sites) -> bool:
+    """Whether nothing has changed: discrete values at all, real ones by more than rounding."""
+    close = 16 * torch.finfo(energy.dtype).eps
+    return all(
+        torch.equal(before[name], after[name])
+        if site.support.is_discrete
+        else torch.allclose(before[name], after[name], rtol=close, atol=close)
+        for name, site in energy.sites.items()
+    )
+
+
+def by_blocks(energy: BlockEnergy, x: Sites) -> Sites:
+    """Descent over the blocks of an energy, each to its likeliest values given the rest."""
+    terms = read_terms(energy)
+    for _ in range(MOST_SWEEPS):
+        before, x = x, dict(x)
+        for site in energy.sites:
+            if terms is None:
+                x[site] = likeliest(energy, site, x)
+                continue
+            swept = terms.sweep(site, terms.features(x), likeliest_features)
+            x[site] = terms.units[site].values(swept)
+        # Ties go to one side, so that a plateau has an end.
+        if same_up_to_rounding(energy, before, x):
+            break
+    return x
+
+
+def likeliest(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *shape)
+    """The blocks of a site in turn, each at the mode of its conditional law."""
+    value = x[site].clone(memory_format=torch.contiguous_format)
+    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
+    for block in energy.blocks(site):
+        law = energy.conditional(site, {**x, site: value}, block)
+        options = law.enumerate_support(expand=False)
+        best = law.log_prob(options).argmax(0)
+        units[..., block] = options.reshape(-1, *law.event_shape)[best].to(value.dtype)
+    return value
+
+
+def by_single_changes(energy: Energy, x: Sites) -> Sites:
+    """Steepest descent by changes of one unit, of which all are evaluated."""
+    changes = SingleChanges.of(energy)
+    (chains,) = same_batch(x, energy)
+    every = torch.arange(changes.count, device=energy.device)
+    height = energy.evaluate(x)
+    while True:
+        best, best_change = height, torch.full_like(height, -1).long()
+        for some in every.split(max(1, ROWS // chains)):
+            rows = {
+                s: v.expand(len(some), *v.shape).flatten(0, 1).contiguous() for s, v in x.items()
+            }
+            change = some.repeat_interleave(chains)
+            tried = changes.made(rows, change)
+            lowest, which = energy.evaluate(tried).reshape(len(some), chains).min(0)
+            lower = lowest < best
+            best = torch.where(lower, lowest, best)
+            best_change = torch.where(lower, some[which], best_change)
+        moved = best_change >= 0
+        if not bool(moved.any()):
+            return x
+        new = changes.made(x, best_change.clamp(min=0))
+        x = {site: where(moved, value, x[site]) for site, value in new.items()}
+        height = best
+
+
+@dataclass(frozen=True, eq=False)
+class SingleChanges:
+    """All changes of one unit of discrete sites, numbered.
+
+    First come those of an alphabet, site after site; then, of sites that have none, each unit with
+    each of its values, the present one among them.
+
+    Args:
+        energy: The energy.
+        alphabets: Of the sites that have one.
+        values: Of a unit of the others (values,).
+    """
+
+    energy: Energy
+    alphabets: dict[str, Alphabet]
+    values: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, energy: Energy) -> "SingleChanges":
+        """Those of all discrete sites.
+
+        Raises:
+            ValueError: If the values of a site's units cannot be listed.
+        """
+        like = torch.empty((), dtype=energy.dtype, device=energy.device)
+        alphabets, values = {}, {}
+        for name, site in energy.sites.items():
+            alphabet = alphabet_of(energy, name)
+            if alphabet is not None:
+                alphabets[name] = alphabet
+            elif site.support.is_discrete:
+                values[name] = values_of(site, name, like)
+        return cls(energy, alphabets, values)
+
+    def size(self, name: str) -> int:
+        """The number of changes of a site."""
+        shape = self.energy.sites[name].shape
+        if name in self.alphabets:
+            return self.alphabets[name].count(shape)
+        return shape.numel() * len(self.values[name])
+
+    @property
+    def count(self) -> int:
+        """The number of all changes."""
+        return sum(map(self.size, [*self.alphabets, *self.values]))
+
+    def made(self, x: Sites, change: Tensor) -> Sites:
+        """The values after one change of each chain (*batch,)."""
+        first = sum(map(self.size, self.alphabets))
+        x = change_one(x, change, self.alphabets, self.energy).x
+        for name, values in self.values.items():
+            last = first + self.size(name)
+            here = (change >= first) & (change < last)
+            own = change.clamp(first, last - 1) - first
+            flat = x[name].reshape(*change.shape, -1)
+            unit, value = (own // len(values)).unsqueeze(-1), values[own % len(values)]
+            new = flat.scatter(-1, unit, value.unsqueeze(-1)).reshape(x[name].shape)
+            x[name] = where(here, new, x[name])
+            first = last
+        return x

@@ -1,0 +1,1 @@
+"""Exact sums over states, by structure."""

@@ -1,0 +1,11 @@
+"""Sampling without naming a kernel."""
+
+from .sample import (
+    NotMixedWarning,
+    sample,
+)
+
+__all__ = [
+    "NotMixedWarning",
+    "sample",
+]

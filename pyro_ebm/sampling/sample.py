@@ -1,0 +1,424 @@
+"""Draws from any energy: kernel and schedule are chosen, and the chains are judged.
+
+Chains of the kernel that the structure suggests come first. What speaks against them decides what
+is tried next: shorter steps, a ladder of temperatures, more steps between draws. The best of these
+runs is returned, with the verdict on it. Whatever happens on the way, a finished run is kept.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_ebm.diagnostics.checks import (
+    DIVERGED,
+    LEAST_DRAWS,
+    LONGER,
+    NO_TRIPS,
+    SLOW,
+    SLOW_ON_LADDER,
+    TRAPPED,
+)
+from pyro_ebm.diagnostics.diagnose import diagnose
+from pyro_ebm.diagnostics.evidence import Diagnosis, Evidence, Verdict, weigh
+from pyro_ebm.energies import Energy, ModelEnergy
+from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.kernels import Chains, Kernel, ParallelTempering, Schedule, SwendsenWang, resume, run
+from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, joined, parts_of, said
+from pyro_ebm.kernels.composite.reference import reference_of
+from pyro_ebm.kernels.start import given_start, is_one_law, random_start
+from pyro_ebm.seeding import chosen_seed, forked
+from pyro_ebm.sites import Sites
+from pyro_ebm.statistics import frozen_units, r_hat
+
+TRIAL = 8  # levels, on which the barrier of the path is measured
+FEWEST, MOST = 4, 32  # levels of a ladder
+FITTED = 20_000  # draws, of which a reference is made
+LONG = 4  # times as many steps
+GIVEN = "it was given"
+WHEN_SHOWN = 3600.0  # seconds before a bar that is only asked whether bars are shown would be
+
+
+class NotMixedWarning(UserWarning):
+    """Chains have not mixed, or it cannot be told whether they have."""
+
+
+class Judged(NamedTuple):
+    """A run, and what is said of it."""
+
+    what: str  # was tried
+    chains: Chains
+    diagnosis: Diagnosis
+    ladder: str = ""  # what moves the replicas at its levels, and why
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there is nothing to be said against it."""
+        return self.diagnosis.verdict is Verdict.MIXED
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped by hand."""
+        return self.chains.interrupted
+
+    @property
+    def draws(self) -> int:
+        """The number of draws of each chain."""
+        return max((x.shape[1] for x in self.chains.draws.values()), default=0)
+
+    @property
+    def outcome(self) -> str:
+        """The verdict."""
+        return str(self.diagnosis.verdict) + (" when interrupted" if self.interrupted else "")
+
+    def suffers(self, *advice: str) -> bool:
+        """Whether one of these would be advised."""
+        return any(evidence.advice in advice for evidence in self.diagnosis.against)
+
+
+class InVainError(Exception):
+    """A try was given up; the message says why."""
+
+
+class Failed(NamedTuple):
+    """A try of which no draws came."""
+
+    what: str  # was tried
+    outcome: str  # and why there are none
+    interrupted: bool = False
+
+
+class Task(NamedTuple):
+    """What is to be sampled, and how long."""
+
+    energy: Energy
+    kernel: Kernel | None  # if it was given
+    schedule: Schedule
+    seed: int
+
+    def on_path(self, path: Energy, target_acceptance: float) -> tuple[Kernel, str]:
+        """The kernel that was given, or one that suits all energies of a path; and why that."""
+        if self.kernel is not None:
+            return self.kernel, GIVEN
+        parts = parts_of(path, target_acceptance, SHORT)
+        # A reference may frustrate what the energy does not.
+        local = [part for part in parts if not isinstance(part.kernel, SwendsenWang)]
+        return joined(local), said(local)
+
+
+def sample(
+    energy: Energy,
+    draws: int = 1000,
+    *,
+    chains: int = 64,
+    warmup: int = 500,
+    kernel: Kernel | None = None,
+    initial: Sites | Tensor | None = None,
+    seed: int | None = None,
+) -> Chains:
+    """Draws from p(x) ∝ exp(−energy(x)), by a kernel that suits the energy, judged.
+
+    The kernel is that of `choose_kernel`, tuned in the warm-up, and `diagnose` judges the chains.
+    If they have not mixed, others go on from where they are:
+
+    - by shorter steps of HMC, where its trajectories diverge;
+    - by parallel tempering of the kernel: from independent units for a machine, from a normal law
+      for continuous sites, from the uniform law else, on 4 to 32 levels, as many as are needed;
+      also where discrete units are the same in all draws of all chains, if a short ladder of 8
+      levels moves one of them;
+    - by four times as many steps, where the best of these has come too short and does not diverge.
+
+    The best is returned. Each costs a known number of steps; progress bars show them, and where
+    there are bars, what was picked and found is written above them. Chains can only be judged by
+    where they are: a mode that none of them has found is not missed.
+
+    Finished draws are not lost: on Ctrl-C, and where a try after the first run fails, the best run
+    is returned all the same, and `tried` says what happened.
+
+    What was picked and found is in the attributes: `picked` and `picked_because`, and for a ladder
+    `picked_for_ladder`; `tried`, with the verdict on each; `verdict`, `verdict_in_words` and
+    `advice`; the kernel as tuned. A small energy can be drawn from without chains, by
+    `exact.sample`.
+
+    Args:
+        energy: The energy.
+        draws: How many of each chain.
+        chains: The number of chains; that of `initial` where it is given.
+        warmup: Steps before the first draw.
+        kernel: The kernel; chosen by structure if left out.
+        initial: Where the chains start (chain, *site.shape), by site; scattered if left out.
+        seed: As in `run`.
+
+    Warns:
+        NotMixedWarning: If the verdict is not "mixed".
+
+    Raises:
+        TypeError, ValueError: As `run` and `choose_kernel`; or if chains would follow several laws,
+            as with batched parameters or several rows held by `clamp`.
+        NonFiniteEnergyError: As `run`, from the first run.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, sample
+        >>> chains = sample(BoltzmannMachine.restricted(4, 3), draws=200, chains=16, seed=0)
+        >>> chains.attributes["picked"], chains.attributes["verdict"]
+        ("Gibbs(sites=('visible', 'hidden'))", 'mixed')
+    """
+    parts = [] if kernel else parts_of(energy)
+    mover = kernel or joined(parts)
+    because = said(parts) if parts else GIVEN
+    task = Task(energy, kernel, Schedule(warmup, draws), chosen_seed(seed))
+    if isinstance(energy, Energy):  # `run` refuses what is none
+        with forked(task.seed, energy.device):
+            if initial is None and isinstance(energy, ModelEnergy):
+                initial = energy.initial(chains)  # of finite energy
+            require_one_law(energy, initial)
+    tell(f"Picked {mover!r}: {because}.")
+    first = run(mover, energy, task.schedule, chains=chains, initial=initial, seed=task.seed)
+    tried = improved(judged("as chosen", first), task)
+    best = best_of(tried)
+    notes = {
+        "picked": repr(mover),
+        "picked_because": because,
+        "tried": "; ".join(f"{one.what}: {one.outcome}" for one in tried),
+        "verdict": str(best.diagnosis.verdict),
+        "verdict_in_words": best.diagnosis.summary,
+        "advice": " ".join(best.diagnosis.advice),
+    }
+    if ladders := [one.ladder for one in tried if isinstance(one, Judged) and one.ladder]:
+        notes["picked_for_ladder"] = ladders[0]
+    if not best.is_mixed:
+        message = f"{best.diagnosis.summary} {notes['advice']} Tried were: {notes['tried']}."
+        warnings.warn(message, NotMixedWarning, stacklevel=2)
+    return replace(best.chains, attributes={**best.chains.attributes, **notes})
+
+
+def tell(message: str) -> None:
+    """Writes a line above the progress bars, where `run` shows them."""
+    with tqdm(disable=None, leave=False, delay=WHEN_SHOWN) as bar:
+        if not bar.disable:
+            bar.write(message, file=sys.stderr)
+
+
+@torch.no_grad()
+def require_one_law(energy: Energy, initial: Sites | Tensor | None) -> None:
+    """Refuses an energy whose chains follow several laws.
+
+    Raises:
+        TypeError, ValueError: If there are several; or if there is no start, as `run`.
+    """
+    x = random_start(energy, 1) if initial is None else given_start(energy, initial)
+    found = energy.evaluate({name: value[:1] for name, value in x.items()}).shape
+    if found.numel() > 1:
+        raise ValueError(
+            f"The energy has {found.numel()} laws, of the batch shape {tuple(found)}: one for each "
+            f"row that is held, or for each machine. `sample` judges chains by each other, and "
+            f"wanted one law. Sample them one at a time; or use `run` with "
+            f"chains={found.numel()}, one for each law, or with every row or machine repeated, "
+            f"rows.repeat_interleave(16, 0), and as many chains."
+        )
+
+
+def improved(first: Judged, task: Task) -> list[Judged | Failed]:
+    """The first run, and those that go on from it, as long as there is a need and a way."""
+    tried: list[Judged | Failed] = [first]
+    latest, target = first, CAREFUL
+    seeds = iter(other_seeds(task.seed, 4))
+
+    def need() -> bool:
+        return not latest.is_mixed and not tried[-1].interrupted
+
+    def attempt(what: str, way: Callable[[Judged], Judged]) -> Judged:
+        """What is latest after a try."""
+        tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}. Next: {what}.")
+        tried.append(outcome_of(what, way, latest))
+        return tried[-1] if isinstance(tried[-1], Judged) else latest
+
+    if need() and first.suffers(DIVERGED) and task.kernel is None:
+        target = SMALLEST
+        seed = next(seeds)
+        latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
+    if need() and is_trapped(latest) and may_temper(task, latest.chains):
+        pair = next(seeds), next(seeds)
+        latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
+    best = best_of(tried)
+    curable = best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED)
+    if need() and curable and not best.suffers(DIVERGED):
+        attempt(f"{best.what}, longer", lambda _: longer(best, task))
+    tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}.")
+    return tried
+
+
+def outcome_of(what: str, way: Callable[[Judged], Judged], latest: Judged) -> Judged | Failed:
+    """What comes of going on from a run, which is not lost whatever happens."""
+    try:
+        found = way(latest)
+    except KeyboardInterrupt:
+        return Failed(what, "interrupted", interrupted=True)
+    except InVainError as reason:
+        return Failed(what, str(reason))
+    except Exception as error:  # finished draws are worth more than any of these
+        return Failed(what, f"failed, {said_by(error)}")
+    if found.interrupted and not found.draws:
+        return Failed(what, "interrupted", interrupted=True)
+    return found
+
+
+def said_by(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def other_seeds(seed: int, count: int) -> list[int]:
+    """Seeds that differ from those of runs with a seed nearby."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2**62, (count,), generator=generator).tolist()
+
+
+def judged(what: str, chains: Chains) -> Judged:
+    """Chains with the verdict on them."""
+    if not any(x.shape[1] for x in chains.draws.values()):
+        return Judged(what, chains, unjudged("draws of each chain", "8 or more", "", "Let it run."))
+    try:
+        return Judged(what, chains, diagnose(chains))
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        chains = replace(chains, attributes={**chains.attributes, "interrupted": True})
+    except Exception as error:  # a verdict that fails must not take the draws with it
+        reason = said_by(error)
+    return Judged(what, chains, unjudged("checks made", "all", reason, "Ask `diagnose` again."))
+
+
+def unjudged(name: str, wanted: str, detail: str, advice: str) -> Diagnosis:
+    """The verdict on draws of which nothing is known."""
+    return weigh([Evidence(name, 0, wanted, Verdict.CANNOT_TELL, detail, advice)])
+
+
+def best_of(tried: Sequence[Judged | Failed]) -> Judged:
+    """The best run, the latest of equals."""
+    runs = [one for one in reversed(tried) if isinstance(one, Judged)]
+    return min(runs, key=badness) if len(runs) > 1 else runs[0]
+
+
+def badness(found: Judged) -> tuple[bool, int, float]:
+    """What speaks against a run: too few draws to judge, the verdict, and the largest R-hat."""
+    order = (Verdict.MIXED, Verdict.CANNOT_TELL, Verdict.NOT_MIXED)
+    worst = 1.0
+    for x in (*found.chains.draws.values(), found.chains.statistics["lp"]):
+        if x.shape[1] >= LEAST_DRAWS:
+            worst = max(worst, float(r_hat(x).nan_to_num(1.0, math.inf).max()))
+    return found.draws < LEAST_DRAWS, order.index(found.diagnosis.verdict), worst
+
+
+def with_shorter_steps(first: Judged, task: Task, seed: int) -> Judged:
+    """The run that goes on from another, by shorter steps."""
+    kernel = joined(parts_of(task.energy, SMALLEST))
+    chains = run(kernel, task.energy, task.schedule, initial=first.chains.last, seed=seed)
+    return judged("shorter steps", chains)
+
+
+def may_temper(task: Task, chains: Chains) -> bool:
+    """Whether there can be a ladder: for one law, of a kernel that is none."""
+    if isinstance(task.kernel, ParallelTempering):
+        return False
+    try:
+        return is_one_law(task.energy, chains.last)
+    except Exception:  # an energy that cannot be asked about one state has no place on a ladder
+        return False
+
+
+def frozen(found: Judged) -> dict[str, Tensor]:
+    """Of each discrete site, the units (*shape) that are the same in all draws of all chains."""
+    sites = found.chains.sites
+    return {
+        name: frozen_units(x).constant
+        for name, x in found.chains.draws.items()
+        if sites[name].support.is_discrete and x.shape[1] >= LEAST_DRAWS
+    }
+
+
+def is_frozen(found: Judged) -> bool:
+    """Whether nothing worse is said than may be said of units that never change."""
+    if found.diagnosis.verdict is not Verdict.CANNOT_TELL:
+        return False
+    return any(bool(units.any()) for units in frozen(found).values())
+
+
+def says_nothing(found: Judged) -> bool:
+    """Whether no reference can be made of the draws: all sites are discrete, and units frozen."""
+    units = frozen(found)
+    all_of_them = all(bool(alike.all()) for alike in units.values())
+    return len(units) == len(found.chains.sites) and (is_frozen(found) or all_of_them)
+
+
+def is_trapped(found: Judged) -> bool:
+    """Whether a ladder may help."""
+    return found.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(found)
+
+
+def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -> Judged:
+    """The run that goes on from another, on a ladder.
+
+    Raises:
+        InVainError: If units that were frozen are so on a short ladder too.
+        KeyboardInterrupt: If the short ladder was stopped by hand.
+    """
+    energy, schedule = task.energy, task.schedule
+    # Draws that are all alike would hold the ladder where they are.
+    reference = None if says_nothing(first) else reference_of(energy, some_draws(first.chains))
+    end = torch.ones((), dtype=energy.dtype, device=energy.device)
+    kernel, because = task.on_path(Path.between(reference, energy).at(end), target)
+    short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
+    trial = ParallelTempering(kernel, TRIAL, reference)
+    found = run(trial, energy, short, initial=first.chains.last, seed=seeds[0])
+    if found.interrupted:
+        raise KeyboardInterrupt
+    if is_frozen(first) and not thawed(first, found):
+        raise InVainError(f"on {TRIAL} levels the units that never changed do not either")
+    ladder = ParallelTempering(kernel, levels_for(found), reference)
+    chains = run(ladder, energy, schedule, initial=found.last, seed=seeds[1])
+    return judged("tempered", chains)._replace(ladder=because)
+
+
+def thawed(first: Judged, found: Chains) -> bool:
+    """Whether a unit that never changed in a run has another value in later draws."""
+    return any(
+        bool(((found.draws[name] != first.chains.draws[name][0, 0]) & units).any())
+        for name, units in frozen(first).items()
+    )
+
+
+def levels_for(trial: Chains) -> int:
+    """The number of levels on which about half the exchanges would be accepted."""
+    assert isinstance(trial.kernel, ParallelTempering)
+    barrier = trial.kernel.report(trial.state).barrier
+    return min(MOST, max(FEWEST, math.ceil(2 * barrier) + 2))
+
+
+def longer(best: Judged, task: Task) -> Judged:
+    """The same chains again, with more steps between the draws."""
+    old = best.chains
+    thinning = LONG * old.schedule.thinning
+    start = replace(
+        old,
+        draws={},
+        statistics={},
+        schedule=replace(old.schedule, thinning=thinning),
+        attributes={**old.attributes, "thinning": thinning},
+    )
+    return judged(f"{best.what}, longer", resume(start, task.energy, task.schedule.draws))
+
+
+def some_draws(chains: Chains) -> Sites:
+    """Draws of all the chains (chain, draw, *shape), evenly from the second half."""
+    some = {}
+    for name, x in chains.draws.items():
+        count = x.shape[1]
+        every = max(1, len(x) * (count - count // 2) // FITTED)
+        some[name] = x[:, count // 2 :: every].to(chains.last[name])
+    return some

@@ -1,0 +1,240 @@
+"""Every outcome of a step, with its probability: transition matrices of any kernel's own code.
+
+Whatever a kernel draws comes from a law that it says: events and choices (`kernels.chance`,
+`torch.rand_like` compared with the probability it was given), units in fields (`Unit.sample`), and
+labels and listed values with their log-weights (`draw_labels`, `FiniteLaw.sample`).
+A first step counts the draws; then all their outcomes are forced, one for each row of a batch, and
+their probabilities multiplied. So the matrix is that of the code path which the user runs.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies.fields import labels
+from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.energies.pyro_models import energy_site
+from pyro_ebm.kernels import chance
+from pyro_ebm.sites import Sites
+from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
+
+
+class Draws:
+    """Draws at random, of which only the numbers of outcomes are kept.
+
+    Args:
+        rows: The size of the leading batch dimension.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.counts: list[int] = []  # of outcomes, one for each row of a draw
+
+    def next(self, draws: int, options: int) -> Tensor:  # (rows, draws)
+        """The outcomes of the next draws of every row."""
+        self.counts += [options] * draws
+        return torch.randint(options, (self.rows, draws))
+
+    def happened(self, probability: Tensor, happens: Tensor) -> None:
+        """Is told the probabilities of events (rows, draws), and what happened."""
+
+    def weighed(self, log_probability: Tensor) -> None:
+        """Is told the log-probability of what was chosen (rows,)."""
+
+    def events(self, probability: Tensor) -> Tensor:
+        """In place of `torch.rand_like`: below a probability where the event is to happen."""
+        rows = probability.reshape(self.rows, -1).double()
+        outcome = self.next(rows.shape[1], 2).bool()
+        self.happened(rows, outcome)
+        # An event of the probability 0 or 1 cannot be forced otherwise; its outcome weighs 0.
+        forced = torch.where(outcome, -torch.ones_like(rows), 2 * torch.ones_like(rows))
+        return forced.reshape(probability.shape).to(probability.dtype)
+
+    def choose(self, log_weights: Tensor) -> Tensor:
+        """In place of `chance.choose`."""
+        options = log_weights.shape[-1]
+        rows = log_weights.reshape(self.rows, -1, options).double()
+        outcome = self.next(rows.shape[1], options)
+        log_prob = rows.log_softmax(-1).gather(-1, outcome[..., None])
+        self.weighed(log_prob.flatten(1).sum(1))
+        return outcome.reshape(log_weights.shape[:-1])
+
+    def choose_cumulated(self, cumulative: Tensor) -> Tensor:
+        """In place of `chance.choose_cumulated`."""
+        steps = cumulative.double().diff(prepend=torch.zeros_like(cumulative[..., :1]))
+        return self.choose(steps.log())
+
+    def choose_label(self, logits: Tensor) -> Tensor:
+        """In place of `draw_labels`: (q, *batch) -> (*batch)."""
+        return self.choose(logits.movedim(0, -1))
+
+    def choose_value(self, law: FiniteLaw) -> Tensor:
+        """In place of `FiniteLaw.sample`."""
+        return law.values[self.choose(law.logits)]
+
+    def sample(self, unit: Unit, field: Tensor) -> Tensor:
+        """In place of `Unit.sample`, for fields with the chains first or last."""
+        if isinstance(unit, Categorical):
+            label = self.choose(unit.by_label(field)).to(field.dtype)
+            field.fill_(math.nan)  # which it may overwrite
+            return label
+        if field.shape[0] == self.rows:
+            rows = field.reshape(self.rows, -1)
+        else:  # (units, rows) or (rows,), levels of each row following one another
+            rows = field.reshape(-1, self.rows, field.shape[-1] // self.rows).transpose(0, 1)
+        flat = rows.reshape(self.rows, -1).double()
+        outcome = self.next(flat.shape[1], 2).bool()
+        self.happened((flat * (2 if isinstance(unit, Spin) else 1)).sigmoid(), outcome)
+        low, high = unit.levels
+        value = torch.where(outcome, high, low).to(field.dtype).reshape(rows.shape)
+        field.fill_(math.nan)  # which it may overwrite
+        if field.shape[0] != self.rows:
+            value = value.transpose(0, 1)
+        return value.reshape(field.shape)
+
+
+class Script(Draws):
+    """Draws that follow a list of outcomes, one list for each row.
+
+    Args:
+        outcomes: What is drawn, in order (rows, draws).
+    """
+
+    def __init__(self, outcomes: Tensor) -> None:
+        super().__init__(len(outcomes))
+        self.outcomes = outcomes
+        self.position = 0
+        self.probability = torch.ones(len(outcomes), dtype=torch.float64)
+
+    def next(self, draws: int, options: int) -> Tensor:
+        first, self.position = self.position, self.position + draws
+        return self.outcomes[:, first : self.position]
+
+    def happened(self, probability: Tensor, happens: Tensor) -> None:
+        # Computed from the side that is small, to the last digit.
+        self.probability *= torch.where(happens, probability, 1 - probability).prod(1)
+
+    def weighed(self, log_probability: Tensor) -> None:
+        self.probability *= log_probability.exp()
+
+
+@contextmanager
+def drawn_from(draws: Draws) -> Iterator[None]:
+    """Kernels draw from `draws`."""
+    with (
+        mock.patch.object(torch, "rand_like", draws.events),
+        mock.patch.object(chance, "choose", draws.choose),
+        mock.patch.object(chance, "choose_cumulated", draws.choose_cumulated),
+        mock.patch.object(Bernoulli, "sample", lambda unit, field: draws.sample(unit, field)),
+        mock.patch.object(Spin, "sample", lambda unit, field: draws.sample(unit, field)),
+        mock.patch.object(Categorical, "sample", lambda unit, field: draws.sample(unit, field)),
+        mock.patch.object(FiniteLaw, "sample", lambda law: draws.choose_value(law)),
+        mock.patch.object(labels, "draw_labels", draws.choose_label),
+        mock.patch.object(energy_site, "draw_labels", draws.choose_label),
+    ):
+        yield
+
+
+class Outcomes(NamedTuple):
+    """Where a step may lead.
+
+    Args:
+        reached: The values by site (starts, outcomes, *shape).
+        probability: Of each outcome (starts, outcomes), in float64.
+    """
+
+    reached: Sites
+    probability: Tensor
+
+
+def all_outcomes(step: Callable[[Sites], Sites], starts: Sites) -> Outcomes:
+    """All outcomes of a step from each of some starts.
+
+    Args:
+        step: From values (rows, *shape) by site to values of the same shapes.
+        starts: Values (starts, *shape) by site.
+    """
+    count = len(next(iter(starts.values())))
+    draws = Draws(count)
+    with drawn_from(draws):
+        step({site: value.clone() for site, value in starts.items()})
+    outcomes = combinations(draws.counts)
+    script = Script(outcomes.repeat(count, 1))
+    each = {site: value.repeat_interleave(len(outcomes), 0) for site, value in starts.items()}
+    with drawn_from(script):
+        reached = step(each)
+    assert script.position == outcomes.shape[1], "the number of draws depends on their outcomes"
+    shape = (count, len(outcomes))
+    return Outcomes(
+        {site: value.reshape(*shape, *value.shape[1:]) for site, value in reached.items()},
+        script.probability.reshape(shape),
+    )
+
+
+def combinations(counts: Sequence[int]) -> Tensor:  # (outcomes, draws)
+    """All combinations of so many options each."""
+    total = math.prod(counts)
+    assert total <= 2**17, f"{total} outcomes are too many"
+    index = torch.arange(total)
+    columns = []
+    for count in reversed(counts):
+        columns.append(index % count)
+        index = index // count
+    return torch.stack(columns[::-1], 1) if columns else index[:, None][:, :0]
+
+
+def matrix_of(step: Callable[[Sites], Sites], states: Sites) -> Tensor:  # (states, states)
+    """T[x, y] of a step, over the listed states.
+
+    Args:
+        step: As for `all_outcomes`.
+        states: All states (states, *shape) by site.
+    """
+    found = all_outcomes(step, states)
+    flat = torch.cat([value.reshape(len(value), -1) for value in states.values()], 1)
+    shape = (*found.probability.shape, -1)
+    reached = torch.cat([value.reshape(shape) for value in found.reached.values()], 2)
+    # A random linear form tells states apart.
+    weights = torch.rand(flat.shape[1], dtype=torch.float64)
+    keys, order = (flat.double() @ weights).sort()
+    near = torch.searchsorted(keys, reached.double() @ weights - 1e-9)
+    index = order[near.clamp(max=len(keys) - 1)]
+    possible = found.probability > 0
+    assert torch.equal(flat[index][possible], reached[possible]), "a step left the listed states"
+    matrix = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    return matrix.scatter_add_(1, index, found.probability)
+
+
+class Violation(NamedTuple):
+    """How far a transition matrix is from leaving π unchanged; zeros for a right one.
+
+    Args:
+        rows: The largest |Σ_y T[x, y] − 1|.
+        stationary: The largest |(πT − π)[y]|.
+        unreachable: How many pairs of states no power of T joins.
+    """
+
+    rows: float
+    stationary: float
+    unreachable: int
+
+    def found(self, limit: float = 1e-12) -> set[str]:
+        """The names of what is violated."""
+        return {name for name, value in self._asdict().items() if not value <= limit}
+
+
+def violation_of(matrix: Tensor, law: Tensor) -> Violation:
+    """What a transition matrix violates."""
+    reach = (matrix > 0).double()
+    for _ in range(math.ceil(math.log2(len(matrix))) + 1):
+        reach = ((reach + reach @ reach) > 0).double()
+    return Violation(
+        float((matrix.sum(1) - 1).abs().max()),
+        float((law @ matrix - law).abs().max()),
+        int((reach == 0).sum()),
+    )
