@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-test
 PYTHON1 ?= python3.13
+JOBS ?= auto
 VENV1 := .venv-arviz1
 STAMP1 := $(VENV1)/.installed
 
@@ -22,11 +23,11 @@ demo: $(STAMP)  ## learn handwritten digits, sample them, restore noisy ones; re
 
 test: $(STAMP)  ## the fast tests
 	@echo "test: the fast tests (make test-all runs the slow ones too)"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 test-all: $(STAMP)  ## every test
 	@echo "test-all: every test, the slow ones too"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS)
 
 test-arviz1: $(STAMP1)  ## the export of chains, on ArviZ 1.x (needs Python 3.12 or newer)
 	@echo "test-arviz1: the export of chains, on ArviZ 1.x and without torch"
