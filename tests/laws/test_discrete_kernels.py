@@ -306,9 +306,14 @@ def test_bad_blocks_are_refused_with_the_way_out() -> None:
         RandomBlocks("bits").init(energy, states)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is to move"):
         RandomBlocks(("no",)).init(energy, states)
-    one_hot, labels = target("potts")
-    with pytest.raises(ValueError, match="bits, spins and labels"):
-        RandomBlocks().init(one_hot, labels)
+    counts = Site(constraints.nonnegative_integer, torch.Size([2]))
+    numbers = CallableEnergy(lambda n: n.sum(-1), {"n": counts})
+    with pytest.raises(ValueError, match="bits, spins, labels and one-hot"):
+        RandomBlocks().init(numbers, {"n": torch.zeros(3, 2)})
+    many = Site(constraints.integer_interval(0, 9999), torch.Size([2]))
+    wide = CallableEnergy(lambda n: n.sum(-1), {"n": many})
+    with pytest.raises(ValueError, match="a MetropolisHastings"):
+        RandomBlocks(size=1).init(wide, {"n": torch.zeros(3, 2)})
     real = CallableEnergy(lambda x: x.square().sum(-1), 2)
     with pytest.raises(ValueError, match="has none"):
         RandomBlocks().init(real, {"visible": torch.zeros(3, 2)})

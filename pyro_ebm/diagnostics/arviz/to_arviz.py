@@ -24,12 +24,11 @@ from torch import Tensor
 from pyro_ebm.sites import (
     Site,
     Sites,
-    boolean,
     check_shape,
     check_support,
     only_site,
-    spin,
     storage_dtype,
+    two_values,
 )
 
 from . import pyro_results
@@ -188,14 +187,14 @@ def sample_stats(statistics: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 def two_valued(sites: Mapping[str, Site]) -> list[str]:
     """The sites whose units are bits or spins."""
-    kinds = (type(boolean), type(spin))
-    return [name for name, site in sites.items() if isinstance(site.support, kinds)]
+    return [name for name, site in sites.items() if two_values(site.support)]
 
 
 def magnetisation(draws: Tensor, site: Site) -> Tensor:  # (chain, draw, *shape) -> (chain, draw)
-    """The mean over units of the spin, x itself or 2x - 1."""
+    """The mean over units of the spin: -1 for the lower value of a unit, 1 for the higher."""
     mean = draws.reshape(*draws.shape[:2], -1).mean(-1, dtype=torch.float64)
-    return mean if isinstance(site.support, type(spin)) else 2 * mean - 1
+    low, high = two_values(site.support) or (-1.0, 1.0)
+    return (2 * mean - (low + high)) / (high - low)
 
 
 def own_dimensions(name: str, site: Site) -> list[str]:
