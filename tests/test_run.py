@@ -116,7 +116,7 @@ def test_runs_are_data_for_arviz() -> None:
     data = chains.to_arviz(feature_names=names, observed_data=torch.ones(2, 4))
     posterior = data["posterior"]
     assert posterior["visible"].shape == (3, 10, 4)
-    assert posterior["visible"].dtype == np.int8
+    assert posterior["visible"].dtype == np.int64
     assert list(posterior["visible_dim"].values) == names["visible"]
     lp = chains.statistics["lp"].numpy()
     np.testing.assert_array_equal(data["sample_stats"]["lp"].values, lp)

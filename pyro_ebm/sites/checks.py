@@ -14,6 +14,8 @@ from .values import boolean, describe, label_bounds, spin, two_values
 
 _trusting = ContextVar("trusting", default=False)
 
+SHORT = (torch.float16, torch.bfloat16)  # three digits: a probability of 0.001 off in each draw
+
 
 @contextmanager
 def trusting() -> Iterator[None]:
@@ -45,9 +47,15 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
     integer values are converted, and a real dtype is converted to the energy's own.
 
     Raises:
-        TypeError: If the value is no tensor or array of real numbers.
+        TypeError: If the value is no tensor or array of real numbers, or the energy's dtype is one
+            of half precision.
         ValueError: If the tensor lives on another device than the energy.
     """
+    if dtype in SHORT:
+        raise TypeError(
+            f"The energy is in {dtype}, whose rounding changes the law that is sampled; wanted "
+            f"float32 or float64, for example energy.float()."
+        )
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise TypeError(

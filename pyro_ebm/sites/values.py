@@ -53,6 +53,9 @@ class ListedValues(Constraint):
         same = value.unsqueeze(value.dim() - own) == self.values
         return (same.flatten(same.dim() - own).all(-1) if own else same).any(-1)
 
+    def __repr__(self) -> str:
+        return f"one of {self.values.tolist()}"
+
 
 boolean: Constraint = constraints.boolean
 spin: Constraint = SpinConstraint()

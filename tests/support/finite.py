@@ -27,7 +27,7 @@ def values_of(site: Site, dtype: torch.dtype) -> Tensor:  # (states, *site.shape
     high = int(torch.as_tensor(getattr(site.support, "upper_bound", 1)).max())
     grid = itertools.product(range(-1, high + 1), repeat=int(np.prod(shape)))
     found = torch.tensor(list(grid), dtype=dtype).reshape(-1, *shape)
-    return found[site.support.check(found).flatten(1).all(1)]
+    return found[site.support.check(found).reshape(len(found), -1).all(1)]
 
 
 @dataclass(frozen=True, eq=False)

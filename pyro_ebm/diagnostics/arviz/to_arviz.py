@@ -92,7 +92,7 @@ def to_arviz(
     groups = {
         "posterior": posterior(chains.draws, chains.statistics, sites),
         "sample_stats": sample_stats(chains.statistics),
-        "observed_data": {name: as_array(value) for name, value in observed.items()},
+        "observed_data": {name: values_as_array(value) for name, value in observed.items()},
     }
     if chains.warmup_draws:
         groups["warmup_posterior"] = posterior(chains.warmup_draws, chains.warmup_statistics, sites)
@@ -148,9 +148,9 @@ def pyro_to_arviz(
     groups = {
         "posterior": posterior(draws, result.statistics, sites),
         "sample_stats": sample_stats(result.statistics),
-        "observed_data": {n: as_array(nodes[n]["value"]) for n in observed},
+        "observed_data": {n: values_as_array(nodes[n]["value"]) for n in observed},
         "posterior_predictive": {
-            n: as_array(v if v.shape[:2] == (chain, draw) else v.unflatten(0, (chain, draw)))
+            n: values_as_array(v if v.shape[:2] == (chain, draw) else v.unflatten(0, (chain, draw)))
             for n, v in given.items()
         },
     }
@@ -176,7 +176,7 @@ def posterior(
     if names := two_valued(sites):
         spins = [magnetisation(draws[name], sites[name]) for name in names]
         variables["magnetisation"] = torch.stack(spins, -1)
-    return {name: as_array(value) for name, value in variables.items()}
+    return {name: values_as_array(value) for name, value in variables.items()}
 
 
 def sample_stats(statistics: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -269,3 +269,12 @@ def observed_sites(observed: Tensor | Sites, sites: Mapping[str, Site]) -> Sites
 def as_array(value: Tensor) -> np.ndarray:
     """A tensor as a numpy array of its dtype."""
     return value.detach().cpu().numpy()
+
+
+def values_as_array(value: Tensor) -> np.ndarray:
+    """Values of a site as a numpy array, integers in NumPy's own width.
+
+    Draws are kept as small integers, whose products and sums wrap: 120 + 10 is -126 in int8.
+    """
+    is_whole = not (value.is_floating_point() or value.dtype == torch.bool)
+    return as_array(value.long() if is_whole else value)
