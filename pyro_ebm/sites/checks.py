@@ -7,10 +7,11 @@ from contextvars import ContextVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from .site import Site
-from .values import boolean, describe, label_bounds, spin, two_values
+from .values import boolean, describe, spin, two_values
 
 _trusting = ContextVar("trusting", default=False)
 
@@ -113,17 +114,19 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
     """Whether every element lies in the support; made for every call of a door."""
     if _trusting.get():
         return True
-    two, bounds = two_values(support), label_bounds(support)
+    two = two_values(support)
     if two and value.is_floating_point() and value.numel():
         # x − x² = 0, or 1 − x² = 0: a fifth of the time of comparisons and `all`. Infinity gives
         # NaN or −∞, which are not 0.
         first = value.new_ones(()) if two[0] else value
         low, high = torch.addcmul(first, value, value, value=-1).aminmax()
         return bool(low == 0) and bool(high == 0)
-    if bounds and not any(bound.dim() for bound in bounds) and value.numel():
-        least, largest = value.aminmax()  # half the time of a remainder and comparisons
-        whole = bool((value == value.round()).all())
-        return whole and bool(bounds[0] <= least) and bool(largest <= bounds[1])
+    if isinstance(support, constraints.integer_interval) and value.numel():
+        low, high = support.lower_bound, support.upper_bound
+        if isinstance(low, int) and isinstance(high, int):
+            least, largest = value.aminmax()  # half the time of a remainder and comparisons
+            whole = bool((value == value.round()).all())
+            return whole and bool(low <= least) and bool(largest <= high)
     if not bool(support.check(value).all()):
         return False
     # Infinity is in the real line of torch's constraints.

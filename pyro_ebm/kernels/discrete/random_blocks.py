@@ -18,10 +18,17 @@ SIZE = 3  # units in a block
 
 
 class RandomBlocksState(NamedTuple):
-    """The position, with the energy there."""
+    """The position, with the energy there.
+
+    Args:
+        x: The values.
+        energy: E(x) (*batch,).
+        levels: The values of each unit of the sites that are moved.
+    """
 
     x: Sites
-    energy: Tensor  # (*batch,)
+    energy: Tensor
+    levels: dict[str, Levels]
 
 
 class RandomBlocksInfo(NamedTuple):
@@ -72,7 +79,8 @@ class RandomBlocks(Kernel):
             )
         if not names:
             raise ValueError("RandomBlocks moves discrete sites, but the energy has none.")
-        return {name: require_levels(energy, name) for name in names}
+        like = torch.empty((), dtype=energy.dtype, device=energy.device)
+        return {name: [v.to(like) for v in require_levels(energy, name)] for name in names}
 
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         levels = self.moved(energy)
@@ -91,25 +99,27 @@ class RandomBlocks(Kernel):
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
-        return self.refresh(energy, RandomBlocksState(x, torch.empty(0)), x)
+        return self.refresh(energy, RandomBlocksState(x, torch.empty(0), levels), x)
 
     def refresh(self, energy: Energy, state: RandomBlocksState, x: Sites) -> RandomBlocksState:
         with torch.no_grad():
-            return RandomBlocksState(x, energy.evaluate(x))
+            return state._replace(x=x, energy=energy.evaluate(x))
 
     @torch.no_grad()
     def step(
         self, energy: Energy, state: RandomBlocksState
     ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
-        return self.drawn(energy).step(energy, state)
+        return self.block_of(state.levels).step(energy, state)
 
     def drawn(self, energy: Energy) -> "OneBlock":
         """The same with a block drawn at random."""
-        levels = self.moved(energy)
+        return self.block_of(self.moved(energy))
+
+    def block_of(self, levels: Mapping[str, Levels]) -> "OneBlock":
+        """A block drawn at random of units with these values."""
         units = [(s, k) for s, values in levels.items() for k in range(len(values))]
         block = tuple(units[k] for k in drawn_block(len(units), self.size))
-        like = torch.empty((), dtype=energy.dtype, device=energy.device)
-        return OneBlock(self, block, joint_values([levels[s][k].to(like) for s, k in block]))
+        return OneBlock(self, block, joint_values([levels[s][k] for s, k in block]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +165,12 @@ def taken(
     for name, value in every.items():
         index = option.reshape(1, *chosen.shape, *[1] * len(energy.sites[name].shape))
         x[name] = value.gather(0, index.expand(1, *state.x[name].shape)).squeeze(0)
-    new = RandomBlocksState(x, energies.gather(0, option.unsqueeze(0)).squeeze(0))
-    stays = chosen < 0
-    if not bool(stays.any()):
-        return new
-    x = {name: where(stays, state.x[name], value) for name, value in x.items()}
-    return RandomBlocksState(x, torch.where(stays, state.energy, new.energy))
+    height = energies.gather(0, option.unsqueeze(0)).squeeze(0)
+    if bool((chosen < 0).any()):
+        stays = chosen < 0
+        x = {name: where(stays, state.x[name], value) for name, value in x.items()}
+        height = torch.where(stays, state.energy, height)
+    return state._replace(x=x, energy=height)
 
 
 def levels_at(energy: Energy, name: str) -> Levels | None:
@@ -217,8 +227,8 @@ def drawn_block(units: int, size: int) -> list[int]:
 
 def joint_values(levels: Levels) -> tuple[Tensor, ...]:  # (options, *event) each
     """The values of each unit in all joint values of some."""
-    places = torch.cartesian_prod(
-        *(torch.arange(len(values), device=values.device) for values in levels)
-    )
-    columns = places.reshape(-1, len(levels)).unbind(1)
-    return tuple(values[place] for values, place in zip(levels, columns, strict=True))
+    sizes, found = [len(values) for values in levels], []
+    for k, values in enumerate(levels):
+        own = values.reshape(-1, *[1] * (len(sizes) - 1 - k), *values.shape[1:])
+        found.append(own.expand(*sizes, *values.shape[1:]).flatten(0, len(sizes) - 1))
+    return tuple(found)
