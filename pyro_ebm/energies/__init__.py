@@ -10,6 +10,7 @@ from .base import (
     sweep_blocks,
     sweep_site,
 )
+from .batch import parameter_batch
 from .composition.blend import Blend, blend
 from .composition.clamped import clamp
 from .composition.sums import combined, interpolate
@@ -67,6 +68,7 @@ __all__ = [
     "knows_conditional",
     "mean_energy_difference",
     "mlp_energy",
+    "parameter_batch",
     "require_pairwise",
     "sweep_blocks",
     "sweep_site",

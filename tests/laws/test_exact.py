@@ -239,10 +239,12 @@ def test_every_group_of_a_batch_of_machines_is_summed_on_its_own() -> None:
         found = exact.log_partition(stacked(machines).machine())
         wanted = torch.tensor([m.log_partition for m in machines], dtype=torch.float64)
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=0)
-        with pytest.raises(ValueError, match="batch dimensions"):
-            exact.moments(stacked(machines).machine())
-        with pytest.raises(ValueError, match="batch dimensions"):
-            exact.sample(stacked(machines).machine(), 3)
+        together, alone = (
+            [exact.moments(m.machine()) for m in group] for group in ([stacked(machines)], machines)
+        )
+        wanted = torch.stack([moments.second for moments in alone])
+        torch.testing.assert_close(together[0].second, wanted, rtol=0, atol=1e-12)
+        assert exact.sample(stacked(machines).machine(), 4).keys() == together[0].mean.keys()
 
 
 def test_blocks_of_states_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

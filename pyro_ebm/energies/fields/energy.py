@@ -53,8 +53,10 @@ class FieldEnergy(BlockEnergy):
         x = self.accept(x)
         if site not in x:
             raise ValueError(f"Values are missing for the site {site!r}; given were {list(x)}.")
-        logits = self.read().logits(x[site].to(torch.int64), self.around(block))
+        graph = self.read()
+        logits = graph.logits(x[site].to(torch.int64), self.around(block))
         if not bool((logits.amax(0) > -math.inf).all()):
+            graph.require_finite()
             raise ValueError(
                 "A node has no label left that its neighbours allow: the state has probability "
                 "zero. Start from an allowed state, for example a draw or the mode."

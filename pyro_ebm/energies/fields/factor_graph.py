@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ebm.sites import all_true
+
 
 @dataclass(frozen=True, eq=False)
 class FactorGroup:
@@ -140,6 +142,21 @@ class FactorGraph:
             name: replace(group, table=group.table.to(dtype)) for name, group in self.groups.items()
         }
         return FactorGraph(self.states, groups, self.constant.to(dtype))
+
+    def require_finite(self) -> None:
+        """Refuses tables with NaN or +∞, which no state would have a probability under.
+
+        Raises:
+            FloatingPointError: If there is one; the message names where.
+        """
+        named = {f"the tables of {name!r}": group.table for name, group in self.groups.items()}
+        for name, value in {**named, "the constant": -self.constant}.items():
+            if not all_true(value < math.inf):
+                raise FloatingPointError(
+                    f"There are NaN or infinite values in {name}; wanted log-potentials, where −∞ "
+                    f"forbids a state. Has learning diverged? Go back to earlier parameters and "
+                    f"lower the learning rate."
+                )
 
     def allowed(self) -> Tensor:  # (n, q)
         """0 for the states that a node has, −inf beyond them."""
