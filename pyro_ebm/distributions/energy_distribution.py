@@ -19,7 +19,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies import Energy, parameter_batch
 from pyro_ebm.partition import LogPartition
-from pyro_ebm.sites import as_tensor, check_shape, only_site, trusting
+from pyro_ebm.sites import as_tensor, check_shape, only_site, settled, trusting
 
 from . import intractable, sampling, summation
 from .intractable import Context, current_context, cut_off, site_name, watched_context, with_history
@@ -232,7 +232,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         if self._validate_args:
             return self.machine.accept({self.site: value})[self.site]
         tensor = as_tensor(value, self.site, self.machine.dtype, self.machine.device)
-        return check_shape(tensor, self.site, self.machine.sites[self.site])
+        site = self.machine.sites[self.site]
+        return settled(check_shape(tensor, self.site, site), site.support)
 
     def shaped(self, log_prob: Tensor, value: Tensor) -> Tensor:
         """One number for each element of the batch of values and machines.
@@ -287,7 +288,7 @@ class AbstractEnergyDistribution(TorchDistribution):
 
     def expanded(self, value: Tensor) -> Tensor:
         """What is known of the parameters' batch, for that of the distribution."""
-        return value.to(self.machine.dtype).expand(*self.batch_shape, *self.event_shape)
+        return value.to(self.machine.dtype).expand(self.batch_shape + self.event_shape)
 
     # ------------------------------------------------------------------ draws and states
 

@@ -12,10 +12,10 @@ from pyro_ebm.energies import (
     FieldEnergy,
     PairwiseEnergy,
     parameter_batch,
+    require_finite,
 )
 from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.partition.elimination.elimination import require_possible
-from pyro_ebm.partition.sums.enumeration import log_sum_exp
+from pyro_ebm.partition.sums.enumeration import log_sum_exp, require_possible
 from pyro_ebm.partition.sums.finite import because, levels_of
 from pyro_ebm.sites import Site, all_true
 
@@ -100,13 +100,15 @@ def log_table(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
         The states (states, *site.shape), and the table (states, *parameter batch) in float64.
 
     Raises:
-        FloatingPointError: If an energy is NaN.
+        FloatingPointError: If an energy is NaN or −∞.
         TooManyStatesError: As `free_energy`.
         ValueError: If no state is allowed.
     """
+    require_finite(energy)
     found, machines = states(energy, site), parameter_batch(energy)
     value = found.reshape(len(found), *[1] * len(machines), *energy.sites[site].shape)
-    table = require_numbers(energy, -free_energy(energy, site, value).double())
+    table = -free_energy(energy, site, value).double()
+    require_numbers(energy, table.masked_fill(table == math.inf, math.nan))
     table = table.expand(len(found), *machines)
     log_z = log_sum_exp(table, 0)
     require_possible(log_z)
@@ -120,9 +122,10 @@ def require_numbers(energy: Energy, value: Tensor) -> Tensor:
         FloatingPointError: If one is.
     """
     if not all_true(~value.isnan()):
+        require_finite(energy)
         raise FloatingPointError(
-            f"The {type(energy).__name__} has an energy that is NaN; wanted numbers, or +inf where "
-            f"p(x) is 0.{because(energy)}"
+            f"The {type(energy).__name__} has an energy that is NaN or -inf; wanted numbers, or "
+            f"+inf where p(x) is 0.{because(energy)}"
         )
     return value
 
@@ -193,15 +196,12 @@ def entropy_by_temperature(energy: Energy) -> Tensor:
     Raises:
         TooManyStatesError, TypeError: As `exact.log_partition`.
     """
-    differentiable = torch.is_grad_enabled()
+    log_z = exact.log_partition(energy)
     one = torch.ones(parameter_batch(energy), dtype=energy.dtype, device=energy.device)
     with torch.enable_grad():
-        log_z = exact.log_partition(one.requires_grad_() * energy)
-        (slope,) = torch.autograd.grad(log_z.sum(), one, create_graph=differentiable)
-        found = log_z - slope
-    if not bool(found.isfinite().all()):
-        raise TypeError("some of its states are forbidden")
-    return found if differentiable else found.detach()
+        total = exact.log_partition(one.requires_grad_() * energy).sum()
+        (slope,) = torch.autograd.grad(total, one, create_graph=log_z.requires_grad)
+    return log_z - slope
 
 
 def unknown(what: str, site: str, why: Exception) -> NotImplementedError:

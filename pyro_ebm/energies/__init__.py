@@ -10,7 +10,6 @@ from .base import (
     sweep_blocks,
     sweep_site,
 )
-from .batch import parameter_batch
 from .composition.blend import Blend, blend
 from .composition.clamped import clamp
 from .composition.sums import combined, interpolate
@@ -29,6 +28,7 @@ from .pairwise.layers import Layer
 from .pairwise.links import Change, GraphLink, Link
 from .pairwise.mean_energy import mean_energy_difference
 from .pairwise.terms import PairwiseTerms, draw_features
+from .parameters import parameter_batch, require_finite
 from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "mean_energy_difference",
     "mlp_energy",
     "parameter_batch",
+    "require_finite",
     "require_pairwise",
     "sweep_blocks",
     "sweep_site",

@@ -228,7 +228,11 @@ class SweepEnergy(BlockEnergy):
 
 def times(weight: Tensor, value: Tensor) -> Tensor:
     """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
-    return (weight * value).masked_fill((weight == 0) & value.isinf(), 0)
+    forbidden = value.isinf()
+    found = weight * value.masked_fill(forbidden, 0)
+    # Without a history: a gradient of zero times infinity would be NaN.
+    always = weight.detach() * value.detach()
+    return torch.where(forbidden & (weight != 0), always, found)
 
 
 def knows_conditional(energy: Energy, site: str) -> bool:

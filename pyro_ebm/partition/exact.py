@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy
-from pyro_ebm.partition.elimination.elimination import require_possible
 from pyro_ebm.partition.elimination.field import field_of
-from pyro_ebm.partition.sums.enumeration import MAX_STATES, TooManyStatesError, in_digits
+from pyro_ebm.partition.sums.enumeration import (
+    MAX_STATES,
+    TooManyStatesError,
+    in_digits,
+    require_possible,
+)
 from pyro_ebm.partition.sums.fields import FieldSum
 from pyro_ebm.partition.sums.finite import FiniteSum, levels_of, numbered
 from pyro_ebm.partition.sums.pairwise import MachineSum

@@ -12,6 +12,7 @@ from .checks import (
     only_site,
     trusting,
 )
+from .padding import PaddedLabels, settled
 from .site import (
     Site,
     Sites,
@@ -38,6 +39,7 @@ __all__ = [
     "LARGEST",
     "LOWEST",
     "ListedValues",
+    "PaddedLabels",
     "Site",
     "Sites",
     "SpinConstraint",
@@ -57,6 +59,7 @@ __all__ = [
     "is_trusting",
     "only_site",
     "random_values",
+    "settled",
     "spin",
     "storage_dtype",
     "trusting",

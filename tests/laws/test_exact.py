@@ -20,9 +20,10 @@ from pyro_ebm.units import Bernoulli, Spin
 from tests.support import checks
 from tests.support.goodness import ALPHA, CHAINS, chi_square, counts_of
 from tests.support.machines import (
-    FINITE,
+    ENUMERATED,
     LABELS,
     LEVELS,
+    OWN,
     SMALL,
     VV,
     draw,
@@ -32,7 +33,7 @@ from tests.support.machines import (
     varied,
 )
 
-each_machine = pytest.mark.parametrize("name", FINITE)
+each_machine = pytest.mark.parametrize("name", ENUMERATED)
 
 # 16 units, which brute force can still do.
 LARGER = {
@@ -53,22 +54,22 @@ LARGER = {
 
 @each_machine
 def test_log_z_is_that_of_brute_force_by_every_way(name: str) -> None:
-    assert checks.log_partition_error(FINITE[name]) < 1e-12
+    assert checks.log_partition_error(ENUMERATED[name]) < 1e-12
 
 
 @each_machine
 def test_moments_are_those_of_brute_force_by_every_way(name: str) -> None:
-    assert checks.moment_error(FINITE[name]) < 1e-12
+    assert checks.moment_error(ENUMERATED[name]) < 1e-12
 
 
 @each_machine
 def test_probabilities_of_any_sites_are_those_of_brute_force(name: str) -> None:
-    assert checks.log_prob_error(FINITE[name]) < 1e-12
+    assert checks.log_prob_error(ENUMERATED[name]) < 1e-12
 
 
 @each_machine
 def test_the_gradient_of_log_z_is_minus_the_expected_gradient_of_the_energy(name: str) -> None:
-    assert checks.log_partition_gradient_error(FINITE[name]) < 1e-12
+    assert checks.log_partition_gradient_error(ENUMERATED[name]) < 1e-12
 
 
 @pytest.mark.parametrize("name", LARGER)
@@ -81,7 +82,7 @@ def test_sixteen_units_agree_with_brute_force(name: str) -> None:
 
 @each_machine
 def test_states_are_all_states_once_with_the_last_unit_fastest(name: str) -> None:
-    small = FINITE[name]
+    small = ENUMERATED[name]
     found = exact.states(small.machine())
     for site, value in small.states.items():
         assert torch.equal(found[site], torch.tensor(value))
@@ -95,7 +96,7 @@ def test_states_are_all_states_once_with_the_last_unit_fastest(name: str) -> Non
 @each_machine
 def test_exact_draws_follow_the_law_by_every_way(name: str) -> None:
     # α = 1e-6, N = 20,000: the smallest fault found is that of test_exact_starts.py.
-    small = FINITE[name]
+    small = ENUMERATED[name]
     machine = small.machine()
     terms = machine.read().to(torch.float64)
     draws = [exact.sample(machine, CHAINS, seed=4)]
@@ -234,8 +235,9 @@ def test_thirty_dense_units_take_little_memory() -> None:
 
 def test_every_group_of_a_batch_of_machines_is_summed_on_its_own() -> None:
     rng = np.random.default_rng(0)
-    for name in ("restricted", "general", "fully visible spins", "torus", *LABELS):
-        machines = [FINITE[name], *(varied(FINITE[name], rng) for _ in range(2))]
+    names = ("restricted", "general", "fully visible spins", "torus", "two values of their own")
+    for name in (*names, "counts and bits", "counts on a ring", *LABELS):
+        machines = [ENUMERATED[name], *(varied(ENUMERATED[name], rng) for _ in range(2))]
         found = exact.log_partition(stacked(machines).machine())
         wanted = torch.tensor([m.log_partition for m in machines], dtype=torch.float64)
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=0)
@@ -249,11 +251,11 @@ def test_every_group_of_a_batch_of_machines_is_summed_on_its_own() -> None:
 
 def test_blocks_of_states_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enumeration, "BLOCK_ELEMENTS", 100)
-    for name in ("restricted", "fully visible bits", "deep", "bits and spins", *LABELS):
-        assert checks.log_partition_error(FINITE[name]) < 1e-12
-        assert checks.moment_error(FINITE[name]) < 1e-12
-        assert checks.log_partition_gradient_error(FINITE[name]) < 1e-12
-        assert checks.log_prob_error(FINITE[name]) < 1e-12
+    for name in ("restricted", "fully visible bits", "deep", "bits and spins", *LABELS, *OWN):
+        assert checks.log_partition_error(ENUMERATED[name]) < 1e-12
+        assert checks.moment_error(ENUMERATED[name]) < 1e-12
+        assert checks.log_partition_gradient_error(ENUMERATED[name]) < 1e-12
+        assert checks.log_prob_error(ENUMERATED[name]) < 1e-12
 
 
 def test_float32_parameters_are_summed_in_float64() -> None:

@@ -26,7 +26,16 @@ from pyro_ebm.energies.pairwise.couplings import register
 from pyro_ebm.energies.pairwise.energy import PairwiseEnergy
 from pyro_ebm.energies.pairwise.links import GraphLink
 from pyro_ebm.energies.pairwise.terms import PairwiseTerms
-from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, only_site
+from pyro_ebm.sites import (
+    PaddedLabels,
+    Site,
+    Sites,
+    as_tensor,
+    check_shape,
+    check_support,
+    only_site,
+    settled,
+)
 
 
 def clamp(
@@ -110,6 +119,7 @@ class Held(nn.Module):
                 raise ValueError(f"Unknown site {name!r}; the energy has {list(energy.sites)}.")
             site = energy.sites[name]
             tensor = check_shape(as_tensor(value, name, energy.dtype, energy.device), name, site)
+            tensor = settled(tensor, site.support)
             if name not in mask:
                 values[name] = check_support(tensor, name, site)
                 continue
@@ -161,6 +171,8 @@ class Held(nn.Module):
 
 def part_of(support: constraints.Constraint, elements: Tensor) -> constraints.Constraint:
     """The support of some elements, where each has bounds of its own."""
+    if isinstance(support, PaddedLabels):
+        return support.part(elements)
     if isinstance(support, constraints.integer_interval):
         bounds = [torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound)]
         if any(bound.dim() for bound in bounds):

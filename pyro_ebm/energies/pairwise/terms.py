@@ -141,11 +141,20 @@ class PairwiseTerms:
 
         Raises:
             FloatingPointError: If there is one; the message names where.
+            ValueError: If a precision is not positive, so that its logarithm is none.
         """
         named = [*self.named(), ("the constant", self.constant)]
         # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
         if all_true(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
             return
+        for site, unit in self.units.items():
+            if isinstance(unit, QuadraticUnit) and bool(
+                (torch.as_tensor(unit.precision) <= 0).any()
+            ):
+                raise ValueError(
+                    f"The energy cannot be normalised: of the precisions of {site!r} some are not "
+                    f"positive. Weigh the energies so that the sum of their precisions is."
+                )
         for name, value in named:
             if not bool(value.sum().isfinite()):
                 raise FloatingPointError(

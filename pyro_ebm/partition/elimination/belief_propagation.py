@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, FactorGraph, FactorGroup
+from pyro_ebm.partition.sums.enumeration import require_possible
 
-from .elimination import require_possible
 from .field import field_of
 
 Messages = dict[tuple[str, int], Tensor]  # (group, position) -> log m (*batch, count, q)
@@ -170,7 +170,7 @@ def to_nodes(graph: FactorGraph, upward: Messages, allowed: Tensor) -> Messages:
                 message = message.flatten(1 - group.arity).logsumexp(-1)
             message = message + allowed[group.nodes[:, k], :size]
             norm = message.logsumexp(-1, keepdim=True)
-            require_possible(norm)
+            require_possible(norm, "field")
             found[name, k] = (message - norm).expand(*graph.batch, *message.shape[-2:])
     return found
 

@@ -26,10 +26,11 @@ from pyro_ebm.partition.sums.enumeration import (
     as_float,
     in_digits,
     log_sum_exp,
+    require_possible,
 )
 from pyro_ebm.partition.sums.summation import Mode
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, all_true
+from pyro_ebm.sites import Sites
 
 from .field import field_of
 from .order import Bucket, Schedule, TooWideError, schedule
@@ -479,24 +480,11 @@ def marginals_of(graph: FactorGraph, names: Sequence[str]) -> tuple[Tensor, dict
         nodes = torch.arange(n, device=own.device)[:, None]
         groups["each node"] = FactorGroup(nodes, own)
         log_z = log_partition_of(FactorGraph(graph.states, groups, graph.constant))
-        require_possible(log_z)
+        require_possible(log_z, "field")
         first, *others = torch.autograd.grad(
             log_z.sum(), [own, *zeros.values()], create_graph=differentiable
         )
     return first, dict(zip(zeros, others, strict=True))
-
-
-def require_possible(log_z: Tensor) -> None:
-    """Refuses a field in which every state is forbidden.
-
-    Raises:
-        ValueError: If it is one.
-    """
-    if not all_true(log_z > -math.inf):
-        raise ValueError(
-            "No state of the field is allowed: the entries of −inf contradict each other, so that "
-            "Z = 0."
-        )
 
 
 def traced_back(
@@ -517,7 +505,7 @@ def traced_back(
     steps, rows = schedule_of(graph), graph.batch.numel()
     kept: list[list[Tensor]] = []
     for part in eliminated(graph, tables_of(graph), steps, contract, kept):
-        require_possible(part)
+        require_possible(part, "field")
     labels = torch.zeros(
         len(graph.states), count, rows, dtype=torch.int64, device=graph.constant.device
     )

@@ -106,7 +106,9 @@ def field_of_terms(terms: PairwiseTerms) -> Field:
         table = bias @ features[site].mT - terms.potential_of_levels(site)
         groups[site] = FactorGroup(nodes, table)
     for link in terms.links:
-        groups["_".join(link.ends) + "_"] = pair_factors(terms, link, first, features)
+        pairs = pair_factors(terms, link, first, features)
+        if len(pairs.nodes):  # of a layer of one unit there are none
+            groups["_".join(link.ends) + "_"] = pairs
     return Field(FactorGraph(tuple(states), groups, terms.constant), sizes, levels, features)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyro_ebm.energies import PairwiseTerms
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, all_true
 from pyro_ebm.units import Unit
 
 MAX_STATES = 2**27  # enumerated one by one: about a minute for a hundred units
@@ -83,6 +83,19 @@ def log_sum_exp(table: Tensor, axis: int) -> Tensor:
     terms = (table - largest.clamp_min(torch.finfo(table.dtype).min)).exp()
     # The sum is at least 1, or all terms are 0.
     return terms.sum(axis).clamp_min(1).log() + largest.squeeze(axis)
+
+
+def require_possible(log_z: Tensor, what: str = "energy") -> None:
+    """Refuses an energy, or one of a batch, under which no state is allowed.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if not all_true(log_z > -math.inf):
+        raise ValueError(
+            f"No state of the {what} is allowed: the energies of +inf, in a field the entries of "
+            f"−inf, contradict each other, so that Z = 0."
+        )
 
 
 def log_weights(terms: PairwiseTerms, enumerated: Sequence[str], start: int, stop: int) -> Tensor:

@@ -13,6 +13,7 @@ from pyro_ebm.partition.elimination import elimination
 from pyro_ebm.partition.elimination.field import Field
 from pyro_ebm.sites import Sites
 
+from .enumeration import require_possible
 from .summation import Moments, Summation
 
 
@@ -71,6 +72,7 @@ class FieldSum(Summation):
         groups = {**graph.groups, "every node": FactorGroup(nodes, own)}
         with torch.enable_grad():
             log_z = elimination.log_partition_of(FactorGraph(graph.states, groups, graph.constant))
+            require_possible(log_z, "field")
             (mean,) = torch.autograd.grad(log_z.sum(), own, create_graph=True)
             mine = torch.cat(list(self.feature_rows().values()))
             first = mean.flatten(-2) @ mine.mT  # (*batch, features)

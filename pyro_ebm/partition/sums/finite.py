@@ -22,6 +22,7 @@ from .enumeration import (
     draw_indices,
     in_digits,
     log_sum_exp,
+    require_possible,
 )
 from .summation import Moments, Summation
 
@@ -166,7 +167,7 @@ class FiniteSum(Summation):
         Raises:
             FloatingPointError: Always.
         """
-        found = energy.reshape(len(energy), -1)
+        found = energy.detach().reshape(len(energy), -1)
         state, row = (~(found > -math.inf)).nonzero()[0].tolist()
         x = self.states(torch.tensor(start + state, device=energy.device))
         where = {site: value.tolist() for site, value in x.items()}
@@ -196,6 +197,7 @@ class FiniteSum(Summation):
     @torch.no_grad()
     def moments(self) -> Moments:
         log_z = self.log_partition()
+        require_possible(log_z)
         first: Tensor | float = 0.0
         second: Tensor | float = 0.0
         sizes: list[int] = []
@@ -216,10 +218,12 @@ class FiniteSum(Summation):
         found = [self.log_weights(*block).max(0) for block in self.blocks()]
         starts = torch.tensor([start for start, _ in self.blocks()], device=self.energy.device)
         values, where = (torch.stack(parts) for parts in zip(*found, strict=True))
+        require_possible(values.amax(0))
         first = starts.reshape(-1, *[1] * len(self.batch))
         return self.states((first + where).gather(0, values.argmax(0, keepdim=True))[0])
 
     @torch.no_grad()
     def sample(self, count: int) -> Sites:
         table = torch.cat([self.log_weights(*block) for block in self.blocks()])
+        require_possible(table.amax(0))
         return self.states(draw_indices(table, count))

@@ -1,4 +1,4 @@
-"""The batch shape of an energy's parameters."""
+"""What is asked of an energy's parameters: how many energies they make, whether they are finite."""
 
 import torch
 from torch import Tensor
@@ -28,6 +28,19 @@ def parameter_batch(energy: Energy) -> torch.Size:
     like = torch.empty((), dtype=energy.dtype, device=energy.device)
     x = {name: some_value(name, site, like) for name, site in energy.sites.items()}
     return energy.evaluate(x).shape
+
+
+def require_finite(energy: Energy) -> None:
+    """Refuses a machine or a random field whose parameters are NaN or infinite.
+
+    Of other energies nothing is known but their values, which are looked at where they are made.
+
+    Raises:
+        FloatingPointError: If one is; the message names it.
+    """
+    if isinstance(energy, PairwiseEnergy | FieldEnergy):
+        with torch.no_grad():
+            energy.read().require_finite()
 
 
 def some_value(name: str, site: Site, like: Tensor) -> Tensor:  # (*site.shape)
