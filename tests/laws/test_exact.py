@@ -16,7 +16,7 @@ from pyro_ebm.partition import exact
 from pyro_ebm.partition.sums import enumeration, split
 from pyro_ebm.partition.sums import pairwise as machines
 from pyro_ebm.sites import Site, Sites
-from pyro_ebm.units import Bernoulli, Spin
+from pyro_ebm.units import Bernoulli, Gaussian, Spin
 from tests.support import checks
 from tests.support.goodness import ALPHA, CHAINS, chi_square, counts_of
 from tests.support.machines import (
@@ -319,3 +319,16 @@ def test_real_sites_without_structure_are_refused() -> None:
             ask(Quadratic())
     with pytest.raises(TypeError, match="'x' has no finite states"):
         exact.states(Quadratic())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_half_the_digits_are_summed_in_float64(dtype: torch.dtype) -> None:
+    for name in ("restricted", "general bits and labels", "torus"):
+        half = ENUMERATED[name].machine(dtype)
+        wide = half.given(half.read()).double()
+        assert checks.distance(exact.log_partition(half), exact.log_partition(wide)) < 1e-12
+        assert checks.distance(exact.moments(half).second, exact.moments(wide).second) < 1e-12
+        assert all(value.dtype == dtype for value in exact.sample(half, 2).values())
+    weight = torch.tensor([[0, 0.5], [0.5, 0]], dtype=dtype)
+    with pytest.raises(TypeError, match=r"Cholesky.*float32 or float64, for example weight.float"):
+        BoltzmannMachine.fully_visible(2, unit=Gaussian(), weight=weight)
