@@ -258,3 +258,17 @@ def test_distributions_with_nan_parameters_are_named() -> None:
     law = dist.Bernoulli(logits=torch.tensor([math.nan, 0.0]), validate_args=False).to_event(1)
     with pytest.raises(ValueError, match="Check its parameters for NaN"):
         DistributionEnergy(law)
+
+
+def test_the_gradient_in_a_weight_of_what_forbids_is_finite() -> None:
+    table = torch.tensor([[[0.0, -math.inf], [0.3, 0.5]]], dtype=torch.float64)
+    made = RandomField.on_graph(
+        [(0, 1)], 2, node_table=torch.zeros(1, 2, dtype=torch.float64), edge_table=table
+    )
+    same = CallableEnergy(made, {"visible": made.sites["visible"]}, dtype=torch.float64)
+    for energy in (made, same):
+        weight = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        (slope,) = torch.autograd.grad(exact.log_partition(weight * energy), weight)
+        # Of the weights 1, e^0.3 and e^0.5: ∂ ln Σ e^(w l) / ∂w = Σ p l.
+        levels = torch.tensor([0.0, 0.3, 0.5], dtype=torch.float64)
+        assert float(slope) == pytest.approx(float(levels.softmax(0) @ levels), rel=1e-12)

@@ -229,10 +229,12 @@ class SweepEnergy(BlockEnergy):
 def times(weight: Tensor, value: Tensor) -> Tensor:
     """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
     forbidden = value.isinf()
+    if not (weight.requires_grad and torch.is_grad_enabled()):
+        return (weight * value).masked_fill((weight == 0) & forbidden, 0)
+    # Infinity without a history: the gradient, zero times infinity, would be NaN.
+    infinite = weight.detach() * value.detach()
     found = weight * value.masked_fill(forbidden, 0)
-    # Without a history: a gradient of zero times infinity would be NaN.
-    always = weight.detach() * value.detach()
-    return torch.where(forbidden & (weight != 0), always, found)
+    return torch.where(forbidden & (weight != 0), infinite, found)
 
 
 def knows_conditional(energy: Energy, site: str) -> bool:

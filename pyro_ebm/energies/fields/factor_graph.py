@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ebm.energies.base import times
 from pyro_ebm.sites import all_true
 
 
@@ -60,11 +61,7 @@ class FactorGroup:
 
     def scaled(self, factor: Tensor) -> "FactorGroup":  # (*batch,)
         """The log-potentials multiplied by a factor; what is forbidden is at every one but 0."""
-        factor, forbidden = factor[(..., *[None] * (1 + self.arity))], self.table.isneginf()
-        table = self.table.masked_fill(forbidden, 0) * factor
-        # Without a history: a gradient of zero times infinity would be NaN.
-        never = factor.detach() * self.table.new_full((), -math.inf)
-        return replace(self, table=torch.where(forbidden & (factor != 0), never, table))
+        return replace(self, table=times(factor[(..., *[None] * (1 + self.arity))], self.table))
 
     def is_over(self, other: "FactorGroup") -> bool:
         """Whether the tables of another group are on the same nodes, of the same sizes."""
