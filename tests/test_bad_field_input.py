@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ebm.energies import BoltzmannMachine, PatternFactors, RandomField, TableFactors, clamp
+from pyro_ebm.energies import CallableEnergy, PatternFactors, RandomField, TableFactors, clamp
 from pyro_ebm.kernels import Gibbs, Schedule, run
 from pyro_ebm.partition import TooManyStatesError, belief_propagation
 from pyro_ebm.partition.elimination import elimination
@@ -16,6 +16,7 @@ from tests.test_bad_input import Bad
 EDGES = [(0, 1), (1, 2)]
 ZEROS = torch.zeros(2, 3, 3)
 NAN, INF = math.nan, math.inf
+NO_FIELD = CallableEnergy(lambda x: x.square().sum(-1), 2)
 
 
 def field(table: object = ZEROS, nodes: object = EDGES, states: object = (3, 3, 3)) -> RandomField:
@@ -189,9 +190,9 @@ USE = {
         lambda: field() + RandomField.ising([(0, 1)]), ValueError, ("in one energy", "agree")
     ),
     "elimination of no field": Bad(
-        lambda: elimination.log_partition(BoltzmannMachine.restricted(3, 2)),
+        lambda: elimination.log_partition(NO_FIELD),
         TypeError,
-        ("RandomField", "BoltzmannMachine"),
+        ("RandomField", "CallableEnergy"),
     ),
     "no draws": Bad(lambda: elimination.sample(field(), 0), ValueError, ("count", "0", "positive")),
     "a seed in words": Bad(
@@ -211,9 +212,7 @@ USE = {
     "no tolerance": Bad(
         lambda: belief_propagation(field(), tolerance=0.0), ValueError, ("tolerance", "0.0")
     ),
-    "messages of no field": Bad(
-        lambda: belief_propagation(BoltzmannMachine.restricted(3, 2)), TypeError, ("RandomField",)
-    ),
+    "messages of no field": Bad(lambda: belief_propagation(NO_FIELD), TypeError, ("RandomField",)),
 }
 
 CASES = {

@@ -43,7 +43,7 @@ from pyro_ebm.distributions import (
     read_once,
     summation,
 )
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, DistributionEnergy
 from pyro_ebm.partition import LogPartition, exactly
 from pyro_ebm.sites import Site
 
@@ -598,9 +598,9 @@ BAD: dict[str, tuple[Callable, type, str]] = {
     "no patience": (lambda: Sampler(patience=-1.0), ValueError, "patience is -1.0"),
     "no kernel": (lambda: Sampler("gibbs"), TypeError, "wanted a kernel"),
     "no way to draw": (
-        lambda: EnergyDistribution(MANY).sample(),
-        TypeError,
-        r"sampler=Sampler\(kernel",
+        lambda: EnergyDistribution(2.0 * DistributionEnergy(dist.Poisson(3.0))).sample(),
+        ValueError,
+        r"No kernel is known that moves 'visible'.*sampler=Sampler\(kernel",
     ),
     "an exact value that is none": (lambda: exactly(1.0), TypeError, "log Z as a tensor"),
 }

@@ -7,6 +7,7 @@ over one site x of an energy; its other sites h are summed out. A value has shap
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, Self
 
 import pyro.distributions as dist
@@ -16,9 +17,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, parameter_batch
 from pyro_ebm.partition import LogPartition
-from pyro_ebm.sites import as_tensor, check_shape, only_site
+from pyro_ebm.sites import as_tensor, check_shape, only_site, settled, trusting
 
 from . import intractable, sampling, summation
 from .intractable import Context, current_context, cut_off, site_name, watched_context, with_history
@@ -57,7 +58,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         self.site = chosen_site(energy, site)
         summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
-        self.machines = summation.machines(self.machine)
+        self.machines = parameter_batch(self.machine)
         self.normalizer = normalizer
         self.log_partition = check_estimate(log_partition, self.machines)
         self.sampler = Sampler() if sampler is None else sampler
@@ -105,8 +106,9 @@ class AbstractEnergyDistribution(TorchDistribution):
 
     def energy(self, value: Tensor) -> Tensor:  # (*sample, *batch)
         """F(value) in nats; E(value) itself where no site is hidden."""
-        energy = summation.free_energy(self.machine, self.site, self.accept(value))
-        return self.shaped(energy, value)
+        with self.checks():
+            energy = summation.free_energy(self.machine, self.site, self.accept(value))
+            return self.shaped(energy, value)
 
     def unnormalized_log_prob(self, value: Tensor) -> Tensor:  # (*sample, *batch)
         """−F(value) = ln p(value) + log Z."""
@@ -119,12 +121,22 @@ class AbstractEnergyDistribution(TorchDistribution):
             value: Values (*sample, *batch, *site.shape).
 
         Raises:
+            FloatingPointError: If a parameter or an energy is NaN, where validation is on.
             ValueError: If a value is not in the support.
             IntractableNormalizerError: If log Z is needed and not there.
         """
-        accepted = self.accept(value)
-        if self.normalizer == "exact":
-            return self.shaped(self.exact_log_prob(accepted), value)
+        with self.checks():
+            accepted = self.accept(value)
+            exact = self.normalizer == "exact"
+            found = self.exact_log_prob(accepted) if exact else self.fixed_log_prob(accepted)
+            return self.shaped(found, value)
+
+    def fixed_log_prob(self, accepted: Tensor) -> Tensor:
+        """With an estimated log Z, or without one.
+
+        Raises:
+            IntractableNormalizerError: If an exact log Z is needed.
+        """
         with torch.enable_grad():  # so that parameters leave their trace, whoever asks
             cut = cut_off(accepted)
             log_prob = -summation.free_energy(self.machine, self.site, cut)
@@ -139,7 +151,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         elif found:
             raise intractable.unnormalized(name, found, summation.MAX_STATES)
         self.context.forget()
-        return self.shaped(with_history(log_prob), value)
+        return with_history(log_prob)
 
     def exact_log_prob(self, value: Tensor) -> Tensor:
         """With log Z by structure.
@@ -185,11 +197,34 @@ class AbstractEnergyDistribution(TorchDistribution):
             raise intractable.in_guide(name, summation.MAX_STATES)
         return super().score_parts(x, *args, **kwargs)
 
+    def checks(self) -> AbstractContextManager[None]:
+        """Looks at numbers inside where validation is on, as torch's distributions do.
+
+        A sampler's trial values and parameters may be infinite.
+        """
+        return nullcontext() if self._validate_args else trusting()
+
     def accept(self, value: Tensor) -> Tensor:
         """The door: a value of the site, in the energy's dtype.
 
-        Its support is checked where validation is on, as torch's distributions do; a sampler's
-        trial values may be infinite.
+        Raises:
+            TypeError, ValueError: If it is not what the site wants, or its batch shape does not
+                broadcast to that of the distribution.
+        """
+        accepted = self.of_site(value)
+        batch = accepted.shape[: accepted.dim() - len(self.event_shape)]
+        try:
+            torch.broadcast_shapes(batch, self.batch_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"The value has the batch shape {tuple(batch)}, and the distribution "
+                f"{tuple(self.batch_shape)}; wanted one number for each value and parameter, so "
+                f"shapes that broadcast, the parameters last."
+            ) from None
+        return accepted
+
+    def of_site(self, value: Tensor) -> Tensor:
+        """A value of the site, its support checked where validation is on.
 
         Raises:
             TypeError, ValueError: If it is not what the site wants.
@@ -197,7 +232,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         if self._validate_args:
             return self.machine.accept({self.site: value})[self.site]
         tensor = as_tensor(value, self.site, self.machine.dtype, self.machine.device)
-        return check_shape(tensor, self.site, self.machine.sites[self.site])
+        site = self.machine.sites[self.site]
+        return settled(check_shape(tensor, self.site, site), site.support)
 
     def shaped(self, log_prob: Tensor, value: Tensor) -> Tensor:
         """One number for each element of the batch of values and machines.
@@ -207,6 +243,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         """
         own = len(self.event_shape)
         batch = torch.broadcast_shapes(value.shape[: value.dim() - own], self.batch_shape)
+        if self._validate_args:
+            summation.require_numbers(self.machine, log_prob)
         try:
             return log_prob.to(self.machine.dtype).expand(batch)
         except RuntimeError:
@@ -215,6 +253,42 @@ class AbstractEnergyDistribution(TorchDistribution):
                 f"{tuple(batch)}; wanted one number for each. Sum over the site's own dimensions "
                 f"only."
             ) from None
+
+    # ------------------------------------------------------------------ moments
+
+    @property
+    def mean(self) -> Tensor:  # (*batch, *site.shape)
+        """E[x], exact, without a history; of labels the mean of their numbers.
+
+        Raises:
+            NotImplementedError: If there is no affordable sum.
+        """
+        return self.expanded(summation.mean_and_variance(self.machine, self.site)[0])
+
+    @property
+    def variance(self) -> Tensor:  # (*batch, *site.shape)
+        """Var[x] of every element, as `mean`.
+
+        Raises:
+            NotImplementedError: If there is no affordable sum.
+        """
+        return self.expanded(summation.mean_and_variance(self.machine, self.site)[1])
+
+    def entropy(self) -> Tensor:  # (*batch,)
+        """−E[ln p(x)] in nats, exact and differentiable in the parameters.
+
+        Raises:
+            NotImplementedError: If there is no affordable sum.
+        """
+        return (
+            summation.entropy(self.machine, self.site)
+            .to(self.machine.dtype)
+            .expand(self.batch_shape)
+        )
+
+    def expanded(self, value: Tensor) -> Tensor:
+        """What is known of the parameters' batch, for that of the distribution."""
+        return value.to(self.machine.dtype).expand(self.batch_shape + self.event_shape)
 
     # ------------------------------------------------------------------ draws and states
 
@@ -226,7 +300,9 @@ class AbstractEnergyDistribution(TorchDistribution):
         left out); else each draw is the end of a Markov chain: see `Sampler`.
 
         Raises:
-            TypeError: If a kernel is needed and there is none for all sites.
+            FloatingPointError: If a parameter or an energy is NaN.
+            ValueError: If a kernel is needed and there is none for all sites, or no start of finite
+                energy is found, or none is allowed.
         """
         batch = (*sample_shape, *self.batch_shape)
         count = sampling.repeats(self.machines, batch)

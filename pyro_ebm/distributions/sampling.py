@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy, knows_conditional
-from pyro_ebm.kernels import HMC, Gibbs, Kernel, advance
+from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy
+from pyro_ebm.kernels import Gibbs, Kernel, advance, choose_kernel
+from pyro_ebm.kernels.base import after_warmup, in_warmup
+from pyro_ebm.kernels.start import finite_start
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.sites import Sites, random_values
 
@@ -24,9 +26,8 @@ class Sampler:
     other, and each follows p(x) as closely as `steps` transitions bring it there.
 
     Args:
-        kernel: The transition. If left out: Gibbs over all sites where the energy knows its
-            conditional laws; else, where all sites are continuous, HMC of ten leapfrog steps, whose
-            step size is chosen at the start and again half-way.
+        kernel: The transition; if left out the one that `choose_kernel` picks. Settings that are
+            left open, such as a step size, are found in the first half of the steps.
         steps: Its length.
         patience: Estimated seconds of an exact summation, at each call, beyond which chains are run
             instead.
@@ -50,45 +51,41 @@ class Sampler:
 
     def draw(self, energy: Energy, site: str, batch: Sequence[int]) -> Tensor:
         """The ends of chains (*batch, *site.shape)."""
-        like = torch.empty((), dtype=energy.dtype, device=energy.device)
-        x = {name: random_values(s, batch, like) for name, s in energy.sites.items()}
-        for steps in (self.steps // 2, self.steps - self.steps // 2):
-            kernel = self.kernel or default_kernel(energy, x)
-            x = advance(kernel, energy, kernel.init(energy, x), steps).x
-        return x[site]
+        x = start(energy, batch)
+        tuned = self.steps // 2  # steps in which a kernel finds its settings
+        kernel = in_warmup(self.kernel or default_kernel(energy), tuned)
+        state = advance(kernel, energy, kernel.init(energy, x), tuned)
+        kernel, state = after_warmup(kernel, state)
+        return advance(kernel, energy, state, self.steps - tuned).x[site]
 
 
-def default_kernel(energy: Energy, x: Sites) -> Kernel:
-    """A kernel for an energy, by what it knows of itself.
+def default_kernel(energy: Energy) -> Kernel:
+    """The kernel that is chosen for an energy.
 
     Raises:
-        TypeError: If there is none for all its sites.
+        ValueError: If none is known for one of its sites.
     """
-    if all(knows_conditional(energy, name) for name in energy.sites):
-        return Gibbs()
-    if discrete := [name for name, site in energy.sites.items() if site.support.is_discrete]:
-        raise TypeError(
-            f"sample() needs a kernel to draw from {type(energy).__name__}, which does not know "
-            f"the conditional laws of {discrete}: give a distribution sampler=Sampler(kernel)."
-        )
-    return rough_hmc(energy, x)
+    try:
+        return choose_kernel(energy)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To sample() a distribution with it, make it with sampler=Sampler(kernel)."
+        ) from None
+
+
+def start(energy: Energy, batch: Sequence[int]) -> Sites:
+    """Where chains start, (*batch, *shape): at random, and, of a single law, where p(x) is not 0.
+
+    Raises:
+        ValueError: If there is no such place, or none is known.
+    """
+    if len(batch) == 1:
+        return finite_start(energy, batch[0])
+    like = torch.empty((), dtype=energy.dtype, device=energy.device)
+    return {name: random_values(site, batch, like) for name, site in energy.sites.items()}
 
 
 IN_HASTE = Sampler(patience=0.02)  # for laws of which log Z is not wanted
-LEAPFROGS = 10
-ACCEPTED = 0.8  # about the best acceptance rate of HMC (Beskos et al., 2013: 0.65 at least)
-
-
-def rough_hmc(energy: Energy, x: Sites) -> HMC:
-    """HMC with the largest step size, by halving, of which most chains' proposals are accepted."""
-    step_size = 1.0
-    for _ in range(20):
-        kernel = HMC(step_size=step_size, trajectory_length=LEAPFROGS * step_size)
-        _, info = kernel.step(energy, kernel.init(energy, x))
-        if float(info.acceptance_rate.mean()) > ACCEPTED:
-            break
-        step_size /= 2
-    return kernel
 
 
 @torch.no_grad()
@@ -100,22 +97,22 @@ def draw(
         return energy.distribution.sample(torch.Size([count])).to(energy.dtype)
     if summation.number_of_states(energy.sites[site]) <= summation.MAX_STATES:
         try:
-            return from_table(energy, site, count, machines)
+            return from_table(energy, site, count)
         except TooManyStatesError:
             pass
-    if not machines and exact.seconds(energy) < sampler.patience:
-        return exact.sample(energy, count)[site]
     if isinstance(energy, PairwiseEnergy) and energy.read().coupled(list(energy.sites)) is None:
         sampler = Sampler(Gibbs(), steps=1)  # of independent units it is an exact draw
+    elif exact.seconds(energy) < sampler.patience:
+        return exact.sample(energy, count)[site]
     return sampler.draw(energy, site, (count, *machines))
 
 
-def from_table(energy: Energy, site: str, count: int, machines: torch.Size) -> Tensor:
+def from_table(energy: Energy, site: str, count: int) -> Tensor:
     """Exact draws from the table of all states of the site."""
-    states, table = summation.log_table(energy, site, machines)
+    states, table = summation.log_table(energy, site)
     p = table.reshape(len(states), -1).softmax(0).mT  # (machines, states)
     chosen = torch.multinomial(p, count, replacement=True).mT
-    return states[chosen].reshape(count, *machines, *energy.sites[site].shape)
+    return states[chosen].reshape(count, *table.shape[1:], *energy.sites[site].shape)
 
 
 def spread(draws: Tensor, machines: torch.Size, batch: Sequence[int]) -> Tensor:

@@ -4,10 +4,20 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
-from pyro_ebm.energies import DistributionEnergy, Energy, FieldEnergy, PairwiseEnergy
+from pyro_ebm.energies import (
+    DistributionEnergy,
+    Energy,
+    FieldEnergy,
+    PairwiseEnergy,
+    parameter_batch,
+    require_finite,
+)
 from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.sites import Site, levels_of
+from pyro_ebm.partition.sums.enumeration import log_sum_exp, require_possible
+from pyro_ebm.partition.sums.finite import because
+from pyro_ebm.sites import Site, all_true, levels_of
 
 MAX_STATES = 2**16  # of a site that is enumerated: 16 bits
 
@@ -57,14 +67,14 @@ def free_energy(energy: Energy, site: str, value: Tensor) -> Tensor:  # (*batch,
     """
     if not hidden_sites(energy, site):
         return energy.evaluate({site: value})
-    # Not energy.free_energy, whose door refuses the infinite values that a sampler may try.
-    return -exact.summation(energy).clamped({site: value.double()}).log_partition()
+    # Not exact.free_energy, whose door refuses the infinite values that a sampler may try.
+    return -exact.summation(energy, (site,)).clamped({site: value.double()}).log_partition()
 
 
 def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters,)
     """log Z, exact and differentiable, in float64; None where there is no affordable sum."""
     if isinstance(energy, DistributionEnergy) and energy.is_normalised:
-        return torch.zeros(machines(energy), dtype=torch.float64, device=energy.device)
+        return torch.zeros(parameter_batch(energy), dtype=torch.float64, device=energy.device)
     try:
         return exact.log_partition(energy)
     except (TooManyStatesError, TypeError):
@@ -72,28 +82,131 @@ def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters
 
 
 def log_prob(energy: Energy, site: str, value: Tensor, log_z: Tensor) -> Tensor:  # (*batch,)
-    """ln p(value) from an exact log Z; in float64 where it is a sum over other units."""
+    """ln p(value) from an exact log Z; in float64 where it is a sum over other units.
+
+    Raises:
+        ValueError: If Z = 0.
+    """
+    require_possible(log_z)
     if not isinstance(energy, PairwiseEnergy | FieldEnergy) and not hidden_sites(energy, site):
         return -energy.evaluate({site: value}) - log_z
     return exact.summation(energy).clamped({site: value.double()}).log_partition() - log_z
 
 
-def machines(energy: Energy) -> torch.Size:
-    """The batch shape of an energy's parameters."""
-    if isinstance(energy, PairwiseEnergy | FieldEnergy):
-        return energy.read().batch
-    if isinstance(energy, DistributionEnergy):
-        return torch.Size(energy.distribution.batch_shape)
-    return torch.Size()
-
-
-def log_table(energy: Energy, site: str, machines: torch.Size) -> tuple[Tensor, Tensor]:
-    """Every state of a site, and the log-probabilities up to log Z.
+def log_table(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
+    """Every state of a site, and its log-probabilities.
 
     Returns:
-        The states (states, *site.shape), and the table (states, *machines) in float64.
+        The states (states, *site.shape), and the table (states, *parameter batch) in float64.
+
+    Raises:
+        FloatingPointError: If an energy is NaN or −∞.
+        TooManyStatesError: As `free_energy`.
+        ValueError: If no state is allowed.
     """
-    found = states(energy, site)
+    require_finite(energy)
+    found, machines = states(energy, site), parameter_batch(energy)
     value = found.reshape(len(found), *[1] * len(machines), *energy.sites[site].shape)
     table = -free_energy(energy, site, value).double()
-    return found, table.expand(len(found), *machines)
+    require_numbers(energy, table.masked_fill(table == math.inf, math.nan))
+    table = table.expand(len(found), *machines)
+    log_z = log_sum_exp(table, 0)
+    require_possible(log_z)
+    return found, table - log_z
+
+
+def require_numbers(energy: Energy, value: Tensor) -> Tensor:
+    """Log-probabilities or energies, if none of them is NaN.
+
+    Raises:
+        FloatingPointError: If one is.
+    """
+    if not all_true(~value.isnan()):
+        require_finite(energy)
+        raise FloatingPointError(
+            f"The {type(energy).__name__} has an energy that is NaN or -inf; wanted numbers, or "
+            f"+inf where p(x) is 0.{because(energy)}"
+        )
+    return value
+
+
+# --- moments -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def mean_and_variance(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
+    """Of every element of a site (*parameter batch, *site.shape), in float64; labels as numbers.
+
+    Raises:
+        NotImplementedError: If there is no affordable sum.
+    """
+    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
+        return energy.distribution.mean, energy.distribution.variance
+    try:
+        found = exact.moments(energy)
+    except (TooManyStatesError, TypeError) as error:
+        raise unknown("moments", site, error) from None
+    first = 0
+    for name, value in found.mean.items():
+        if name == site:
+            break
+        first += value.shape[-1]
+    mean = found.mean[site]
+    square = found.second.diagonal(dim1=-2, dim2=-1)[..., first : first + mean.shape[-1]]
+    if has_labels(energy, site):
+        levels = levels_of(energy.sites[site]) or []
+        size = torch.tensor([len(own) for own in levels], device=mean.device)
+        element = torch.arange(len(levels), device=mean.device).repeat_interleave(size)
+        value = torch.cat(levels).to(mean)
+        zeros = mean.new_zeros(*mean.shape[:-1], len(levels))
+        mean, square = (zeros.index_add(-1, element, mean * value**k) for k in (1, 2))
+    shape = (*mean.shape[:-1], *energy.sites[site].shape)
+    return mean.reshape(shape), (square - mean.square()).clamp_min(0).reshape(shape)
+
+
+def has_labels(energy: Energy, site: str) -> bool:
+    """Whether the features of a site are one-hot vectors of its labels."""
+    if isinstance(energy, PairwiseEnergy):
+        return energy.read().units[site].width > 1
+    return isinstance(energy.sites[site].support, constraints.integer_interval)
+
+
+def entropy(energy: Energy, site: str) -> Tensor:  # (*parameter batch,)
+    """−E[ln p] in nats, differentiable; of a real site the differential entropy.
+
+    Raises:
+        NotImplementedError: If there is no affordable sum.
+    """
+    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
+        return energy.distribution.entropy()
+    try:
+        if number_of_states(energy.sites[site]) <= MAX_STATES:
+            log_p = log_table(energy, site)[1]
+            return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(0)
+        if hidden := hidden_sites(energy, site):
+            raise TypeError(f"{hidden} are summed out, so that it has no closed form")
+        return entropy_by_temperature(energy)
+    except (TooManyStatesError, TypeError) as error:
+        raise unknown("entropy", site, error) from None
+
+
+def entropy_by_temperature(energy: Energy) -> Tensor:
+    """H = log Z − ∂ log Z / ∂β at β = 1, where the law is exp(−βE).
+
+    Raises:
+        TooManyStatesError, TypeError: As `exact.log_partition`.
+    """
+    log_z = exact.log_partition(energy)
+    one = torch.ones(parameter_batch(energy), dtype=energy.dtype, device=energy.device)
+    with torch.enable_grad():
+        total = exact.log_partition(one.requires_grad_() * energy).sum()
+        (slope,) = torch.autograd.grad(total, one, create_graph=log_z.requires_grad)
+    return log_z - slope
+
+
+def unknown(what: str, site: str, why: Exception) -> NotImplementedError:
+    """The error for what no exact sum gives; torch and Pyro expect this kind."""
+    return NotImplementedError(
+        f"The {what} of {site!r} cannot be summed exactly: {str(why).rstrip('.')}. Estimate it "
+        f"from draws, law.sample(torch.Size([1000]))."
+    )

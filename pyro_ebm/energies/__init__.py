@@ -28,6 +28,7 @@ from .pairwise.layers import Layer
 from .pairwise.links import Change, GraphLink, Link
 from .pairwise.mean_energy import mean_energy_difference
 from .pairwise.terms import PairwiseTerms, draw_features
+from .parameters import parameter_batch, require_finite
 from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "knows_conditional",
     "mean_energy_difference",
     "mlp_energy",
+    "parameter_batch",
+    "require_finite",
     "require_pairwise",
     "sweep_blocks",
     "sweep_site",

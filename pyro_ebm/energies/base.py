@@ -228,7 +228,13 @@ class SweepEnergy(BlockEnergy):
 
 def times(weight: Tensor, value: Tensor) -> Tensor:
     """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
-    return (weight * value).masked_fill((weight == 0) & value.isinf(), 0)
+    forbidden = value.isinf()
+    if not (weight.requires_grad and torch.is_grad_enabled()):
+        return (weight * value).masked_fill((weight == 0) & forbidden, 0)
+    # Infinity without a history: the gradient, zero times infinity, would be NaN.
+    infinite = weight.detach() * value.detach()
+    found = weight * value.masked_fill(forbidden, 0)
+    return torch.where(forbidden & (weight != 0), infinite, found)
 
 
 def knows_conditional(energy: Energy, site: str) -> bool:

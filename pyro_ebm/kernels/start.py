@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms, require_finite
 from pyro_ebm.sites import Sites, check_names, describe, random_values
 
 from .base import require_machines, same_batch
@@ -86,6 +86,7 @@ def finite_start(energy: Energy, chains: int) -> Sites:
     """A random start where p(x) is not 0; chains that have come elsewhere try again.
 
     Raises:
+        FloatingPointError: If a parameter is NaN or infinite.
         ValueError: As `random_start`; or if a chain has not found such a place.
     """
     x = random_start(energy, chains)
@@ -100,6 +101,7 @@ def finite_start(energy: Energy, chains: int) -> Sites:
             name: torch.where(outside.reshape(-1, *[1] * (v.dim() - 1)), again[name], v)
             for name, v in x.items()
         }
+    require_finite(energy)
     raise ValueError(
         f"In {TRIES} random starts {int(outside.sum())} of {chains} chains have found no finite "
         f"energy. Give initial={{name: tensor}} with a leading chain dimension, where it is finite."

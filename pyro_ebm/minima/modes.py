@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, parameter_batch
 from pyro_ebm.kernels.discrete.gradient_gibbs import local_differences
 from pyro_ebm.kernels.settings import require_energy
 from pyro_ebm.kernels.start import random_start, read_terms
@@ -41,8 +41,9 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
         seed: The global generators stay untouched. If left out it is drawn from them.
 
     Raises:
+        FloatingPointError: If a parameter is NaN or infinite, or an energy NaN or −∞.
         TypeError, ValueError: If an argument is not what is wanted, among it a batch of energies,
-            or if the units of a site cannot be moved.
+            or if the units of a site cannot be moved, or no state is allowed.
 
     References:
         | Optimization by simulated annealing (Kirkpatrick, Gelatt & Vecchi, 1983)
@@ -69,34 +70,28 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
     return chosen(found, f"annealing of {chains} chains over {sweeps} steps, then descent")
 
 
-@torch.no_grad()
 def require_one(energy: Energy) -> None:
     """Refuses a batch of energies.
 
     Raises:
-        ValueError: If the energy of a single state is not a single number.
+        ValueError: If the parameters have batch dimensions.
     """
-    with forked(0, energy.device):
-        try:
-            x = random_start(energy, 1)
-        except ValueError:  # a site that has no random start: what else is asked will say so
-            return
-    shape = tuple(energy.evaluate({name: value[0] for name, value in x.items()}).shape)
-    if shape:
+    if batch := parameter_batch(energy):
         raise ValueError(
-            f"A state has the energies {shape}, one for each of a batch of parameters; mode wanted "
-            f"one energy. Ask for each alone."
+            f"A state has the energies {tuple(batch)}, one for each of a batch of parameters; mode "
+            f"wanted one energy. Ask for each alone."
         )
 
 
 @torch.no_grad()
 def exactly(energy: Energy) -> Mode | None:
     """The proved mode, where it is affordable."""
-    if exact.seconds(energy) > AFFORDABLE:
-        return None
     try:
-        least = exact.summation(energy).minimum()
-    except (TooManyStatesError, ValueError):  # ValueError: a batch of energies
+        sums = exact.summation(energy)
+        if exact.seconds(energy) > AFFORDABLE:
+            return None
+        least = sums.minimum()
+    except (TooManyStatesError, TypeError):
         return None
     x = {site: value.to(energy.dtype) for site, value in least.items()}
     return Mode(x, energy(x), proved=True, how="all values were looked at, or ruled out in parts")
@@ -105,6 +100,11 @@ def exactly(energy: Energy) -> Mode | None:
 def chosen(found: Annealed, how: str) -> Mode:
     """The lowest of several chains."""
     least = found.energy.min()
+    if bool(least.isnan()):
+        raise FloatingPointError(
+            "The energies that were met are NaN; wanted numbers, or +inf where p(x) is 0. Check "
+            "the parameters."
+        )
     tolerance = 1e-6 * float(least.abs()) + 1e-9
     count = int((found.energy <= least + tolerance).sum())
     told = f"{how}; {count} of {len(found.energy)} chains ended at the lowest energy; not proved"

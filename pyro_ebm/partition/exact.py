@@ -9,32 +9,45 @@ leaves too many, two-valued units are split into three groups and Z is one matri
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy
-from pyro_ebm.partition.sums.enumeration import MAX_STATES, TooManyStatesError, in_digits
-from pyro_ebm.partition.sums.fields import FieldSum, field_of
-from pyro_ebm.partition.sums.finite import FiniteSum
+from pyro_ebm.partition.elimination.field import field_of
+from pyro_ebm.partition.sums.enumeration import (
+    MAX_STATES,
+    TooManyStatesError,
+    in_digits,
+    require_possible,
+)
+from pyro_ebm.partition.sums.fields import FieldSum
+from pyro_ebm.partition.sums.finite import FiniteSum, numbered
 from pyro_ebm.partition.sums.pairwise import MachineSum
 from pyro_ebm.partition.sums.summation import Moments, Summation
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, levels_of
+from pyro_ebm.sites import Sites, batch_shape, levels_of
 
 
-def summation(energy: Energy) -> Summation:
+def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
     """The way in which an energy is summed.
 
+    Args:
+        energy: The energy.
+        given: Sites that will be held, whatever values they have.
+
     Raises:
+        FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If there is none: it has sites with infinitely many values, and no structure.
     """
     if isinstance(energy, PairwiseEnergy):
-        return MachineSum(energy.read().to(torch.float64))
+        terms = energy.read()
+        terms.require_finite()
+        return MachineSum(terms.to(torch.float64))
     if isinstance(energy, FieldEnergy):
         return FieldSum(field_of(energy))
-    levels = {name: levels_of(site) for name, site in energy.sites.items()}
+    levels = {name: levels_of(site) for name, site in energy.sites.items() if name not in given}
     found = {name: values for name, values in levels.items() if values is not None}
     if infinite := [name for name in levels if name not in found]:
         raise TypeError(
@@ -42,7 +55,7 @@ def summation(energy: Energy) -> Summation:
             f"{type(energy).__name__} the sites {infinite} have infinitely many. Its log Z can "
             f"only be estimated, or found by quadrature."
         )
-    return FiniteSum(energy, found, {})
+    return FiniteSum.of(energy, found)
 
 
 def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
@@ -56,6 +69,7 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
         energy: An energy that is small enough by its structure.
 
     Raises:
+        FloatingPointError: If a parameter is NaN or infinite, or the energy of a state NaN or −∞.
         TooManyStatesError: If it is not small enough.
         TypeError: If there is no way to sum it.
         ValueError: If it cannot be normalised.
@@ -74,38 +88,78 @@ def log_prob(
         log_z: log Z, where it is at hand already.
 
     Raises:
+        FloatingPointError: As `log_partition`.
         TooManyStatesError: If the machine, or what x leaves out of it, is too large.
+        ValueError: If the batch shapes of x and of the parameters do not broadcast, or no state is
+            allowed.
     """
-    x = {site: value.double() for site, value in energy.accept(x).items()}
-    sums = summation(energy)
-    log_z = sums.log_partition() if log_z is None else log_z
-    return sums.clamped(x).log_partition() - log_z
+    x = energy.accept(x)
+    sums = summation(energy, () if log_z is None else tuple(x))
+    if log_z is None:
+        log_z = sums.log_partition()
+    require_possible(log_z)
+    return held(energy, sums, x).log_partition() - log_z
+
+
+def free_energy(energy: Energy, x: Sites | Tensor) -> Tensor:  # (*batch,)
+    """F(x) = −ln Σ exp(−E), exact: the sites that x leaves out are summed over, coupled or not.
+
+    Args:
+        energy: An energy whose other sites are small enough; those in x may have any values.
+        x: As for `log_prob`.
+
+    Raises:
+        FloatingPointError, TooManyStatesError, TypeError, ValueError: As `log_prob`.
+    """
+    x = energy.accept(x)
+    return -held(energy, summation(energy, tuple(x)), x).log_partition()
+
+
+def held(energy: Energy, sums: Summation, x: Sites) -> Summation:
+    """The sums over the sites that x leaves out, of values that have passed the door.
+
+    Raises:
+        ValueError: If the batch shapes of x and of the parameters do not broadcast.
+    """
+    batch = batch_shape(x, energy.sites)
+    try:
+        torch.broadcast_shapes(batch, sums.batch)
+    except RuntimeError:
+        raise ValueError(
+            f"x has the batch shape {tuple(batch)}, and the parameters have "
+            f"{tuple(sums.batch)}; wanted shapes that broadcast: one row of x for each of the "
+            f"parameters, which come last, or x[:, None] for each row with all of them."
+        ) from None
+    return sums.clamped({site: value.double() for site, value in x.items()})
 
 
 def moments(energy: Energy) -> Moments:
     """All means and pair moments of the features, exact, in float64.
 
     Args:
-        energy: As for `log_partition`, without batch dimensions in its parameters.
+        energy: As for `log_partition`. Of a batch of parameters each has its own.
 
     Raises:
+        FloatingPointError: As `log_partition`.
         TooManyStatesError: If it is too large.
+        ValueError: If no state is allowed.
     """
     with torch.no_grad():
         return summation(energy).moments()
 
 
-def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, n) each
+def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, *batch, n)
     """Independent exact draws, in the energy's dtype.
 
     Args:
-        energy: As for `log_partition`, without batch dimensions in its parameters.
+        energy: As for `log_partition`. Of a batch of parameters each has its own draws.
         count: The number of draws.
         seed: Of the draws; taken from torch's generator if left out.
 
     Raises:
+        FloatingPointError: As `log_partition`.
         TooManyStatesError: If the machine is too large.
-        ValueError: If the count is not positive, or the seed no whole number.
+        ValueError: If the count is not positive, the seed no whole number, or no state is allowed.
     """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")
@@ -137,14 +191,14 @@ def states(energy: Energy, sites: Sequence[str] | None = None) -> Sites:  # (sta
         if found is None:
             raise TypeError(f"{site!r} has no finite states: {energy.sites[site].support}.")
         levels[site] = found
-    sums = FiniteSum(energy, levels, {})
     count = math.prod(len(values) for site in levels.values() for values in site)
     if count > MAX_STATES:
         raise TooManyStatesError(
             f"The sites {list(chosen)} have {in_digits(count)} states, which would take "
             f"{in_digits(8 * count)} bytes a unit; at most {in_digits(MAX_STATES)} are enumerated."
         )
-    return sums.states(0, count)
+    like = torch.empty((), dtype=energy.dtype)
+    return numbered(energy.sites, levels, torch.arange(count, device=energy.device), like)
 
 
 def require_small(energy: Energy) -> None:
@@ -170,9 +224,6 @@ def seconds(energy: Energy, x: Sites | None = None) -> float:
     try:
         with torch.no_grad():
             sums = summation(energy)
-            total = sums.seconds
-            if x is not None:
-                total += sums.clamped({site: v.double() for site, v in x.items()}).seconds
-            return total
-    except (TooManyStatesError, TypeError, ValueError):
+            return sums.seconds + (0.0 if x is None else held(energy, sums, x).seconds)
+    except (FloatingPointError, TooManyStatesError, TypeError, ValueError):
         return math.inf

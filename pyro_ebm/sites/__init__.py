@@ -12,6 +12,7 @@ from .checks import (
     only_site,
     trusting,
 )
+from .padding import PaddedLabels, settled
 from .site import (
     Site,
     Sites,
@@ -50,6 +51,7 @@ __all__ = [
     "LOWEST",
     "Levels",
     "ListedValues",
+    "PaddedLabels",
     "Site",
     "Sites",
     "SpinConstraint",
@@ -77,6 +79,7 @@ __all__ = [
     "part_of",
     "random_values",
     "same_support",
+    "settled",
     "spin",
     "storage_dtype",
     "trusting",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from .padding import settled
 from .site import Site
 from .values import boolean, describe, spin, two_values
 
@@ -96,9 +97,12 @@ def check_shape(value: Tensor, name: str, site: Site) -> Tensor:
 def check_support(value: Tensor, name: str, site: Site) -> Tensor:
     """Refuses values that are not finite or lie outside the site's support.
 
+    Elements that never count may be anything: they are set.
+
     Raises:
         ValueError: If there is one; the message names it and, where one is known, the cure.
     """
+    value = settled(value, site.support)
     if is_inside(value, site.support):
         return value
     inside = site.support.check(value)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from .padding import PaddedLabels
 from .site import Site
 
 LOWEST = 5  # integers without an upper bound, among which chains start
@@ -95,6 +96,8 @@ def label_bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
 
 def part_of(support: Constraint, elements: Tensor) -> Constraint:
     """The support of some elements of a site, by number."""
+    if isinstance(support, PaddedLabels):
+        return support.part(elements)
     bounds = label_bounds(support)
     if bounds is None or not any(bound.dim() for bound in bounds):
         return support

@@ -16,13 +16,14 @@ from pyro_ebm.partition import exact
 from pyro_ebm.partition.sums import enumeration, split
 from pyro_ebm.partition.sums import pairwise as machines
 from pyro_ebm.sites import Site, Sites
-from pyro_ebm.units import Bernoulli, Spin
+from pyro_ebm.units import Bernoulli, Gaussian, Spin
 from tests.support import checks
 from tests.support.goodness import ALPHA, CHAINS, chi_square, counts_of
 from tests.support.machines import (
-    FINITE,
+    ENUMERATED,
     LABELS,
     LEVELS,
+    OWN,
     SMALL,
     VV,
     draw,
@@ -32,7 +33,7 @@ from tests.support.machines import (
     varied,
 )
 
-each_machine = pytest.mark.parametrize("name", FINITE)
+each_machine = pytest.mark.parametrize("name", ENUMERATED)
 
 # 16 units, which brute force can still do.
 LARGER = {
@@ -53,22 +54,22 @@ LARGER = {
 
 @each_machine
 def test_log_z_is_that_of_brute_force_by_every_way(name: str) -> None:
-    assert checks.log_partition_error(FINITE[name]) < 1e-12
+    assert checks.log_partition_error(ENUMERATED[name]) < 1e-12
 
 
 @each_machine
 def test_moments_are_those_of_brute_force_by_every_way(name: str) -> None:
-    assert checks.moment_error(FINITE[name]) < 1e-12
+    assert checks.moment_error(ENUMERATED[name]) < 1e-12
 
 
 @each_machine
 def test_probabilities_of_any_sites_are_those_of_brute_force(name: str) -> None:
-    assert checks.log_prob_error(FINITE[name]) < 1e-12
+    assert checks.log_prob_error(ENUMERATED[name]) < 1e-12
 
 
 @each_machine
 def test_the_gradient_of_log_z_is_minus_the_expected_gradient_of_the_energy(name: str) -> None:
-    assert checks.log_partition_gradient_error(FINITE[name]) < 1e-12
+    assert checks.log_partition_gradient_error(ENUMERATED[name]) < 1e-12
 
 
 @pytest.mark.parametrize("name", LARGER)
@@ -81,7 +82,7 @@ def test_sixteen_units_agree_with_brute_force(name: str) -> None:
 
 @each_machine
 def test_states_are_all_states_once_with_the_last_unit_fastest(name: str) -> None:
-    small = FINITE[name]
+    small = ENUMERATED[name]
     found = exact.states(small.machine())
     for site, value in small.states.items():
         assert torch.equal(found[site], torch.tensor(value))
@@ -95,7 +96,7 @@ def test_states_are_all_states_once_with_the_last_unit_fastest(name: str) -> Non
 @each_machine
 def test_exact_draws_follow_the_law_by_every_way(name: str) -> None:
     # α = 1e-6, N = 20,000: the smallest fault found is that of test_exact_starts.py.
-    small = FINITE[name]
+    small = ENUMERATED[name]
     machine = small.machine()
     terms = machine.read().to(torch.float64)
     draws = [exact.sample(machine, CHAINS, seed=4)]
@@ -234,24 +235,27 @@ def test_thirty_dense_units_take_little_memory() -> None:
 
 def test_every_group_of_a_batch_of_machines_is_summed_on_its_own() -> None:
     rng = np.random.default_rng(0)
-    for name in ("restricted", "general", "fully visible spins", "torus", *LABELS):
-        machines = [FINITE[name], *(varied(FINITE[name], rng) for _ in range(2))]
+    names = ("restricted", "general", "fully visible spins", "torus", "two values of their own")
+    for name in (*names, "counts and bits", "counts on a ring", *LABELS):
+        machines = [ENUMERATED[name], *(varied(ENUMERATED[name], rng) for _ in range(2))]
         found = exact.log_partition(stacked(machines).machine())
         wanted = torch.tensor([m.log_partition for m in machines], dtype=torch.float64)
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=0)
-        with pytest.raises(ValueError, match="batch dimensions"):
-            exact.moments(stacked(machines).machine())
-        with pytest.raises(ValueError, match="batch dimensions"):
-            exact.sample(stacked(machines).machine(), 3)
+        together, alone = (
+            [exact.moments(m.machine()) for m in group] for group in ([stacked(machines)], machines)
+        )
+        wanted = torch.stack([moments.second for moments in alone])
+        torch.testing.assert_close(together[0].second, wanted, rtol=0, atol=1e-12)
+        assert exact.sample(stacked(machines).machine(), 4).keys() == together[0].mean.keys()
 
 
 def test_blocks_of_states_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enumeration, "BLOCK_ELEMENTS", 100)
-    for name in ("restricted", "fully visible bits", "deep", "bits and spins", *LABELS):
-        assert checks.log_partition_error(FINITE[name]) < 1e-12
-        assert checks.moment_error(FINITE[name]) < 1e-12
-        assert checks.log_partition_gradient_error(FINITE[name]) < 1e-12
-        assert checks.log_prob_error(FINITE[name]) < 1e-12
+    for name in ("restricted", "fully visible bits", "deep", "bits and spins", *LABELS, *OWN):
+        assert checks.log_partition_error(ENUMERATED[name]) < 1e-12
+        assert checks.moment_error(ENUMERATED[name]) < 1e-12
+        assert checks.log_partition_gradient_error(ENUMERATED[name]) < 1e-12
+        assert checks.log_prob_error(ENUMERATED[name]) < 1e-12
 
 
 def test_float32_parameters_are_summed_in_float64() -> None:
@@ -315,3 +319,16 @@ def test_real_sites_without_structure_are_refused() -> None:
             ask(Quadratic())
     with pytest.raises(TypeError, match="'x' has no finite states"):
         exact.states(Quadratic())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_of_half_the_digits_are_summed_in_float64(dtype: torch.dtype) -> None:
+    for name in ("restricted", "general bits and labels", "torus"):
+        half = ENUMERATED[name].machine(dtype)
+        wide = half.given(half.read()).double()
+        assert checks.distance(exact.log_partition(half), exact.log_partition(wide)) < 1e-12
+        assert checks.distance(exact.moments(half).second, exact.moments(wide).second) < 1e-12
+        assert all(value.dtype == dtype for value in exact.sample(half, 2).values())
+    weight = torch.tensor([[0, 0.5], [0.5, 0]], dtype=dtype)
+    with pytest.raises(TypeError, match=r"Cholesky.*float32 or float64, for example weight.float"):
+        BoltzmannMachine.fully_visible(2, unit=Gaussian(), weight=weight)

@@ -205,7 +205,7 @@ def test_a_step_past_the_end_has_the_label_past_the_end_and_no_energy() -> None:
     short = RandomField.chain(unary[1:, :2], pairwise[:1])
     full = RandomField.chain(unary[:1], pairwise)
     same(field(x), torch.cat([full(x[:1]), short(x[1:, :2])]))
-    wrong = torch.tensor([[0, 1, 3, 3], [0, 1, 2, 3]])
+    wrong = torch.tensor([[0, 1, 3, 3], [0, 3, 3, 3]])
     assert torch.isposinf(field(wrong)).all()
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, mean_energy_difference
 from pyro_ebm.partition import exact
+from pyro_ebm.partition.elimination.field import field_of_terms
 from pyro_ebm.partition.sums import enumeration, split
+from pyro_ebm.partition.sums.fields import FieldSum
 
-from .machines import BIT, LEVELS, SPIN, Small, states_of
+from .machines import BIT, LEVELS, SPIN, STEPS, Small, states_of
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}  # relative to the size of what is compared
 
@@ -126,12 +128,13 @@ def log_partition_error(small: Small) -> float:
         found.append(split.log_partition(terms))
     every = tuple(small.units)
     found.append(enumeration.log_partition(terms, every))
+    found.append(FieldSum(field_of_terms(terms)).log_partition())
     return max(distance(value, np.array(small.log_partition)) for value in found)
 
 
 def can_be_split(small: Small) -> bool:
     """Whether the three-way split can sum a machine: for three two-valued units and more."""
-    return sum(small.sizes.values()) >= 3 and set(small.units.values()) <= {BIT, SPIN}
+    return sum(small.sizes.values()) >= 3 and set(small.units.values()) <= {BIT, SPIN, STEPS}
 
 
 def moment_error(small: Small) -> float:
@@ -145,6 +148,8 @@ def moment_error(small: Small) -> float:
     moments = exact.moments(machine)
     ways = [(torch.cat(list(moments.mean.values())), moments.second)]
     ways.append(enumeration.moments(terms, every))
+    moments = FieldSum(field_of_terms(terms)).moments()
+    ways.append((torch.cat(list(moments.mean.values())), moments.second))
     if can_be_split(small):
         ways.append(split.moments(terms))
     return max(max(distance(a, mean), distance(b, second)) for a, b in ways)

@@ -18,19 +18,26 @@ from torch import Tensor
 from pyro_ebm.energies import BoltzmannMachine, Graph, Layer
 from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
 
+from .listed_unit import Listed, binomial
+
 Pair = tuple[str, str]
 Build = Callable[..., BoltzmannMachine]
 
 BIT, SPIN = Bernoulli(), Spin()
 TWO, THREE, FOUR = (Categorical(q) for q in (2, 3, 4))
 LABELLED = (TWO, THREE, FOUR)
+# As a user writes them: a count, and two values of their own.
+COUNT, STEPS = binomial(2), Listed((-0.5, 2.0), (0.8, -0.3))
 LEVELS = {
     BIT: (0.0, 1.0),
     SPIN: (-1.0, 1.0),
     TWO: (0.0, 1.0),
     THREE: (0.0, 1.0, 2.0),
     FOUR: (0.0, 1.0, 2.0, 3.0),
+    COUNT: (0.0, 1.0, 2.0),
+    STEPS: (-0.5, 2.0),
 }
+HEIGHTS = {COUNT: (0.0, -math.log(2), 0.0), STEPS: (0.8, -0.3)}  # u of the levels; else 0
 
 
 def width(unit: Unit) -> int:
@@ -92,7 +99,11 @@ class Small:
 
     def energy(self, x: Mapping[str, np.ndarray]) -> np.ndarray:  # (*batch, n) each -> (*batch,)
         """E by loops over units: −½ (x−x̂)ᵀW(x−x̂) − bᵀx, offsets and diagonals as they are given."""
-        return self.energy_of_features(self.features(x))
+        total = self.energy_of_features(self.features(x))
+        for name, value in x.items():
+            for level, height in zip(*own_heights(self.units[name]), strict=True):
+                total = total + height * (value == level).sum(-1)
+        return total
 
     def energy_of_features(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
         """The same of features."""
@@ -153,6 +164,11 @@ class Small:
         number = index_of({s: torch.tensor(self.states[s]) for s in sites}, self.units).numpy()
         count = math.prod(len(LEVELS[self.units[s]]) ** self.sizes[s] for s in sites)
         return np.array([-np.logaddexp.reduce(-self.energies[number == k]) for k in range(count)])
+
+
+def own_heights(unit: Unit) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The levels of a unit that has a potential, and what it is there; nothing of another."""
+    return (LEVELS[unit], HEIGHTS[unit]) if unit in HEIGHTS else ((), ())
 
 
 def states_of(units: Mapping[str, Unit], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -479,3 +495,29 @@ LABELS: dict[str, Small] = {
     ]
 }
 FINITE = {**SMALL, **LABELS}
+
+OWN: dict[str, Small] = {
+    name: draw(name, *arguments, **settings)
+    for name, arguments, settings in [
+        ("counts on a ring", ({V: (COUNT, 5)},), {"edges": {VV: ring_edges(5)}, "build": on_graph}),
+        ("coupled counts", ({V: (COUNT, 4)}, [VV]), {"build": fully_visible, "offsets": True}),
+        ("counts and bits", ({V: (COUNT, 3), H: (BIT, 3)}, [VH]), {"build": restricted}),
+        ("bits and counts", ({V: (BIT, 3), H: (COUNT, 3)}, [VH]), {"build": restricted}),
+        (
+            "counts and labels",
+            ({"a": (THREE, 2), "b": (COUNT, 3)}, [("a", "b")]),
+            {"edges": {("b", "b"): ring_edges(3)}, "scale": 0.7},
+        ),
+        (
+            "two values of their own",
+            ({V: (STEPS, 6)}, [VV]),
+            {"build": fully_visible, "any_square": True, "scale": 0.4},
+        ),
+        (
+            "values of their own on a graph",
+            ({V: (STEPS, 4), H: (SPIN, 3)}, [VH]),
+            {"edges": {VV: ring_edges(4)}, "build": SEMI, "scale": 0.4},
+        ),
+    ]
+}
+ENUMERATED = {**FINITE, **OWN}  # whatever can be enumerated

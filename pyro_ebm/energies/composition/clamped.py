@@ -25,7 +25,16 @@ from pyro_ebm.energies.pairwise.couplings import register
 from pyro_ebm.energies.pairwise.energy import PairwiseEnergy
 from pyro_ebm.energies.pairwise.links import GraphLink
 from pyro_ebm.energies.pairwise.terms import PairwiseTerms
-from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, only_site, part_of
+from pyro_ebm.sites import (
+    Site,
+    Sites,
+    as_tensor,
+    check_shape,
+    check_support,
+    only_site,
+    part_of,
+    settled,
+)
 
 
 def clamp(
@@ -109,6 +118,7 @@ class Held(nn.Module):
                 raise ValueError(f"Unknown site {name!r}; the energy has {list(energy.sites)}.")
             site = energy.sites[name]
             tensor = check_shape(as_tensor(value, name, energy.dtype, energy.device), name, site)
+            tensor = settled(tensor, site.support)
             if name not in mask:
                 values[name] = check_support(tensor, name, site)
                 continue

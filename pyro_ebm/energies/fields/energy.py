@@ -1,7 +1,6 @@
 """What a random field can be asked, however its factors are made."""
 
 import functools
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -53,8 +52,10 @@ class FieldEnergy(BlockEnergy):
         x = self.accept(x)
         if site not in x:
             raise ValueError(f"Values are missing for the site {site!r}; given were {list(x)}.")
-        logits = self.read().logits(x[site].to(torch.int64), self.around(block))
-        if not bool((logits.amax(0) > -math.inf).all()):
+        graph = self.read()
+        logits = graph.logits(x[site].to(torch.int64), self.around(block))
+        if not bool(logits.amax(0).isfinite().all()):
+            graph.require_finite()
             raise ValueError(
                 "A node has no label left that its neighbours allow: the state has probability "
                 "zero. Start from an allowed state, for example a draw or the mode."

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_ebm.energies.base import times
+from pyro_ebm.sites import all_true
+
 
 @dataclass(frozen=True, eq=False)
 class FactorGroup:
@@ -58,9 +61,7 @@ class FactorGroup:
 
     def scaled(self, factor: Tensor) -> "FactorGroup":  # (*batch,)
         """The log-potentials multiplied by a factor; what is forbidden is at every one but 0."""
-        table = self.table * factor[(..., *[None] * (1 + self.arity))]
-        never = (table.isnan() & self.table.isneginf()).detach()
-        return replace(self, table=table.masked_fill(never, 0.0))
+        return replace(self, table=times(factor[(..., *[None] * (1 + self.arity))], self.table))
 
     def is_over(self, other: "FactorGroup") -> bool:
         """Whether the tables of another group are on the same nodes, of the same sizes."""
@@ -140,6 +141,21 @@ class FactorGraph:
             name: replace(group, table=group.table.to(dtype)) for name, group in self.groups.items()
         }
         return FactorGraph(self.states, groups, self.constant.to(dtype))
+
+    def require_finite(self) -> None:
+        """Refuses tables with NaN or +∞, which no state would have a probability under.
+
+        Raises:
+            FloatingPointError: If there is one; the message names where.
+        """
+        named = {f"the tables of {name!r}": group.table for name, group in self.groups.items()}
+        for name, value in {**named, "the constant": -self.constant}.items():
+            if not all_true(value < math.inf):
+                raise FloatingPointError(
+                    f"There are NaN or infinite values in {name}; wanted log-potentials, where −∞ "
+                    f"forbids a state. Has learning diverged? Go back to earlier parameters and "
+                    f"lower the learning rate."
+                )
 
     def allowed(self) -> Tensor:  # (n, q)
         """0 for the states that a node has, −inf beyond them."""

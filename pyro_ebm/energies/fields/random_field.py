@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.pairwise.couplings import edge_indices
+from pyro_ebm.sites import PaddedLabels, Site
 
 from .energy import FieldEnergy, site_of
 from .factor_graph import FactorGraph
@@ -190,7 +191,8 @@ class RandomField(FieldEnergy):
         Sequences of unequal length are one batch: with `lengths` the labels get one state more, q,
         "past the end", which a position has if and only if it is past its sequence's end, and
         which no factor of the sequence sees. log Z, marginals, mode and draws are those of the
-        sequences, exactly.
+        sequences, exactly. Labels that are given past the end never count, whatever they are: they
+        are read as q.
 
         Args:
             unary: u (*batch, steps, q).
@@ -213,12 +215,16 @@ class RandomField(FieldEnergy):
         if steps > 1:
             pairs = torch.cat([nodes[:-1], nodes[1:]], 1)
             factors["pairwise"] = TableFactors(pairs, pairwise, spare=spare)
-        if lengths is not None:
-            ended = past_the_end(lengths, steps)[..., None]
-            end = torch.arange(q + 1, device=ended.device) == q
-            mask = unary.new_zeros(end.shape).masked_fill(ended != end, -math.inf)
-            factors["past_end"] = TableFactors(nodes, mask)
-        return cls([q + spare] * steps, factors)
+        if lengths is None:
+            return cls([q] * steps, factors)
+        ended = past_the_end(lengths, steps)
+        end = torch.arange(q + 1, device=ended.device) == q
+        mask = unary.new_zeros(end.shape).masked_fill(ended[..., None] != end, -math.inf)
+        factors["past_end"] = TableFactors(nodes, mask)
+        field = cls([q + spare] * steps, factors)
+        support = PaddedLabels(ended, q)
+        field.sites = {name: Site(support, site.shape) for name, site in field.sites.items()}
+        return field
 
     # ------------------------------------------------------------------ the energy
 

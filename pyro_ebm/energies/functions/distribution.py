@@ -41,6 +41,7 @@ class DistributionEnergy(BlockEnergy):
 
     Raises:
         TypeError: If `distribution` is none, or cannot tell its support or its log-probability.
+        ValueError: If nothing can be drawn from it, as its parameters are NaN.
     """
 
     def __init__(self, distribution: Distribution, *, site: str = "visible") -> None:
@@ -151,6 +152,11 @@ class DistributionEnergy(BlockEnergy):
                 return self.law.sample().to(self.dtype)
             except NotImplementedError:
                 return random_values(site, self.law.batch_shape, self.like)
+            except RuntimeError as error:  # what torch says of a parameter that is NaN, for one
+                raise ValueError(
+                    f"Nothing can be drawn from the {type(self.distribution).__name__}: {error} "
+                    f"Check its parameters for NaN; torch does so with validate_args=True."
+                ) from error
 
 
 def sloped(energy: Tensor, value: Tensor, shape: torch.Size) -> Tensor:

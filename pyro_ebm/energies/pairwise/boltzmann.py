@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.sites import Site
-from pyro_ebm.units import Bernoulli, Spin, Unit, name_of
+from pyro_ebm.units import Bernoulli, QuadraticUnit, Spin, Unit, name_of
 
 from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
 from .energy import PairwiseEnergy
@@ -130,7 +130,12 @@ class BoltzmannMachine(PairwiseEnergy):
             value.detach() if learned else value, offset, layer.unit
         )
         self.constant = self.constant + constant.to(self.constant)
-        return Symmetric(site, nn.Parameter(upper) if learned else upper, bias, layer.unit.width)
+        if learned:
+            return Symmetric(site, nn.Parameter(upper), bias, layer.unit.width)
+        precision = None
+        if value.requires_grad and isinstance(layer.unit, QuadraticUnit):
+            precision = -value.diagonal(dim1=-2, dim2=-1)
+        return Symmetric(site, upper, bias, layer.unit.width, precision)
 
     def check_alike(self) -> None:
         """Refuses parameters of different dtypes or devices."""
@@ -317,7 +322,7 @@ class BoltzmannMachine(PairwiseEnergy):
         return self.constant.device
 
     def read(self) -> PairwiseTerms:
-        units = {name: layer.read_unit() for name, layer in self.layers.items()}
+        units = {name: self.uncoupled_unit(name) for name in self.layers}
         biases = {name: self.uncoupled_bias(name) for name in self.layers}
         links = tuple(coupling.read() for coupling in self.couplings.values())
         terms = PairwiseTerms(units, biases, links, self.constant)
@@ -325,6 +330,16 @@ class BoltzmannMachine(PairwiseEnergy):
             name: layer.offset for name, layer in self.layers.items() if layer.offset is not None
         }
         return terms.centred(offsets) if offsets else terms
+
+    def uncoupled_unit(self, site: str) -> Unit:
+        """The unit of a layer, with the precision that its self-couplings are."""
+        unit = self.layers[site].read_unit()
+        for coupling in self.couplings.values():
+            if not isinstance(coupling, Symmetric) or coupling.ends[0] != site:
+                continue
+            if isinstance(unit, QuadraticUnit) and coupling.self_precision is not None:
+                unit = unit.with_precision(unit.precision + coupling.self_precision)
+        return unit
 
     def uncoupled_bias(self, site: str) -> Tensor:  # (*batch, n)
         """The bias of a layer, with that which its self-couplings are."""

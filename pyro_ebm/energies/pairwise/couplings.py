@@ -74,7 +74,8 @@ def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Ten
 
     Only the symmetric part matters. Its blocks D_i on the diagonal couple a unit to itself. Since
     x² = a + b x for the features of the unit, and the product of two labels of one unit is 0, they
-    are the bias (b/2) diag(D) − D x̂ and the constant −½ (a Σ diag(D) + x̂ᵀ D x̂).
+    are the bias (b/2) diag(D) − D x̂ and the constant −½ (a Σ diag(D) + x̂ᵀ D x̂). Where x² is not
+    linear in x the blocks must be zero, and what is left, −½ D x², is a precision.
 
     Args:
         matrix: W (*batch, n * width, n * width).
@@ -92,14 +93,12 @@ def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Ten
     pairs = above(matrix.shape[-1], unit.width, matrix.device)
     own = both.masked_fill(pairs | pairs.mT, 0)
     diagonal = own.diagonal(dim1=-2, dim2=-1)
-    if unit.square is None:
-        if bool((diagonal != 0).any()):
-            raise ValueError(
-                f"The couplings have a diagonal, but for {name_of(unit)} a self-coupling is a "
-                f"precision and no bias. Set the diagonal to zero and give it as the precision."
-            )
-        return both * pairs, torch.zeros_like(diagonal), diagonal.sum(-1)
-    a, b = unit.square
+    if unit.square is None and bool((diagonal != 0).any()):
+        raise ValueError(
+            f"The couplings have a diagonal, but for {name_of(unit)} a self-coupling is a "
+            f"precision and no bias. Set the diagonal to zero and give it as the precision."
+        )
+    a, b = unit.square or (0.0, 0.0)
     pull = (own @ offset.to(own).unsqueeze(-1)).squeeze(-1)
     bias = b / 2 * diagonal - pull
     constant = -(a * diagonal + offset * pull).sum(-1) / 2
@@ -142,23 +141,38 @@ class Symmetric(Coupling):
         weight: The couplings (*batch, n * width, n * width), learned or given.
         self_bias: What self-couplings are, a bias (*batch, n * width) beside that of the layer.
         width: The number of features of a unit.
+        self_precision: What self-couplings of real units are, a precision (*batch, n) beside that
+            of the layer: zeros with a history, so that gradients reach what they were made from.
     """
 
     weight: Tensor
     self_bias: Tensor
+    self_precision: Tensor | None
 
-    def __init__(self, site: str, weight: Tensor, self_bias: Tensor, width: int) -> None:
+    def __init__(
+        self,
+        site: str,
+        weight: Tensor,
+        self_bias: Tensor,
+        width: int,
+        self_precision: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.ends, self.width = (site, site), width
         register(self, "weight", weight)
         self.register_buffer("self_bias", self_bias)
+        self.register_buffer("self_precision", self_precision, persistent=False)
 
     def read(self) -> SymmetricLink:
         if self.width == 1:
             upper = self.weight.triu(1)
         else:
             upper = self.weight * above(self.weight.shape[-1], self.width, self.weight.device)
-        return SymmetricLink(self.ends, upper + upper.mT, self.width)
+        both = upper + upper.mT
+        # Zero, but NaN where the diagonal is not finite: what is not read must not hide it.
+        hidden = 0 * self.weight.detach().diagonal(dim1=-2, dim2=-1)
+        both.detach().diagonal(dim1=-2, dim2=-1).add_(hidden)
+        return SymmetricLink(self.ends, both, self.width)
 
 
 class Sparse(Coupling):

@@ -110,11 +110,13 @@ class PairwiseEnergy(BlockEnergy, GradientEnergy):
             x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
 
         Raises:
+            FloatingPointError: If a parameter is NaN or infinite.
             ValueError: If units of the remaining sites are coupled among themselves: there is no
                 closed form then.
         """
         x = self.accept(x)
         terms = self.read()
+        terms.require_finite()
         rest = [site for site in self.sites if site not in x]
         if ends := terms.obstacle(rest):
             raise ValueError(

@@ -18,7 +18,16 @@ def joint_precision(precisions: Mapping[str, Tensor], links: Sequence[Link]) -> 
     Args:
         precisions: λ by site (*batch, n).
         links: The couplings among these sites.
+
+    Raises:
+        TypeError: If they are of a dtype in which torch decomposes no matrix.
     """
+    if bad := [v.dtype for v in precisions.values() if v.dtype in (torch.float16, torch.bfloat16)]:
+        raise TypeError(
+            f"The coupled real units of {list(precisions)} are of {bad[0]}, in which there is no "
+            f"Cholesky decomposition of their precision; give float32 or float64, for example "
+            f"weight.float()."
+        )
     sizes = {site: value.shape[-1] for site, value in precisions.items()}
     batch = torch.broadcast_shapes(*(value.shape[:-1] for value in precisions.values()))
     diagonal = torch.cat([v.expand(*batch, v.shape[-1]) for v in precisions.values()], -1)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies.base import Block
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, all_true
 from pyro_ebm.units import Gaussian, PlainUnit, QuadraticUnit, Unit
 
 from .colouring import Colour
@@ -96,6 +96,15 @@ class PairwiseTerms:
         """The number of units of a site."""
         return self.biases[site].shape[-1] // self.units[site].width
 
+    def levels(self, site: str) -> Tensor:  # (q,)
+        """All values of a unit of a site, whose units can be enumerated."""
+        return self.constant.new_tensor(self.units[site].levels or ())
+
+    def potential_of_levels(self, site: str) -> Tensor:  # (*batch, n, q)
+        """u of each of these values, for every unit."""
+        every = self.levels(site)[:, None].expand(-1, self.count(site))
+        return torch.stack([self.units[site].potential(level) for level in every], -1)
+
     def named(self) -> list[tuple[str, Tensor]]:
         """The parameters with the words for them, the constant left out."""
         found = [(f"the biases of {site!r}", b) for site, b in self.biases.items()]
@@ -132,11 +141,20 @@ class PairwiseTerms:
 
         Raises:
             FloatingPointError: If there is one; the message names where.
+            ValueError: If a precision is not positive, so that its logarithm is none.
         """
-        named = self.named()
+        named = [*self.named(), ("the constant", self.constant)]
         # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
-        if bool(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
+        if all_true(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
             return
+        for site, unit in self.units.items():
+            if isinstance(unit, QuadraticUnit) and bool(
+                (torch.as_tensor(unit.precision) <= 0).any()
+            ):
+                raise ValueError(
+                    f"The energy cannot be normalised: of the precisions of {site!r} some are not "
+                    f"positive. Weigh the energies so that the sum of their precisions is."
+                )
         for name, value in named:
             if not bool(value.sum().isfinite()):
                 raise FloatingPointError(

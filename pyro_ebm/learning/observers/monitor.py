@@ -98,16 +98,18 @@ def moments_of(energy: Energy, x: Sites) -> Tensor:  # (n, n), means on the diag
 
 
 def exact_moments(energy: Energy, data: Sites) -> Tensor:  # (n, n), means on the diagonal
-    """The model's moments over the observed sites."""
+    """The model's moments over the observed sites; of a batch of energies the mean over them."""
     found = exact.moments(energy)
+    means = {site: mean.reshape(-1, mean.shape[-1]).mean(0) for site, mean in found.mean.items()}
+    second = found.second.reshape(-1, *found.second.shape[-2:]).mean(0)
     index, start = [], 0
-    for site, mean in found.mean.items():
+    for site, mean in means.items():
         if site in data:
             index.append(torch.arange(start, start + len(mean)))
         start += len(mean)
     chosen = torch.cat(index)
-    mean = torch.cat([found.mean[site] for site in energy.sites if site in data])
-    return found.second[chosen][:, chosen].diagonal_scatter(mean)
+    observed = torch.cat([means[site] for site in energy.sites if site in data])
+    return second[chosen][:, chosen].diagonal_scatter(observed)
 
 
 def moment_mismatch(first: Tensor, second: Tensor) -> float:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, FactorGraph, FactorGroup
+from pyro_ebm.partition.sums.enumeration import require_possible
 
-from .elimination import factor_graph, require_possible
+from .field import field_of
 
 Messages = dict[tuple[str, int], Tensor]  # (group, position) -> log m (*batch, count, q)
 
@@ -58,13 +59,15 @@ def belief_propagation(
     """Marginals and log Z by messages, in float64.
 
     Args:
-        energy: A random field.
+        energy: A random field, or a machine of finite units, whose nodes are the units of all its
+            sites in order and whose labels are the numbers of their levels.
         damping: The share of the old message that is kept, in the log domain; from 0 on, below 1.
         max_iterations: How often the messages are sent at most.
         tolerance: The change of a message at which they have settled.
 
     Raises:
-        TypeError: If the energy is no random field.
+        FloatingPointError: If a parameter is NaN or infinite.
+        TypeError: If the energy is neither.
         ValueError: If a setting is out of range, or no state is allowed.
 
     References:
@@ -72,7 +75,7 @@ def belief_propagation(
         | (Yedidia, Freeman & Weiss, 2005) https://doi.org/10.1109/TIT.2005.850085
     """
     check_settings(damping, max_iterations, tolerance)
-    graph = factor_graph(energy)
+    graph = field_of(energy).graph
     with torch.no_grad():
         allowed = graph.allowed()
         messages = uniform(graph, allowed)
@@ -167,7 +170,7 @@ def to_nodes(graph: FactorGraph, upward: Messages, allowed: Tensor) -> Messages:
                 message = message.flatten(1 - group.arity).logsumexp(-1)
             message = message + allowed[group.nodes[:, k], :size]
             norm = message.logsumexp(-1, keepdim=True)
-            require_possible(norm)
+            require_possible(norm, "field")
             found[name, k] = (message - norm).expand(*graph.batch, *message.shape[-2:])
     return found
 

@@ -1,4 +1,4 @@
-r"""Exact answers for random fields on chains, trees and graphs of low treewidth.
+r"""Exact answers for random fields, and machines, on chains, trees and graphs of low treewidth.
 
 .. math:: Z = \sum_x e^{-c} \prod_f \psi_f(x_f)
 
@@ -18,14 +18,21 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyro_ebm.energies import Energy, FactorGraph, FactorGroup, FieldEnergy
+from pyro_ebm.energies import Energy, FactorGraph, FactorGroup
 from pyro_ebm.energies.fields.factor_graph import cut
 from pyro_ebm.energies.fields.labels import draw_labels
-from pyro_ebm.partition.sums.enumeration import TooManyStatesError, as_float, in_digits
+from pyro_ebm.partition.sums.enumeration import (
+    TooManyStatesError,
+    as_float,
+    in_digits,
+    log_sum_exp,
+    require_possible,
+)
 from pyro_ebm.partition.sums.summation import Mode
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites
 
+from .field import field_of
 from .order import Bucket, Schedule, TooWideError, schedule
 
 MAX_BYTES = 2**33
@@ -80,27 +87,29 @@ def plan(energy: Energy) -> EliminationPlan:
     """Width and memory of the elimination, without doing it.
 
     Args:
-        energy: A random field.
+        energy: A random field, or a machine of finite units.
 
     Raises:
         TooManyStatesError: If a table would be larger than can be handled at all.
         TypeError: If the energy is none.
     """
     with torch.no_grad():
-        return plan_of(factor_graph(energy))
+        return plan_of(field_of(energy).graph)
 
 
 def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
     r"""log Z, exact, in float64, differentiable as often as you like.
 
     Args:
-        energy: A random field of low enough width.
+        energy: A random field of low enough width, or a machine of finite units, whose nodes are
+            the units of all its sites in order and whose labels are the numbers of their levels.
 
     Raises:
+        FloatingPointError: If a parameter is NaN or infinite.
         TooManyStatesError: If its width is too large.
         TypeError: If the energy is none.
     """
-    return log_partition_of(factor_graph(energy))
+    return log_partition_of(field_of(energy).graph)
 
 
 def marginals(energy: Energy) -> Marginals:
@@ -113,7 +122,7 @@ def marginals(energy: Energy) -> Marginals:
         TooManyStatesError: If its width is too large.
         ValueError: If no state is allowed.
     """
-    graph = factor_graph(energy)
+    graph = field_of(energy).graph
     every = tuple(graph.groups)
     nodes, factors = marginals_of(graph, every)
     return Marginals(nodes, factors)
@@ -129,7 +138,7 @@ def node_marginals(energy: Energy) -> Tensor:  # (*batch, n, q)
         TooManyStatesError: If its width is too large.
         ValueError: If no state is allowed.
     """
-    return marginals_of(factor_graph(energy), ())[0]
+    return marginals_of(field_of(energy).graph, ())[0]
 
 
 def mode(energy: Energy) -> Mode:
@@ -143,10 +152,10 @@ def mode(energy: Energy) -> Mode:
         ValueError: If no state is allowed.
     """
     with torch.no_grad():
-        graph = factor_graph(energy)
-        labels = traced_back(graph, 1, maximum, lambda logits: logits.argmax(0))[0]
-        (site,) = energy.sites
-        return Mode({site: labels.to(energy.dtype)}, graph.energy(labels), True, "elimination")
+        field = field_of(energy)
+        labels = traced_back(field.graph, 1, maximum, lambda logits: logits.argmax(0))[0]
+        x = {site: value.to(energy.dtype) for site, value in field.values(labels).items()}
+        return Mode(x, field.graph.energy(labels), True, "elimination")
 
 
 def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, *batch, n)
@@ -165,23 +174,9 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")
     with torch.no_grad(), forked(chosen_seed(seed), energy.device):
-        labels = traced_back(factor_graph(energy), count, log_sum, draw_labels)
-    (site,) = energy.sites
-    return {site: labels.to(energy.dtype)}
-
-
-def factor_graph(energy: Energy) -> FactorGraph:
-    """An energy's terms in float64.
-
-    Raises:
-        TypeError: If it has none.
-    """
-    if not isinstance(energy, FieldEnergy):
-        raise TypeError(
-            f"Elimination sums tables over labels, such as those of a RandomField; "
-            f"{type(energy).__name__} has none."
-        )
-    return energy.read().to(torch.float64)
+        field = field_of(energy)
+        labels = traced_back(field.graph, count, log_sum, draw_labels)
+    return {site: value.to(energy.dtype) for site, value in field.values(labels).items()}
 
 
 # ---------------------------------------------------------------------- what it takes
@@ -456,14 +451,6 @@ def by_products(operands: Sequence[Operand]) -> Operand | None:
     return Operand(found, axes)
 
 
-def log_sum_exp(table: Tensor, axis: int) -> Tensor:
-    """ln Σ exp, whose gradient is finite where all terms are −inf (that of torch's is NaN)."""
-    largest = table.detach().amax(axis, keepdim=True)
-    terms = (table - largest.clamp_min(torch.finfo(table.dtype).min)).exp()
-    # The sum is at least 1, or all terms are 0.
-    return terms.sum(axis).clamp_min(1).log() + largest.squeeze(axis)
-
-
 # ---------------------------------------------------------------------- marginals, draws, the mode
 
 
@@ -493,24 +480,11 @@ def marginals_of(graph: FactorGraph, names: Sequence[str]) -> tuple[Tensor, dict
         nodes = torch.arange(n, device=own.device)[:, None]
         groups["each node"] = FactorGroup(nodes, own)
         log_z = log_partition_of(FactorGraph(graph.states, groups, graph.constant))
-        require_possible(log_z)
+        require_possible(log_z, "field")
         first, *others = torch.autograd.grad(
             log_z.sum(), [own, *zeros.values()], create_graph=differentiable
         )
     return first, dict(zip(zeros, others, strict=True))
-
-
-def require_possible(log_z: Tensor) -> None:
-    """Refuses a field in which every state is forbidden.
-
-    Raises:
-        ValueError: If it is one.
-    """
-    if not bool((log_z > -math.inf).all()):
-        raise ValueError(
-            "No state of the field is allowed: the entries of −inf contradict each other, so that "
-            "Z = 0."
-        )
 
 
 def traced_back(
@@ -531,7 +505,7 @@ def traced_back(
     steps, rows = schedule_of(graph), graph.batch.numel()
     kept: list[list[Tensor]] = []
     for part in eliminated(graph, tables_of(graph), steps, contract, kept):
-        require_possible(part)
+        require_possible(part, "field")
     labels = torch.zeros(
         len(graph.states), count, rows, dtype=torch.int64, device=graph.constant.device
     )

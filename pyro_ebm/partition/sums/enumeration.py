@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyro_ebm.energies import PairwiseTerms
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, all_true
 from pyro_ebm.units import Unit
 
 MAX_STATES = 2**27  # enumerated one by one: about a minute for a hundred units
@@ -47,24 +47,25 @@ def number_of_states(terms: PairwiseTerms, sites: Sequence[str]) -> int:
 
 
 def states_numbered(terms: PairwiseTerms, sites: Sequence[str], index: Tensor) -> Sites:
-    """States of some sites by their numbers (count,), counted with the last unit fastest."""
+    """States of some sites by their numbers (*batch,), counted with the last unit fastest."""
     levels = [terms.units[site].levels or () for site in sites]
     sizes = [terms.count(site) for site in sites]
     found = {}
     for site, values, size in zip(reversed(sites), reversed(levels), reversed(sizes), strict=True):
         table = torch.tensor(values, dtype=terms.constant.dtype, device=index.device)
         powers = len(values) ** torch.arange(size - 1, -1, -1, device=index.device)
-        found[site] = table[index[:, None] // powers % len(values)]
+        found[site] = table[index.unsqueeze(-1) // powers % len(values)]
         index = index // len(values) ** size
     return {site: found[site] for site in sites}
 
 
 def block_of_states(
     terms: PairwiseTerms, sites: Sequence[str], start: int, stop: int
-) -> Sites:  # (stop - start, n) each
-    """States number `start` to `stop` of some sites."""
+) -> Sites:  # (stop - start, *1, n) each
+    """Features of the states number `start` to `stop` of some sites, for machines of any batch."""
     index = torch.arange(start, stop, device=terms.constant.device)
-    return states_numbered(terms, sites, index)
+    index = index.reshape(-1, *[1] * len(terms.batch))
+    return terms.features(states_numbered(terms, sites, index))
 
 
 def blocks_of_states(terms: PairwiseTerms, enumerated: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -76,15 +77,31 @@ def blocks_of_states(terms: PairwiseTerms, enumerated: Sequence[str]) -> Iterato
         yield start, min(start + step, count)
 
 
+def log_sum_exp(table: Tensor, axis: int) -> Tensor:
+    """ln Σ exp, whose gradient is finite where all terms are −inf (that of torch's is NaN)."""
+    largest = table.detach().amax(axis, keepdim=True)
+    terms = (table - largest.clamp_min(torch.finfo(table.dtype).min)).exp()
+    # The sum is at least 1, or all terms are 0.
+    return terms.sum(axis).clamp_min(1).log() + largest.squeeze(axis)
+
+
+def require_possible(log_z: Tensor, what: str = "energy") -> None:
+    """Refuses an energy, or one of a batch, under which no state is allowed.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if not all_true(log_z > -math.inf):
+        raise ValueError(
+            f"No state of the {what} is allowed: the energies of +inf, in a field the entries of "
+            f"−inf, contradict each other, so that Z = 0."
+        )
+
+
 def log_weights(terms: PairwiseTerms, enumerated: Sequence[str], start: int, stop: int) -> Tensor:
     """−F of some states (stop - start, *batch)."""
-    x = terms.features(block_of_states(terms, enumerated, start, stop))
-    batch = len(terms.batch)
-    x = {
-        site: value.reshape(len(value), *[1] * batch, value.shape[-1]) for site, value in x.items()
-    }
-    log_weights = -terms.free_energy(x)
-    return log_weights.expand(stop - start, *terms.batch)
+    x = block_of_states(terms, enumerated, start, stop)
+    return (-terms.free_energy(x)).expand(stop - start, *terms.batch)
 
 
 def log_partition(terms: PairwiseTerms, enumerated: Sequence[str]) -> Tensor:  # (*batch,)
@@ -100,22 +117,26 @@ def log_partition(terms: PairwiseTerms, enumerated: Sequence[str]) -> Tensor:  #
 
 
 def moments(terms: PairwiseTerms, enumerated: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """E[T] (n,) and E[T Tᵀ] (n, n) over the features of all sites."""
+    """E[T] (*batch, n) and E[T Tᵀ] (*batch, n, n) over the features of all sites."""
     log_z = log_partition(terms, enumerated)
     n = sum(b.shape[-1] for b in terms.biases.values())
-    first, second = terms.constant.new_zeros(n), terms.constant.new_zeros(n, n)
+    first = terms.constant.new_zeros(*terms.batch, n)
+    second = terms.constant.new_zeros(*terms.batch, n, n)
     for start, stop in blocks_of_states(terms, enumerated):
-        x = terms.features(block_of_states(terms, enumerated, start, stop))
+        x = block_of_states(terms, enumerated, start, stop)
         p = (log_weights(terms, enumerated, start, stop) - log_z).exp()
-        means, variances = given(terms, x, len(p))
-        first += p @ means
-        second += (means * p[:, None]).mT @ means + (p @ variances).diag()
+        means, variances = given(terms, x, p.shape)
+        first += torch.einsum("s...,s...i->...i", p, means)
+        second += torch.einsum("s...i,s...j->...ij", means * p.unsqueeze(-1), means)
+        second += torch.einsum("s...,s...i->...i", p, variances).diag_embed()
     for rows, covariance in joint_covariance(terms, enumerated):
-        second[rows[:, None], rows] += covariance
+        second[..., rows[:, None], rows] += covariance
     return first, with_own_squares(terms, first, second)
 
 
-def given(terms: PairwiseTerms, x: Sites, rows: int) -> tuple[Tensor, Tensor]:  # (rows, n) each
+def given(
+    terms: PairwiseTerms, x: Sites, rows: torch.Size
+) -> tuple[Tensor, Tensor]:  # (*rows, n) each
     """Means of all features given those in x, and variances of those in closed form."""
     normal = terms.normal([site for site in terms.units if site not in x])
     joint = {}
@@ -126,10 +147,10 @@ def given(terms: PairwiseTerms, x: Sites, rows: int) -> tuple[Tensor, Tensor]:  
         known = x.get(site, joint.get(site))
         if known is None:
             field = terms.outer_field(site, x)
-            means.append(unit.mean(field).expand(rows, -1))
-            variances.append(unit.variance(field).expand(rows, -1))
+            means.append(unit.mean(field).expand(*rows, -1))
+            variances.append(unit.variance(field).expand(*rows, -1))
         else:
-            means.append(known.expand(rows, -1))
+            means.append(known.expand(*rows, -1))
             variances.append(torch.zeros_like(means[-1]))
     return torch.cat(means, -1), torch.cat(variances, -1)
 
@@ -148,7 +169,7 @@ def joint_covariance(
         yield rows, normal.covariance()
 
 
-def with_own_squares(terms: PairwiseTerms, first: Tensor, second: Tensor) -> Tensor:  # (n, n)
+def with_own_squares(terms: PairwiseTerms, first: Tensor, second: Tensor) -> Tensor:
     """Pair moments with those inside a finite unit: T² = a + b T, and 0 for two of its labels."""
     second = second.clone()
     start = 0
@@ -158,44 +179,47 @@ def with_own_squares(terms: PairwiseTerms, first: Tensor, second: Tensor) -> Ten
             own = slice(start, start + size)
             a, b = unit.square
             same = torch.arange(size, device=second.device) // unit.width
-            block = second[own, own].masked_fill(same[:, None] == same, 0)
-            second[own, own] = block.diagonal_scatter(a + b * first[own])
+            block = second[..., own, own].masked_fill(same[:, None] == same, 0)
+            squares = a + b * first[..., own]
+            second[..., own, own] = block.diagonal_scatter(squares, dim1=-2, dim2=-1)
         start += size
     return second
 
 
 @torch.no_grad()
 def minimum(terms: PairwiseTerms, enumerated: Sequence[str]) -> Sites:
-    """The values (n,) of least energy: the states of some sites, and of the others the best."""
-    least, best = math.inf, {}
+    """The values (*batch, n) of least energy: of some sites any, and of the others the best."""
+    least = terms.constant.new_full(terms.batch, math.inf)
+    best = torch.zeros(terms.batch, dtype=torch.int64, device=least.device)
     for start, stop in blocks_of_states(terms, enumerated):
         x = block_of_states(terms, enumerated, start, stop)
-        x = {**x, **best_given(terms, terms.features(x), stop - start)}
-        energy = terms.energy(terms.features(x)).expand(stop - start)
-        where = int(energy.argmin())
-        if float(energy[where]) < least:
-            least = float(energy[where])
-            best = {site: x[site][where] for site in terms.units}
-    return best
+        rest = terms.features(best_given(terms, x, torch.Size([stop - start, *terms.batch])))
+        lowest, where = terms.energy({**x, **rest}).expand(stop - start, *terms.batch).min(0)
+        best = torch.where(lowest < least, start + where, best)
+        least = torch.minimum(lowest, least)
+    found = states_numbered(terms, enumerated, best)
+    found |= best_given(terms, terms.features(found), terms.batch)
+    return {site: found[site] for site in terms.units}
 
 
-def best_given(terms: PairwiseTerms, features: Sites, rows: int) -> Sites:  # (rows, n) each
+def best_given(terms: PairwiseTerms, features: Sites, rows: torch.Size) -> Sites:  # (*rows, n) each
     """The likeliest values of the other units in their fields."""
     rest = [site for site in terms.units if site not in features]
-    fields = {site: terms.outer_field(site, features).expand(rows, -1) for site in rest}
+    fields = {site: terms.outer_field(site, features).expand(*rows, -1) for site in rest}
     normal = terms.normal(rest)
     joint = {} if normal is None else normal.means({s: fields[s] for s in normal.sizes})
     return {s: joint[s] if s in joint else terms.units[s].mode(f) for s, f in fields.items()}
 
 
 def sample(terms: PairwiseTerms, enumerated: Sequence[str], count: int) -> Sites:
-    """Draws of the enumerated sites from the table, then of the others given them."""
+    """Draws (count, *batch, n): of some sites from the table, then of the others given them."""
     blocks = blocks_of_states(terms, enumerated)
     table = torch.cat([log_weights(terms, enumerated, *block) for block in blocks])
     x = states_numbered(terms, enumerated, draw_indices(table, count))
     features = terms.features(x)
     rest = [site for site in terms.units if site not in enumerated]
-    fields = {site: terms.outer_field(site, features).expand(count, -1) for site in rest}
+    rows = (count, *terms.batch)
+    fields = {site: terms.outer_field(site, features).expand(*rows, -1) for site in rest}
     normal = terms.normal(rest)
     joint = {} if normal is None else normal.sample({s: fields[s] for s in normal.sizes})
     for site, field in fields.items():
@@ -203,10 +227,12 @@ def sample(terms: PairwiseTerms, enumerated: Sequence[str], count: int) -> Sites
     return x
 
 
-def draw_indices(log_weights: Tensor, count: int) -> Tensor:  # (states,) -> (count,)
+def draw_indices(log_weights: Tensor, count: int) -> Tensor:  # (states, *batch) -> (count, *batch)
     """Independent draws; torch.multinomial takes no more than 2**24 categories."""
-    cumulative = (log_weights - log_weights.max()).exp().cumsum(0)
-    uniform = torch.rand(count, dtype=cumulative.dtype, device=cumulative.device)
-    return torch.searchsorted(cumulative, uniform * cumulative[-1], right=True).clamp_max(
-        len(cumulative) - 1
-    )
+    states, batch = len(log_weights), log_weights.shape[1:]
+    rows = log_weights.reshape(states, -1).mT.contiguous()
+    cumulative = (rows - rows.amax(1, keepdim=True)).exp().cumsum(1)
+    uniform = torch.rand(len(rows), count, dtype=rows.dtype, device=rows.device)
+    below = uniform * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, below, right=True)
+    return found.clamp_max_(states - 1).mT.reshape(count, *batch)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import PairwiseTerms
+from pyro_ebm.partition.elimination.field import field_of_terms, is_sparse
 from pyro_ebm.sites import Sites
 
 from . import enumeration, split
@@ -21,7 +22,7 @@ from .enumeration import (
     is_finite,
     number_of_states,
 )
-from .fields import FieldSum, field_of_terms, is_sparse
+from .fields import FieldSum
 from .summation import Moments, Summation
 
 WORTH_A_SEARCH = 0.01  # seconds: below it no order of elimination is looked for
@@ -54,6 +55,10 @@ class MachineSum(Summation):
         return choose_plan(self.terms)
 
     @property
+    def batch(self) -> torch.Size:
+        return self.terms.batch
+
+    @property
     def seconds(self) -> float:
         units = 1
         if self.terms.batch:
@@ -79,7 +84,6 @@ class MachineSum(Summation):
         return type(self)(self.terms.clamped(self.terms.features(x)))
 
     def moments(self) -> Moments:
-        self.require_unbatched()
         match self.plan.way:
             case "split":
                 flat, second = split.moments(self.terms)
@@ -88,10 +92,9 @@ class MachineSum(Summation):
             case "enumeration":
                 flat, second = enumeration.moments(self.terms, self.plan.enumerated)
         sizes = [b.shape[-1] for b in self.terms.biases.values()]
-        return Moments(dict(zip(self.terms.units, flat.split(sizes), strict=True)), second)
+        return Moments(dict(zip(self.terms.units, flat.split(sizes, -1), strict=True)), second)
 
     def minimum(self) -> Sites:
-        self.require_unbatched()
         if self.plan.way == "elimination":
             return self.as_field.minimum()
         plan = self.plan
@@ -105,7 +108,6 @@ class MachineSum(Summation):
         return enumeration.minimum(self.terms, plan.enumerated)
 
     def sample(self, count: int) -> Sites:
-        self.require_unbatched()
         match self.plan.way:
             case "split":
                 return split.sample(self.terms, count)
@@ -113,17 +115,6 @@ class MachineSum(Summation):
                 return self.as_field.sample(count)
             case "enumeration":
                 return enumeration.sample(self.terms, self.plan.enumerated, count)
-
-    def require_unbatched(self) -> None:
-        """Refuses parameters with batch dimensions.
-
-        Raises:
-            ValueError: If they have.
-        """
-        if self.terms.batch:
-            raise ValueError(
-                "The parameters have batch dimensions: take the machines one by one for this."
-            )
 
 
 def choose_plan(terms: PairwiseTerms) -> Plan:

@@ -47,6 +47,7 @@ def tables(terms: PairwiseTerms, matrix: Tensor, bias: Tensor) -> Split:
         for _ in range(terms.biases[site].shape[-1])
     ]
     values = torch.tensor(levels, dtype=bias.dtype, device=bias.device)  # (n, 2)
+    potential = torch.cat([terms.potential_of_levels(site) for site in terms.units])  # (n, 2)
     bounds = [0, n // 3, (2 * n) // 3, n]
     groups = [slice(*pair) for pair in itertools.pairwise(bounds)]
     found, own = [], []
@@ -55,9 +56,12 @@ def tables(terms: PairwiseTerms, matrix: Tensor, bias: Tensor) -> Split:
         bits = torch.arange(2**size, device=bias.device)[:, None] >> torch.arange(
             size - 1, -1, -1, device=bias.device
         )
-        state = torch.where((bits & 1).bool(), values[group, 1], values[group, 0])
+        higher = (bits & 1).bool()
+        state = torch.where(higher, values[group, 1], values[group, 0])
+        height = torch.where(higher, potential[group, 1], potential[group, 0]).sum(-1)
         found.append(state)
-        own.append((state @ matrix[group, group] * state).sum(-1) / 2 + state @ bias[group])
+        inside = (state @ matrix[group, group] * state).sum(-1) / 2
+        own.append(inside + state @ bias[group] - height)
     a, b, c = range(3)
 
     def pair(i: int, j: int) -> Tensor:

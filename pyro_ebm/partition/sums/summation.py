@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from pyro_ebm.sites import Sites
@@ -14,8 +15,8 @@ class Moments(NamedTuple):
     Features are a number itself and the one-hot vector of a label, n * width of them at a site.
 
     Args:
-        mean: E[T(x)] of each site (n * width,).
-        second: E[T Tᵀ] over the features of all sites in order (n * width, n * width).
+        mean: E[T(x)] of each site (*batch of the parameters, n * width).
+        second: E[T Tᵀ] over the features of all sites in order (*batch, n * width, n * width).
     """
 
     mean: Sites
@@ -41,8 +42,14 @@ class Mode(NamedTuple):
 class Summation(ABC):
     """Exact sums over the states of one energy, in float64.
 
-    Where real units are summed out, a sum is an integral.
+    Where real units are summed out, a sum is an integral. Energies with a batch of parameters are
+    summed each for itself.
     """
+
+    @property
+    @abstractmethod
+    def batch(self) -> torch.Size:
+        """The batch shape of the parameters, and of what is held."""
 
     @property
     @abstractmethod
@@ -73,7 +80,7 @@ class Summation(ABC):
         """All means and pair moments."""
 
     @abstractmethod
-    def minimum(self) -> Sites:  # (n,) each
+    def minimum(self) -> Sites:  # (*batch, n) each
         """The values of least energy; of several, one.
 
         Raises:
@@ -82,5 +89,5 @@ class Summation(ABC):
         """
 
     @abstractmethod
-    def sample(self, count: int) -> Sites:  # (count, n) each
+    def sample(self, count: int) -> Sites:  # (count, *batch, n) each
         """Independent draws."""
