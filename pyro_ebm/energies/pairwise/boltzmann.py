@@ -71,6 +71,7 @@ class BoltzmannMachine(PairwiseEnergy):
                 f"choose others."
             )
         given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
+        check_ties(given)
         self.register_buffer("constant", like_the_given(layers, given))
         own = {name: layer.in_machine(self.constant) for name, layer in layers.items()}
         self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(own))
@@ -397,6 +398,24 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.new_zeros(())
     return torch.zeros(())
+
+
+def check_ties(given: Mapping[Pair, Given]) -> None:
+    """Refuses one parameter for several couplings, where folding a square one would part them.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for ends, value in given.items():
+        others = [pair for pair, other in given.items() if other is value and pair != ends]
+        if isinstance(value, nn.Parameter) and len(set(ends)) == 1 and others:
+            one, other = ("_".join(pair) for pair in (ends, others[0]))
+            raise ValueError(
+                f"The couplings {ends} and {others[0]} share one nn.Parameter, but a square matrix "
+                f"inside a layer is folded into a parameter of its own. Give None for one of them, "
+                f"and then let machine.couplings[{other!r}].weight = "
+                f"machine.couplings[{one!r}].weight."
+            )
 
 
 def choose_given(pairs: list[Pair], given: Mapping[Pair, Given] | None) -> dict[Pair, Given]:
