@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import Kernel, same_batch
+from pyro_ebm.kernels.base import ReversibleKernel, same_batch
 from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, spin
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
@@ -28,7 +28,7 @@ class RandomBlocksInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RandomBlocks(Kernel):
+class RandomBlocks(ReversibleKernel):
     r"""A few units drawn at random, then drawn anew from their joint law given all the others.
 
     .. math:: p(x_B \mid x_{-B}) = e^{-E(x_B, x_{-B})} / \sum_{x'_B} e^{-E(x'_B, x_{-B})}
@@ -73,6 +73,9 @@ class RandomBlocks(Kernel):
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
         return {name: values_of(energy.sites[name], name, like) for name in names}
 
+    def reversed(self, energy: Energy) -> Self:
+        return self
+
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         levels = self.moved(energy)
         largest = max(len(values) for values in levels.values())
@@ -106,7 +109,7 @@ class RandomBlocks(Kernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneBlock(Kernel):
+class OneBlock(ReversibleKernel):
     """What random blocks have drawn: units that are drawn anew at every step.
 
     Args:
@@ -118,6 +121,9 @@ class OneBlock(Kernel):
     blocks: RandomBlocks
     units: tuple[tuple[str, int], ...]
     options: Tensor
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         return self.blocks.init(energy, x)
