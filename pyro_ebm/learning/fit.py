@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.learning.observers.monitor import Monitor
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 from pyro_ebm.units import Unit
 
 from .base import Objective, Step, held_batch, rows_of
@@ -223,16 +223,16 @@ def check_counts(rows: int, epochs: int, batch_size: int | None) -> int:
     Raises:
         ValueError: If a count is not positive, or the batch is larger than the data.
     """
-    if not isinstance(epochs, int) or epochs < 1:
+    if not is_count(epochs):
         raise ValueError(f"epochs is {epochs!r}; wanted a positive whole number.")
     if batch_size is None:
         return rows
-    if not isinstance(batch_size, int) or not 1 <= batch_size <= rows:
+    if not is_count(batch_size) or batch_size > rows:
         raise ValueError(
             f"batch_size is {batch_size!r}, but there are {rows} rows; wanted 1 to {rows}, "
             f"or None for all at once."
         )
-    return batch_size
+    return int(batch_size)
 
 
 def require_all_rows(rows: int, batch_size: int, monitor: Monitor) -> None:

@@ -10,8 +10,10 @@ from .checks import (
     is_inside,
     is_trusting,
     only_site,
+    require_numbers,
     trusting,
 )
+from .counts import is_count, whole
 from .site import (
     Site,
     Sites,
@@ -53,13 +55,16 @@ __all__ = [
     "cure",
     "describe",
     "flat_features",
+    "is_count",
     "is_inside",
     "is_trusting",
     "only_site",
     "random_values",
+    "require_numbers",
     "spin",
     "storage_dtype",
     "trusting",
     "values_at",
     "values_of",
+    "whole",
 ]

@@ -11,10 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.pairwise.edges import Edges, Names, numbered, warn_of_weights
+from pyro_ebm.sites import is_count, whole
 
 from .energy import FieldEnergy, site_of
 from .factor_graph import FactorGraph
@@ -209,8 +211,9 @@ class RandomField(FieldEnergy):
         sequences, exactly.
 
         Args:
-            unary: u (*batch, steps, q).
-            pairwise: T (*batch, steps − 1 or 1, q, q), the earlier label first.
+            unary: u (*batch, steps, q), logarithms: `weights.log()` of weights.
+            pairwise: T (*batch, steps − 1 or 1, q, q), logarithms too, the earlier label first:
+                `potentials.mT` where potentials[to, from] have the later one first.
             lengths: How many steps each sequence has (*batch,), from 1 to steps; all if left out.
 
         Raises:
@@ -276,13 +279,15 @@ def numbers_of_states(states: Sequence[int] | Tensor) -> tuple[int, ...]:
     Raises:
         ValueError: If there is no node, or a number is not positive.
     """
-    found = states.tolist() if isinstance(states, Tensor) else list(states)
-    bad = [q for q in found if not isinstance(q, int) or isinstance(q, bool) or q < 1]
+    if not isinstance(states, Sequence | Tensor | np.ndarray):
+        raise ValueError(f"states is {states!r}; wanted a positive number of states.")
+    found = states.tolist() if isinstance(states, Tensor | np.ndarray) else list(states)
+    bad = [q for q in found if not is_count(q)]
     if bad or not found:
         raise ValueError(
             f"states is {bad or found}; wanted a positive number of states for each node."
         )
-    return tuple(found)
+    return tuple(int(q) for q in found)
 
 
 def check_members(nodes: Tensor, name: str, n: int) -> None:
@@ -324,10 +329,11 @@ def edges_and_states(
         TypeError, ValueError: If they are not what is wanted.
     """
     nodes = numbered(graph)
-    if isinstance(states, int):
-        found = numbers_of_states([states] * nodes.size(n, "nodes"))
+    every = whole(states)
+    if every is not None:
+        found = numbers_of_states([every] * nodes.size(n, "nodes"))
     else:
-        found = numbers_of_states(states)
+        found = numbers_of_states(cast("Sequence[int]", states))
         wanted = nodes.size(len(found) if n is None else n, "nodes")
         if wanted != len(found):
             raise ValueError(f"states has {len(found)} numbers, but there are {wanted} nodes.")

@@ -15,7 +15,7 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site
+from pyro_ebm.sites import Site, require_numbers
 from pyro_ebm.units import Bernoulli, Spin, Unit, name_of
 
 from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
@@ -77,6 +77,7 @@ class BoltzmannMachine(PairwiseEnergy):
         given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
         check_ties(given)
         self.register_buffer("constant", like_the_given(layers, given))
+        require_numbers(self.constant, "A machine")
         own = {name: layer.in_machine(self.constant) for name, layer in layers.items()}
         self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(own))
         self.sites = {
@@ -517,6 +518,7 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
         own += [value for value in kept if value.dim() or value.requires_grad]
     for value in (*own, *weights):
         if isinstance(value, Tensor) and value.is_floating_point():
+            require_numbers(value, "A given parameter")
             return value.new_zeros(())
     return torch.zeros(())
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.base import AbstractModule
-from pyro_ebm.sites import all_true
+from pyro_ebm.sites import all_true, require_numbers
 from pyro_ebm.units import Unit, name_of
 
 from .colouring import Colour, colours_of
@@ -45,7 +45,8 @@ def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
-    if not value.is_floating_point():
+    require_numbers(value, name)
+    if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
         )

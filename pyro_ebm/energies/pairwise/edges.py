@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_ebm.sites import is_count, whole
+
 Names: TypeAlias = tuple[Hashable, ...]
 Edges: TypeAlias = Tensor | nx.Graph | Iterable[tuple[int, int]]
 
@@ -47,7 +49,9 @@ class NumberedGraph(NamedTuple):
                 )
             return len(self.names)
         if n is not None:
-            return n
+            if not is_count(n):
+                raise ValueError(f"n is {n!r}; wanted a positive whole number of {what}.")
+            return int(n)
         if not len(self.edges):
             raise ValueError(
                 f"There are no edges to tell the number of {what}; give n=... or a networkx graph."
@@ -79,7 +83,7 @@ def numbered(edges: Edges) -> NumberedGraph:
         return NumberedGraph(pairs_of_numbers(edges), None)
     names = ordered(edges.nodes)
     number = {node: k for k, node in enumerate(names)}
-    if list(names) != list(range(len(names))) and any(is_whole(node) for node in names):
+    if list(names) != list(range(len(names))) and any(whole(node) is not None for node in names):
         warnings.warn(
             f"Nodes of the graph are whole numbers, but not 0 to {len(names) - 1}, so unit k is "
             f"not the node k: it is names[k] of the energy's `names`. Give "
@@ -95,14 +99,9 @@ def numbered(edges: Edges) -> NumberedGraph:
 def ordered(names: Iterable[Hashable]) -> Names:
     """Names in their order; the numbers 0, …, n − 1 in theirs."""
     listed = tuple(names)
-    if all(is_whole(name) for name in listed) and set(listed) == set(range(len(listed))):
+    if all(whole(name) is not None for name in listed) and set(listed) == set(range(len(listed))):
         return tuple(range(len(listed)))
     return listed
-
-
-def is_whole(name: object) -> bool:
-    """Whether a name is a whole number."""
-    return isinstance(name, int | np.integer) and not isinstance(name, bool)
 
 
 def pairs_of_numbers(edges: Tensor | Iterable[Sequence[int]]) -> Tensor:  # (edges, 2)

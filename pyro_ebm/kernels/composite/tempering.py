@@ -33,9 +33,8 @@ from pyro_ebm.kernels.base import (
     same_batch,
     unset_of,
 )
-from pyro_ebm.kernels.chains import whole
 from pyro_ebm.kernels.start import check_reference, is_one_law
-from pyro_ebm.sites import Sites, check_names
+from pyro_ebm.sites import Sites, check_names, whole
 
 from .cycle import Cycle, Mixture, report_type
 

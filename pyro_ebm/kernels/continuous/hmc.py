@@ -18,7 +18,7 @@ from pyro_ebm.kernels.settings import (
     require_set,
 )
 from pyro_ebm.kernels.step_size import least, reported
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
@@ -85,7 +85,7 @@ class HMC(Mover, ReversibleKernel):
         require_probability("target_acceptance", self.target_acceptance)
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}; wanted a number from 0 to 1.")
-        if not isinstance(self.longest, int) or self.longest < 1:
+        if not is_count(self.longest):
             raise ValueError(f"longest is {self.longest!r}; wanted a positive whole number.")
         if not 0 <= self.step_jitter < 1:
             raise ValueError(

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel, same_batch
-from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, spin
+from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, is_count, spin
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
 
@@ -53,7 +53,7 @@ class RandomBlocks(ReversibleKernel):
     size: int = 3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
+        if not is_count(self.size):
             raise ValueError(f"size is {self.size!r}; wanted a positive whole number of units.")
 
     def moved(self, energy: Energy) -> dict[str, Tensor]:

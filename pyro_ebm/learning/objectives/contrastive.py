@@ -28,7 +28,7 @@ from pyro_ebm.learning.posterior.positive_phase import (
     hidden_sites,
     infer,
 )
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 
 class ChainState(NamedTuple):
@@ -50,7 +50,7 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
         TypeError: If the energy is not pairwise.
         ValueError: If the data are no rows, or the steps not positive.
     """
-    if not isinstance(steps, int) or steps < 1:
+    if not is_count(steps):
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
     x = energy.accept(data)
     rows_of(x, energy.sites)
@@ -179,7 +179,7 @@ class PersistentContrastiveDivergence(Objective):
 
     def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
         x, terms = door(energy, data, self.steps)
-        if not isinstance(self.chains, int) or self.chains < 1:
+        if not is_count(self.chains):
             raise ValueError(f"chains is {self.chains!r}; wanted a positive whole number.")
         rows = torch.randint(rows_of(x, energy.sites), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})

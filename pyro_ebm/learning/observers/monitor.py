@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.partition import exact
-from pyro_ebm.sites import Sites, flat_features
+from pyro_ebm.sites import Sites, flat_features, is_count
 
 AFFORDABLE = 1.0  # seconds for exact log-probabilities
 
@@ -39,7 +39,7 @@ class Monitor:
     def __post_init__(self) -> None:
         for name in ("every", "rows"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not is_count(value):
                 raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pyro_ebm.energies import PairwiseTerms, draw_features
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 from .mean_field import check_settings, coordinate_ascent
 
@@ -103,7 +103,7 @@ class SampledPosterior(PositivePhase):
     steps: int = 20
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if not is_count(self.steps):
             raise ValueError(f"steps is {self.steps!r}; wanted a positive whole number of sweeps.")
 
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
