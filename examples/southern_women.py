@@ -44,7 +44,7 @@ optimizer = lbfgs(regular.parameters())
 def closure() -> torch.Tensor:
     """Minus the log-likelihood and minus the log of the prior, a normal of scale 2, per row."""
     optimizer.zero_grad()
-    loss, _ = ExactLikelihood().loss(regular, data, None)
+    loss, *_ = ExactLikelihood().loss(regular, data, None)
     prior = sum(p.square().sum() for p in regular.parameters()) / (2 * 2.0**2 * len(data))
     (loss + prior).backward()
     return loss + prior

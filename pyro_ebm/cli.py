@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("epochs", "digits"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}; wanted a positive whole number")
+    if not 0 <= options.seed < 2**63:
+        parser.error(f"--seed is {options.seed}; wanted a whole number from 0 to 2**63 - 1")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out is {options.out}, which is no folder: {error.strerror}")
+    if not os.access(options.out, os.W_OK):
+        parser.error(f"--out is {options.out}, in which nothing can be written")
     threads = torch.get_num_threads()
     # At these sizes a second thread gains nothing, and beside a busy neighbour it costs much.
     torch.set_num_threads(1)
@@ -72,13 +81,12 @@ def demo(out: Path, seed: int, epochs: int, restored: int) -> None:
     """A Boltzmann machine on real digits: learned, measured exactly, sampled; then used as a prior.
 
     Args:
-        out: The folder for figures and chains; made if it is not there.
+        out: The folder for figures and chains.
         seed: Of everything.
         epochs: Passes over the data.
         restored: How many test digits are restored and completed.
     """
     begin = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
     data = digits()
     print(
         f"Digits: {len(data.train)} to learn from, {len(data.test)} to test on, "

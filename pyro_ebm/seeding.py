@@ -28,7 +28,7 @@ def chosen_seed(seed: int | None) -> int:
     if seed is None:
         return fresh_seed()
     try:
-        number = operator.index(seed)
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:
         number = -1
     if not 0 <= number < 2**63:

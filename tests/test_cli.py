@@ -78,6 +78,29 @@ def test_a_wrong_option_is_refused_in_words(capsys: pytest.CaptureFixture[str]) 
         assert f"--{option} is 0; wanted a positive whole number" in capsys.readouterr().err
 
 
+REFUSED = {
+    "a file": (["--out", "{file}"], "which is no folder: File exists"),
+    "in a file": (["--out", "{file}/deeper"], "which is no folder: Not a directory"),
+    "a negative seed": (["--seed", "-1"], "--seed is -1; wanted a whole number from 0"),
+    "a seed that is too large": (["--seed", str(2**63)], f"--seed is {2**63}; wanted"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_folder_or_seed_that_cannot_be_is_refused_in_one_line(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, words = REFUSED[what]
+    file = tmp_path / "notes.txt"
+    file.write_text("kept")
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", *(option.format(file=file) for option in options)])
+    assert stopped.value.code == 2
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert words in last
+    assert file.read_text() == "kept"
+
+
 def test_the_demo_puts_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoration, "SCHEDULE", FAST)
     before = torch.get_num_threads()

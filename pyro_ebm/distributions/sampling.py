@@ -12,7 +12,7 @@ from pyro_ebm.kernels import Gibbs, Kernel, advance, choose_kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup
 from pyro_ebm.kernels.start import finite_start
 from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.sites import Sites, random_values
+from pyro_ebm.sites import Sites, is_count, random_values
 
 from . import summation
 
@@ -42,7 +42,7 @@ class Sampler:
     patience: float = 2.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if not is_count(self.steps):
             raise ValueError(f"steps is {self.steps!r}; wanted a positive whole number.")
         if not self.patience >= 0:
             raise ValueError(f"patience is {self.patience!r}; wanted a number of seconds.")

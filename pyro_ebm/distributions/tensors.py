@@ -6,16 +6,15 @@ history, so gradients reach latent variables, log Z included.
 """
 
 import functools
-from collections.abc import Iterable
 from typing import ClassVar
 
-import networkx as nx
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies import BoltzmannMachine, RandomField
+from pyro_ebm.energies.pairwise.edges import Edges, NumberedGraph, numbered
 from pyro_ebm.partition import LogPartition
 
 from .energy_distribution import AbstractEnergyDistribution, Normalizer
@@ -131,7 +130,8 @@ class Ising(AbstractEnergyDistribution):
     .. math:: \ln p(s) = \sum_{(i,j)} J_{ij} s_i s_j + h^\top s - \ln Z, \quad s \in \{-1, 1\}^n
 
     Args:
-        edges: A networkx graph, whose nodes are numbered in its order, or pairs of spins.
+        edges: A networkx graph, or pairs of spins, counted from 0. Nodes 0, …, n − 1 of a graph
+            are the spins, and others are numbered in its order.
         coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
         field: h (*batch, n), or one for all spins: a scalar, or (*batch, 1); zero if left out.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
@@ -154,7 +154,7 @@ class Ising(AbstractEnergyDistribution):
 
     def __init__(
         self,
-        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        edges: Edges,
         coupling: Tensor,
         field: Tensor | None = None,
         *,
@@ -165,8 +165,9 @@ class Ising(AbstractEnergyDistribution):
         self.edges = edges
         self.coupling = as_vector("coupling", coupling)
         shared = self.coupling.new_zeros(1) if field is None else as_vector("field", field)
-        pairs, n = pairs_of(edges)
-        n = max(n, 1 if shared.shape[-1] == 1 else shared.shape[-1])
+        graph, told = numbered(edges), shared.shape[-1]
+        pairs, named = pairs_of(graph)
+        n = graph.size(None, "spins") if told == 1 else max(named, told)
         self.field = shared.expand(*shared.shape[:-1], n) if shared.shape[-1] == 1 else shared
         check_size("coupling", self.coupling, (1, len(pairs)))
         check_size("field", self.field, (n,))
@@ -190,7 +191,7 @@ class Potts(AbstractEnergyDistribution):
     and trees have, whatever their length.
 
     Args:
-        edges: A networkx graph, whose nodes are numbered in its order, or pairs of nodes.
+        edges: A networkx graph, or pairs of nodes, counted from 0, as for `Ising`.
         coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
         field: h (*batch, n, q), for every node and label.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
@@ -213,7 +214,7 @@ class Potts(AbstractEnergyDistribution):
 
     def __init__(
         self,
-        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        edges: Edges,
         coupling: Tensor,
         field: Tensor,
         *,
@@ -224,13 +225,12 @@ class Potts(AbstractEnergyDistribution):
         n, q = last_sizes("field", field, 2)
         self.edges, self.field = edges, field
         self.coupling = as_vector("coupling", coupling)
-        pairs, named = pairs_of(edges)
+        graph = numbered(edges)
+        pairs, named = pairs_of(graph)
         if named > n:
             raise ValueError(f"The edges name {named} nodes, but field has {n} rows.")
         check_size("coupling", self.coupling, (1, len(pairs)))
-        # Not as a networkx graph, which would put the edges in another order.
-        listed = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-        machine = RandomField.potts(listed, [q] * n, coupling=self.coupling, field=field)
+        machine = RandomField.potts(graph.edges, [q] * n, coupling=self.coupling, field=field)
         self.describe(machine, None, state_of(log_partition), log_partition, sampler)
         super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
 
@@ -279,13 +279,11 @@ def check_size(name: str, value: Tensor, sizes: tuple[int, ...]) -> None:
 Pairs = tuple[tuple[int, int], ...]
 
 
-def pairs_of(edges: Tensor | nx.Graph | Iterable[tuple[int, int]]) -> tuple[Pairs, int]:
+def pairs_of(graph: NumberedGraph) -> tuple[Pairs, int]:
     """Edges as pairs, and the number of spins that they tell of."""
-    if isinstance(edges, nx.Graph):
-        number = {node: k for k, node in enumerate(edges.nodes)}
-        return tuple((number[a], number[b]) for a, b in edges.edges()), len(number)
-    listed = edges.tolist() if isinstance(edges, Tensor) else edges
-    pairs = tuple((int(a), int(b)) for a, b in listed)
+    pairs = tuple((a, b) for a, b in graph.edges.tolist())
+    if graph.names is not None:
+        return pairs, len(graph.names)
     return pairs, 1 + max((max(pair) for pair in pairs), default=-1)
 
 

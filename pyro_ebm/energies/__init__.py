@@ -23,6 +23,7 @@ from .functions.networks import convolutional_energy, mlp_energy
 from .functions.spectral import SpectralConvolution, SpectralLinear
 from .pairwise.boltzmann import BoltzmannMachine
 from .pairwise.couplings import Graph
+from .pairwise.edges import CouplingWarning
 from .pairwise.energy import PairwiseEnergy, require_pairwise
 from .pairwise.layers import Layer
 from .pairwise.links import Change, GraphLink, Link
@@ -37,6 +38,7 @@ __all__ = [
     "BoltzmannMachine",
     "CallableEnergy",
     "Change",
+    "CouplingWarning",
     "DistributionEnergy",
     "Energy",
     "FactorGraph",

@@ -95,13 +95,24 @@ class Energy(AbstractModule):
             )
         return energy
 
-    def __add__(self, other: "Energy") -> "Energy":
-        """The energies' sum: the product of their experts."""
-        from pyro_ebm.energies.composition.sums import combined  # which is made of energies itself
+    def __add__(self, other: "Energy | float | Tensor") -> "Energy":
+        """The energies' sum, the product of their experts; or the energy shifted by a constant.
 
-        return (
-            combined([(1.0, self), (1.0, other)]) if isinstance(other, Energy) else NotImplemented
-        )
+        A constant is a number or a tensor (*batch,). It changes no probability, and log Z by minus
+        itself.
+        """
+        from pyro_ebm.energies.composition.sums import sum_of  # which is made of energies itself
+
+        return sum_of(self, 1.0, other)
+
+    def __radd__(self, constant: float | Tensor) -> "Energy":
+        return self + constant
+
+    def __sub__(self, other: "Energy | float | Tensor") -> "Energy":
+        """The difference of two energies, or of the energy and a constant; see `+`."""
+        from pyro_ebm.energies.composition.sums import sum_of
+
+        return sum_of(self, -1.0, other)
 
     def __mul__(self, factor: float | Tensor) -> "Energy":
         """The energy at the inverse temperature `factor`, a number or a tensor (*batch,)."""

@@ -1,6 +1,6 @@
 """Transitions that leave exp(-E) unchanged, and running them."""
 
-from .base import Kernel, TunableKernel, Tuning, advance
+from .base import Kernel, ReversibleKernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
 from .choice import choose_kernel
 from .composite.cycle import Cycle, Mixture
@@ -37,6 +37,7 @@ __all__ = [
     "ParallelTempering",
     "RandomBlocks",
     "RandomWalk",
+    "ReversibleKernel",
     "Schedule",
     "SwendsenWang",
     "TemperedTransitions",

@@ -44,8 +44,27 @@ class Kernel(ABC):
         """
 
 
+class ReversibleKernel(Kernel):
+    """A kernel that knows its reverse, as `TemperedTransitions` needs it."""
+
+    @abstractmethod
+    def reversed(self, energy: Energy) -> Kernel:
+        """The kernel that makes the steps of this one backwards in time, on its states.
+
+        A kernel with a single Metropolis test is its own reverse. What a step decides for all
+        chains alike is taken as given.
+
+        Raises:
+            ValueError: If there is no reverse for this energy.
+        """
+
+
 class TunableKernel(Kernel):
     """A kernel whose settings may be left to a warm-up: those that are None are found there."""
+
+    @abstractmethod
+    def unset(self) -> tuple[str, ...]:
+        """The names of the settings without which it cannot move, and that are left out."""
 
     @abstractmethod
     def tuning(self, steps: int) -> Kernel:
@@ -81,6 +100,26 @@ def after_warmup(kernel: Kernel, state: Any) -> tuple[Kernel, Any]:  # noqa: ANN
 def findings_of(kernel: Kernel) -> Findings:
     """A kernel's settings in short, where it was tuned or could be."""
     return kernel.findings if isinstance(kernel, TunableKernel) else {}
+
+
+def unset_of(kernel: Kernel) -> tuple[str, ...]:
+    """The names of the settings that a kernel leaves to a warm-up and cannot move without."""
+    return kernel.unset() if isinstance(kernel, TunableKernel) else ()
+
+
+def reverse_of(kernel: Kernel, energy: Energy) -> Kernel:
+    """The kernel that makes the steps of another one backwards in time.
+
+    Raises:
+        ValueError: If it does not know its reverse.
+    """
+    if isinstance(kernel, ReversibleKernel):
+        return kernel.reversed(energy)
+    raise ValueError(
+        f"{type(kernel).__name__} has no reverse here. Use a kernel that has one, such as "
+        f"RandomBlocks(), MALA(step_size=...) or a Mixture of such; a kernel of your own says its "
+        f"reverse as a ReversibleKernel, by the method reversed(energy)."
+    )
 
 
 def advance(kernel: Kernel, energy: Energy, state: Any, steps: int) -> Any:  # noqa: ANN401

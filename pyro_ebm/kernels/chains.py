@@ -1,7 +1,6 @@
 """What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
 
 import math
-import operator
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import GeneratorState
-from pyro_ebm.sites import Site, Sites, storage_dtype
+from pyro_ebm.sites import Site, Sites, storage_dtype, whole
 
 from .base import Kernel
 
@@ -52,14 +51,6 @@ class Schedule:
             object.__setattr__(self, name, value)
         if self.keep not in ("draws", "everything"):
             raise ValueError(f"keep is {self.keep!r}; wanted 'draws' or 'everything'.")
-
-
-def whole(number: object) -> int | None:
-    """A whole number of any kind, NumPy's too, as an int; None if it is none."""
-    try:
-        return None if isinstance(number, bool) else operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

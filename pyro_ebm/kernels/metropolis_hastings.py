@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites, check_names
 
-from .base import Kernel, same_batch
+from .base import ReversibleKernel, same_batch
 from .metropolis import metropolis
 
 
@@ -30,7 +30,7 @@ class MetropolisHastingsInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MetropolisHastings(Kernel):
+class MetropolisHastings(ReversibleKernel):
     r"""Metropolis and Hastings with any proposal on one site, continuous or discrete.
 
     The proposal y is accepted with the probability
@@ -57,6 +57,9 @@ class MetropolisHastings(Kernel):
                 f"proposal is {self.proposal!r}; wanted a function from the site's value to a "
                 f"distribution, for example lambda x: dist.Normal(x, 0.5)."
             )
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> MetropolisHastingsState:
         if self.site not in energy.sites:

@@ -8,9 +8,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import covers
 
-from .base import Kernel
-
-SETTINGS = ("step_size", "trajectory_length", "scale")  # of kernels, that a warm-up may find
+from .base import Kernel, TunableKernel, unset_of
 
 
 def require_energy(energy: Energy, name: str) -> None:
@@ -39,14 +37,17 @@ def require_settings(kernel: Kernel, user: str) -> None:
     Raises:
         ValueError: If one is None.
     """
-    for part in getattr(kernel, "kernels", ()):
-        require_settings(part, user)
-    if missing := [name for name in SETTINGS if getattr(kernel, name, 0) is None]:
-        own = type(kernel).__name__
+    if missing := unset_of(kernel):
         raise ValueError(
-            f"{own} has no {' and no '.join(missing)}, and {user} has no warm-up to find it. Give "
-            f"numbers; such as suit β = 1 are found by tuned, _ = warmup({own}(), energy, x)."
+            f"{type(kernel).__name__} has no {' and no '.join(missing)}, and {user} has no warm-up "
+            f"to find it. Give numbers; such as suit β = 1 are found by "
+            f"tuned, _ = warmup(kernel, energy, x)."
         )
+
+
+def left_out(kernel: Kernel, *names: str) -> tuple[str, ...]:
+    """Those of some settings that are None."""
+    return tuple(name for name in names if getattr(kernel, name) is None)
 
 
 Length = float | Tensor  # of a step: one for all, or one for each element of the batch
@@ -91,13 +92,13 @@ def require_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value!r}; wanted a number between 0 and 1.")
 
 
-def require_set(kernel: Kernel, *names: str) -> None:
+def require_set(kernel: TunableKernel) -> None:
     """Refuses to start while settings are left to the warm-up.
 
     Raises:
         ValueError: If one is None.
     """
-    if missing := [name for name in names if getattr(kernel, name) is None]:
+    if missing := kernel.unset():
         own = type(kernel).__name__
         raise ValueError(
             f"{own} has no {' and no '.join(missing)} yet. Give {missing[0]}, or have it found: "

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms, require_finite
-from pyro_ebm.sites import Sites, check_names, describe, random_values
+from pyro_ebm.sites import Sites, check_names, describe, random_values, whole
 
 from .base import require_machines, same_batch
-from .chains import whole
 
 
 def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sites:

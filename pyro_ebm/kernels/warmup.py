@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 from .base import Kernel, after_warmup, in_warmup
 
@@ -38,7 +38,7 @@ def warmup(
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")
     if not isinstance(energy, Energy):
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
-    if not isinstance(steps, int) or steps < 1:
+    if not is_count(steps):
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
     moving = in_warmup(kernel, steps)
     with forked(chosen_seed(seed), energy.device):

@@ -1,6 +1,6 @@
 """Learning an energy from data."""
 
-from .base import Objective
+from .base import Objective, Step
 from .fit import History, Progress, fit
 from .objectives.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
 from .objectives.likelihood import ExactLikelihood
@@ -22,6 +22,7 @@ __all__ = [
     "PositivePhase",
     "Progress",
     "SampledPosterior",
+    "Step",
     "fit",
     "mean_field",
     "start_at_means",

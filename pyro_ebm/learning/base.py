@@ -5,13 +5,30 @@ settings only; what goes on from step to step (persistent chains) is its state.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms
-from pyro_ebm.sites import Sites
+from pyro_ebm.energies.composition.clamped import AbstractClamped
+from pyro_ebm.sites import Site, Sites, batch_shape
+
+
+class Step(NamedTuple):
+    """What an objective says of some rows.
+
+    Args:
+        loss: The surrogate loss (), whose gradient is the wanted one.
+        state: The objective's state after it.
+        fantasies: States of all sites that stand for the model's own (rows, *site.shape), where
+            there are such: the monitor compares them with the data.
+    """
+
+    loss: Tensor
+    state: Any
+    fantasies: Sites | None = None
 
 
 class Objective(ABC):
@@ -23,7 +40,7 @@ class Objective(ABC):
 
         Args:
             energy: What is to be learned.
-            data: Values of the observed sites (rows, n), or a bare tensor for `visible`.
+            data: Values of the observed sites (rows, *site.shape), or a bare tensor for `visible`.
 
         Raises:
             TypeError, ValueError: If the rule cannot learn this energy from these data.
@@ -36,8 +53,8 @@ class Objective(ABC):
         data: Sites | Tensor,
         state: Any,  # noqa: ANN401
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Any]:
-        """The surrogate loss () at these rows, and the next state.
+    ) -> Step:
+        """The surrogate loss at these rows, and the next state.
 
         Args:
             energy: What is to be learned; its parameters may have changed since the last call.
@@ -46,22 +63,72 @@ class Objective(ABC):
             weights: Of the rows (rows,), not negative; equal ones if left out.
         """
 
-    @abstractmethod
-    def fantasies(self, state: Any) -> Sites | None:  # noqa: ANN401
-        """States of all sites that stand for the model's own (rows, n), where there are such."""
+
+def rows_of(x: Sites, sites: Mapping[str, Site]) -> int:
+    """The number of rows of a batch of data (rows, *site.shape).
+
+    Raises:
+        ValueError: If it is not one batch dimension, the same for all sites, or empty.
+    """
+    if not x:
+        raise ValueError("The data hold no site; give at least one, with its rows (rows, units).")
+    for site, value in x.items():
+        own = sites[site].shape
+        if value.dim() != len(own) + 1 or not len(value):
+            row = "units" if len(own) == 1 else ", ".join(map(str, own))
+            raise ValueError(
+                f"The data of {site!r} have shape {tuple(value.shape)}; wanted (rows, {row}) with "
+                f"at least one row. For a single row use data[None]."
+            )
+    if len({len(value) for value in x.values()}) > 1:
+        shapes = {site: tuple(value.shape) for site, value in x.items()}
+        raise ValueError(f"The sites have different numbers of rows: they have shapes {shapes}.")
+    return len(next(iter(x.values())))
 
 
-def require_unbatched(terms: PairwiseTerms) -> None:
+def require_unbatched(terms: PairwiseTerms, held: torch.Size) -> None:
     """Refuses machines whose parameters have batch dimensions.
+
+    Args:
+        terms: The parameters.
+        held: The batch shape of the values that the machine holds.
 
     Raises:
         ValueError: If they have.
     """
+    if held:
+        raise ValueError(
+            f"The machine holds {tuple(held)} rows of values, each with a law of its own, which "
+            f"only ExactLikelihood() learns from; or hold one row, without a batch dimension."
+        )
     if terms.batch:
         raise ValueError(
             f"The parameters have the batch shape {tuple(terms.batch)}; learn the machines of a "
             f"batch one by one."
         )
+
+
+def held_batch(energy: Energy) -> torch.Size:
+    """The batch shape of the values that an energy holds: of `clamp` by rows."""
+    if not isinstance(energy, AbstractClamped):
+        return torch.Size()
+    held = {name: getattr(energy.held, f"value_{name}") for name in energy.held.names}
+    return batch_shape(held, energy.energy.sites)
+
+
+def require_row_laws(energy: Energy, rows: int) -> torch.Size:
+    """The batch shape of the values that an energy holds, where it is that of the data.
+
+    Raises:
+        ValueError: If it holds other rows than there are.
+    """
+    held = held_batch(energy)
+    if held and held != (rows,):
+        raise ValueError(
+            f"The energy holds {tuple(held)} rows of values, and the data have {rows} rows; wanted "
+            f"one row of data for each row that is held, in the same order."
+        )
+    return held
 
 
 def normalised(weights: Tensor | None, rows: int, like: Tensor) -> Tensor | None:

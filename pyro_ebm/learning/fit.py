@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.learning.observers.monitor import Monitor
-from pyro_ebm.learning.posterior.positive_phase import rows_of
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 from pyro_ebm.units import Unit
 
-from .base import Objective
+from .base import Objective, Step, held_batch, rows_of
+from .learned import learned_parameters, require_moved
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -88,52 +88,53 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
 
     Args:
         energy: What is learned: its `parameters()`.
-        data: Observed sites (rows, n), or a bare tensor for `visible`; rows are drawn without
-            replacement in every epoch.
+        data: Observed sites (rows, *site.shape), or a bare tensor for `visible`; rows are drawn
+            without replacement in every epoch.
         objective: The learning rule.
         epochs: Passes over the data.
         batch_size: Rows of a minibatch (the last of an epoch may be smaller); all if left out.
-        optimizer: A torch optimiser, or what makes one of the parameters, for example
-            `functools.partial(torch.optim.SGD, lr=0.05)`.
+        optimizer: A torch optimiser of all parameters that require gradients, or what makes one of
+            them, for example `functools.partial(torch.optim.SGD, lr=0.05)`.
         monitor: Which figures are taken; every epoch's if left out.
         callbacks: Called after each epoch; one that returns "stop" ends the learning.
         state: The objective's state from an earlier `fit`, to go on with its chains.
         seed: Of this call; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
-        TypeError, ValueError: If the data, a count or the objective are not what is wanted.
-        FloatingPointError: If the loss becomes NaN; the parameters are those before that step.
+        TypeError, ValueError: If the data, a count, the optimiser or the objective are not what is
+            wanted, or a tensor with gradients would not be learned.
+        FloatingPointError: If a parameter is NaN at the start, or the loss becomes NaN; the
+            parameters are those before that step.
     """
     if not isinstance(objective, Objective):
         raise TypeError(
             f"objective is {objective!r}; wanted an objective, for example ExactLikelihood()."
         )
     x = energy.accept(data)
-    rows = rows_of(x)
+    rows = rows_of(x, energy.sites)
     batch_size = check_counts(rows, epochs, batch_size)
-    parameters = [p for p in energy.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(
-            "The energy has no learned parameters: those given as plain tensors are kept as they "
-            "are. Give an nn.Parameter, or nothing, for what is to be learned."
-        )
+    parameters = learned_parameters(energy)
     warn_of_constant_units(x, energy)
     monitor = monitor or Monitor()
     if monitor.held_out is not None:
-        rows_of(energy.accept(monitor.held_out))
-    optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
+        rows_of(energy.accept(monitor.held_out), energy.sites)
+    if held_batch(energy):
+        require_all_rows(rows, batch_size, monitor)
+    optimizer = optimizer(list(parameters.values())) if callable(optimizer) else optimizer
+    require_moved(optimizer, parameters)
     seed = chosen_seed(seed)
     figures: list[dict[str, float]] = []
     begin, interrupted = time.perf_counter(), False
+    fantasies: Sites | None = None
     with forked(seed, energy.device), tqdm(total=epochs, disable=None, unit="epoch") as bar:
         state = objective.init(energy, x) if state is None else state
         try:
             for epoch in range(1, epochs + 1):
                 for batch in batches(x, rows, batch_size):
-                    state = learn(energy, batch, objective, optimizer, state)
+                    _, state, fantasies = learn(energy, batch, objective, optimizer, state)
                 read: dict[str, float] = {}
                 if epoch % monitor.every == 0 or epoch == epochs:
-                    read = monitor.read(energy, x, objective, state)
+                    read = monitor.read(energy, x, fantasies)
                     seconds = time.perf_counter() - begin
                     figures.append({"epoch": epoch, "seconds": seconds, **read})
                     bar.set_postfix({name: f"{value:.4g}" for name, value in read.items()})
@@ -152,28 +153,28 @@ def learn(
     objective: Objective,
     optimizer: Optimizer,
     state: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    """One step of the optimiser, and the objective's state after it.
+) -> Step:
+    """One step of the optimiser, and what the objective said last.
 
     Raises:
         FloatingPointError: If the loss is not finite; no step is made then.
     """
-    after = state
+    said = None
     # LBFGS calls the closure at points that it only tries: an end there must not leave them.
     tries = isinstance(optimizer, torch.optim.LBFGS)
     before = [p.detach().clone() for p in energy.parameters()] if tries else []
 
     def closure() -> Tensor:
-        nonlocal after
+        nonlocal said
         optimizer.zero_grad()
-        loss, after = objective.loss(energy, batch, state)
-        if not bool(loss.isfinite()):
+        said = checked_step(objective.loss(energy, batch, state), objective)
+        if not bool(said.loss.isfinite()):
             raise FloatingPointError(
                 "The loss became NaN or infinite; the parameters are those before this step. "
                 "Lower the learning rate, or go on from earlier parameters."
             )
-        loss.backward()
-        return loss
+        said.loss.backward()
+        return said.loss
 
     try:
         optimizer.step(closure)  # type: ignore[arg-type] # torch takes the tensor
@@ -182,7 +183,27 @@ def learn(
             for parameter, value in zip(energy.parameters(), before, strict=False):
                 parameter.copy_(value)
         raise
-    return after
+    assert said is not None  # every optimiser calls the closure
+    return said
+
+
+def checked_step(said: object, objective: Objective) -> Step:
+    """What an objective answered.
+
+    Raises:
+        TypeError: If it is no `Step` with a loss that depends on the parameters.
+    """
+    own = type(objective).__name__
+    if not isinstance(said, Step):
+        raise TypeError(f"{own}.loss returned a {type(said).__name__}; wanted Step(loss, state).")
+    loss = said.loss
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+        what = tuple(loss.shape) if isinstance(loss, Tensor) and loss.dim() else loss
+        raise TypeError(
+            f"{own}.loss has the loss {what!r}; wanted one number () that depends on the "
+            f"energy's parameters."
+        )
+    return said
 
 
 def batches(x: Sites, rows: int, batch_size: int) -> Iterable[Sites]:
@@ -202,16 +223,34 @@ def check_counts(rows: int, epochs: int, batch_size: int | None) -> int:
     Raises:
         ValueError: If a count is not positive, or the batch is larger than the data.
     """
-    if not isinstance(epochs, int) or epochs < 1:
+    if not is_count(epochs):
         raise ValueError(f"epochs is {epochs!r}; wanted a positive whole number.")
     if batch_size is None:
         return rows
-    if not isinstance(batch_size, int) or not 1 <= batch_size <= rows:
+    if not is_count(batch_size) or batch_size > rows:
         raise ValueError(
             f"batch_size is {batch_size!r}, but there are {rows} rows; wanted 1 to {rows}, "
             f"or None for all at once."
         )
-    return batch_size
+    return int(batch_size)
+
+
+def require_all_rows(rows: int, batch_size: int, monitor: Monitor) -> None:
+    """Refuses what would pair rows of data with other rows than those held with them.
+
+    Raises:
+        ValueError: If not all rows are used at once, or other rows are judged.
+    """
+    if batch_size < rows:
+        raise ValueError(
+            f"batch_size is {batch_size}, but the energy holds a row of values for each of the "
+            f"{rows} rows; leave batch_size out."
+        )
+    if monitor.held_out is not None:
+        raise ValueError(
+            "held_out has rows, but the energy holds values for the rows that are learned from; "
+            "judge others by exact.log_prob(clamp(machine, held), data) after learning."
+        )
 
 
 def warn_of_constant_units(x: Sites, energy: Energy) -> None:
@@ -232,6 +271,7 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
         unit = terms.units[site]
         if unit.levels is not None:
             far = distance_from_levels(unit, terms.biases[site], value[0])
+            far = far.reshape(-1, far.shape[-1]).mean(0)  # where each row has a field of its own
             # As far as one more row of each value would draw the mean from its limit, and a little
             # farther.
             others = len(unit.levels) - 1

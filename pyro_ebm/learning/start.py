@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, Layer
-from pyro_ebm.learning.posterior.positive_phase import rows_of
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Gaussian, Unit
+
+from .base import rows_of
 
 
 def start_at_means(
@@ -38,7 +39,7 @@ def start_at_means(
     if not pseudocount > 0:
         raise ValueError(f"pseudocount is {pseudocount}; wanted a positive number.")
     x = energy.accept(data)
-    rows_of(x)
+    rows_of(x, energy.sites)
     for site, value in x.items():
         layer = energy.layers[site]
         if not isinstance(layer.bias, nn.Parameter):

@@ -12,7 +12,7 @@ from pyro_ebm.partition import exact
 from pyro_ebm.partition.sums.enumeration import TooManyStatesError
 from pyro_ebm.partition.sums.summation import Mode
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import describe
+from pyro_ebm.sites import describe, is_count
 
 from . import Annealed, anneal, descend
 from .descent import SingleChanges, stuck_in_descent
@@ -49,9 +49,9 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
         | Optimization by simulated annealing (Kirkpatrick, Gelatt & Vecchi, 1983)
         | https://doi.org/10.1126/science.220.4598.671
     """
-    if not isinstance(sweeps, int) or sweeps < 1:
+    if not is_count(sweeps):
         raise ValueError(f"sweeps is {sweeps!r}; wanted a positive whole number.")
-    if not isinstance(chains, int) or chains < 1:
+    if not is_count(chains):
         raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
     require_energy(energy, "energy")
     require_one(energy)

@@ -10,8 +10,10 @@ from .checks import (
     is_inside,
     is_trusting,
     only_site,
+    require_numbers,
     trusting,
 )
+from .counts import is_count, whole
 from .padding import PaddedLabels, settled
 from .site import (
     Site,
@@ -68,6 +70,7 @@ __all__ = [
     "cure",
     "describe",
     "flat_features",
+    "is_count",
     "is_inside",
     "is_one_hot",
     "is_real",
@@ -78,6 +81,7 @@ __all__ = [
     "only_site",
     "part_of",
     "random_values",
+    "require_numbers",
     "same_support",
     "settled",
     "spin",
@@ -87,4 +91,5 @@ __all__ = [
     "units_of",
     "values_at",
     "values_of",
+    "whole",
 ]

@@ -42,11 +42,47 @@ def all_true(condition: Tensor) -> bool:
     return _trusting.get() or bool(condition.all())
 
 
+def require_numbers(value: Tensor, name: str) -> None:
+    """Refuses a tensor whose numbers are not all there.
+
+    Raises:
+        TypeError: If it is sparse or compressed, or a shape on the device `meta`.
+    """
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} is a sparse tensor; wanted a dense one, as .to_dense() makes it.")
+    if value.is_meta:
+        raise TypeError(
+            f"{name} is on the device meta, which keeps shapes and no numbers; make it on the CPU "
+            f"or another device, for example torch.zeros(..., device='cpu')."
+        )
+
+
+def array_of(value: object) -> object:
+    """A table or an array of another library as a NumPy array; anything else as it is."""
+    if isinstance(value, Tensor | np.ndarray | list | tuple | str | bytes):
+        return value
+    # What DataFrames and arrays of other libraries have; a matrix of scipy.sparse has not.
+    return np.asarray(value) if hasattr(value, "__array__") else value
+
+
+def cure_of(value: object) -> str:
+    """How to make a tensor of something that is none."""
+    if hasattr(value, "toarray"):
+        return "Give value.toarray(), which is dense."
+    if hasattr(value, "__next__") or hasattr(value, "dataset"):
+        return (
+            "Give the rows themselves, torch.stack([row for row, *_ in loader.dataset]); fit makes "
+            "minibatches by batch_size."
+        )
+    return "torch.tensor(...) makes one of a list; torch.as_tensor(...) of what has numbers."
+
+
 def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A site's value as a tensor of the energy's dtype, from whatever array type came.
 
-    Numpy arrays are taken in any layout (read-only and negative strides are copied); bool and
-    integer values are converted, and a real dtype is converted to the energy's own.
+    Numpy arrays are taken in any layout (read-only and negative strides are copied), and so are
+    DataFrames and whatever else turns into an array; bool and integer values are converted, and a
+    real dtype is converted to the energy's own.
 
     Raises:
         TypeError: If the value is no tensor or array of real numbers, or the energy's dtype is one
@@ -58,6 +94,7 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
             f"The energy is in {dtype}, whose rounding changes the law that is sampled; wanted "
             f"float32 or float64, for example energy.float()."
         )
+    value = array_of(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise TypeError(
@@ -66,16 +103,18 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
         value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"{name!r} is a {type(value).__name__}; wanted a torch tensor or a numpy array. "
-            f"torch.as_tensor(...) makes one of a list or a DataFrame's values."
+            f"{name!r} is a {type(value).__name__}; wanted a torch tensor or an array. "
+            f"{cure_of(value)}"
         )
     if value.dtype.is_complex:
         raise TypeError(f"{name!r} is complex; wanted bool, integers or real numbers.")
     if value.device != device:
         raise ValueError(
             f"{name!r} is on {value.device}, the energy on {device}. "
-            f"Move one of them: value.to({str(device)!r}) or energy.to({str(value.device)!r})."
+            f"Move one of them: value.to({str(device)!r}) or energy.to({str(value.device)!r}); "
+            f"what is on meta has no numbers, and is made anew."
         )
+    require_numbers(value, repr(name))
     return value if value.dtype == dtype else value.to(dtype)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_ebm.sites import is_count, whole
+
 from .base import PlainUnit
 
 
@@ -26,8 +28,9 @@ class Categorical(PlainUnit):
     states: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.states, int) or isinstance(self.states, bool) or self.states < 2:
+        if not is_count(self.states, 2):
             raise ValueError(f"states is {self.states!r}; wanted a whole number of at least 2.")
+        object.__setattr__(self, "states", whole(self.states))  # it is frozen
 
     @property
     def support(self) -> Constraint:  # type: ignore[override]  # depends on the instance

@@ -194,7 +194,7 @@ def likelihood_errors(
     rows, drawn = data_for(small, observed)
     given = weights(drawn)
     shares = np.full(len(drawn), 1 / len(drawn)) if given is None else given / given.sum()
-    loss, _ = ExactLikelihood().loss(
+    loss, *_ = ExactLikelihood().loss(
         machine, as_sites(rows), None, None if given is None else torch.tensor(given)
     )
     value = -shares @ np.log((number_of(small, rows) * small.probabilities).sum(1))
@@ -324,7 +324,7 @@ def cd_gradient(name: str, steps: int, kernel: Gibbs | None = None) -> tuple[Gra
     weights = torch.tensor(shares).repeat_interleave(total) * log_prob.exp()
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0, dtype=torch.float64))
     with forced(paths()[1]):
-        loss, _ = objective.loss(machine, repeated, state, weights)
+        loss, *_ = objective.loss(machine, repeated, state, weights)
 
     start = shares @ posterior(small, everything)
     matrix = by_definition(small.machine(), Gibbs(), small).numpy()
@@ -405,7 +405,7 @@ def pcd_error(small: Small, steps: int = 2, chains: int = 30) -> float:
     state = objective.init(machine, as_sites(rows))
     worst = 0.0
     for _ in range(3):
-        loss, state = objective.loss(machine, as_sites(rows), state, torch.tensor(weights))
+        loss, state, _ = objective.loss(machine, as_sites(rows), state, torch.tensor(weights))
         positive = weights @ posterior(small, rows)
         wanted = between(small, positive, chain_law(small, state.chain.x))
         worst = max(worst, distance(gradient(loss, machine), wanted))
@@ -430,7 +430,7 @@ def test_the_chains_of_pcd_go_on_from_where_they_were(name: str, steps: int) -> 
     for _ in range(4):
         generator = torch.get_rng_state()
         x = state.chain.x
-        _, state = objective.loss(machine, rows, state)
+        _, state, fantasies = objective.loss(machine, rows, state)
         assert all(len(value) == 40 for value in state.chain.x.values())
         assert any(not torch.equal(state.chain.x[site], x[site]) for site in x)
         # The same random numbers from the same states: nothing else moves the chains.
@@ -440,7 +440,7 @@ def test_the_chains_of_pcd_go_on_from_where_they_were(name: str, steps: int) -> 
         for _ in range(steps):
             again, _ = kernel.step(machine, again)
         assert all(torch.equal(again.x[site], state.chain.x[site]) for site in x)
-        assert objective.fantasies(state) is state.chain.x
+        assert fantasies is state.chain.x
 
 
 def test_the_chains_of_pcd_follow_the_parameters() -> None:
@@ -449,12 +449,12 @@ def test_the_chains_of_pcd_follow_the_parameters() -> None:
     objective = PersistentContrastiveDivergence(1, 50)
     rows = as_sites(data_for(small)[0])
     state = objective.init(machine, rows)
-    _, state = objective.loss(machine, rows, state)
+    _, state, _ = objective.loss(machine, rows, state)
     with torch.no_grad():
         for parameter in machine.parameters():
             parameter.zero_()
         machine.layers[V].bias.fill_(40.0)
-    _, state = objective.loss(machine, rows, state)
+    _, state, _ = objective.loss(machine, rows, state)
     assert bool((state.chain.x[V] == 1).all())
 
 
@@ -470,7 +470,7 @@ def stationarity(small: Small, objective: Objective, chains: int = 20_000, seed:
     values = statistics(small)
     worst = 0.0
     for k in range(1, 17):
-        loss, state = objective.loss(machine, as_sites(rows), state, torch.tensor(weights))
+        loss, state, _ = objective.loss(machine, as_sites(rows), state, torch.tensor(weights))
         if k in (1, 4, 16):
             found = gradient(loss, machine)
             for name, value in values.items():
@@ -524,7 +524,7 @@ def test_the_variational_surrogate_has_the_gradient_of_the_brute_force_bound(nam
     rows, weights = data_for(small, rows=5)
     data = as_sites(rows)
     objective = PersistentContrastiveDivergence(1, 25, positive=choose(small))
-    loss, state = objective.loss(
+    loss, state, _ = objective.loss(
         machine, data, objective.init(machine, data), torch.tensor(weights)
     )
     chains = machine.evaluate(state.chain.x).mean()
@@ -684,7 +684,7 @@ def test_equal_weights_are_no_weights(name: str) -> None:
         found = []
         for weights in (None, torch.full((7,), 5.0)):
             torch.manual_seed(1)
-            loss, _ = objective.loss(machine, data, state, weights)
+            loss, *_ = objective.loss(machine, data, state, weights)
             found.append(gradient(loss, machine))
         assert distance(*found) < 1e-12
 
@@ -712,7 +712,7 @@ def test_what_is_not_a_parameter_gets_no_gradient(name: str) -> None:
     machine = learned(FINITE[name])
     data = as_sites(data_for(FINITE[name])[0])
     for objective in (ExactLikelihood(), PersistentContrastiveDivergence(1, 10)):
-        loss, _ = objective.loss(machine, data, objective.init(machine, data))
+        loss, *_ = objective.loss(machine, data, objective.init(machine, data))
         for parameter, value in gradient(loss, machine).items():
             if parameter in ("couplings.visible_visible.weight", "couplings.hidden_hidden.weight"):
                 assert value.ndim == 1 or (np.tril(value) == 0).all()

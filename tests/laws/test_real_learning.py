@@ -69,7 +69,7 @@ def test_exact_likelihood_and_its_gradient(name: str) -> None:
     small = MIXED[name]
     machine = small.machine(wrap=nn.Parameter)
     rows, weights = data_for(small)
-    loss, _ = ExactLikelihood().loss(machine, tensors(rows), None, torch.tensor(weights))
+    loss, *_ = ExactLikelihood().loss(machine, tensors(rows), None, torch.tensor(weights))
     free = np.array([small.free_energy({V: row}) for row in rows[V]])
     assert loss.item() == pytest.approx(weights @ free + small.log_partition, abs=LIMIT)
     x, p = small.tensor_table()
@@ -119,7 +119,7 @@ def cd_gradient(name: str) -> tuple[Gradient, Gradient]:
         patch, followed = path()
         with patch.context(), forced(followed):
             patch.setattr(torch, "randn_like", lambda like: torch.tensor(noise[node]).to(like))
-            loss, _ = objective.loss(machine, data, state_of_rule, path_weights)
+            loss, *_ = objective.loss(machine, data, state_of_rule, path_weights)
         patch.undo()
         p = followed.log_prob.exp().numpy() * (shares / shares.sum())[node] * weights[row]
         path_weights = torch.tensor(p)
@@ -175,7 +175,7 @@ def test_the_gradient_of_pcd_given_its_chains(name: str) -> None:
     objective = PersistentContrastiveDivergence(2, 30)
     state = objective.init(machine, tensors(rows))
     for _ in range(3):
-        loss, state = objective.loss(machine, tensors(rows), state, torch.tensor(weights))
+        loss, state, _ = objective.loss(machine, tensors(rows), state, torch.tensor(weights))
         data = torch.tensor(weights) @ machine.free_energy(tensors(rows))
         chains = machine.free_energy({V: state.chain.x[V]}).mean()
         assert difference(gradient(loss, machine), gradient(data - chains, machine)) < LIMIT
@@ -189,7 +189,7 @@ def test_coupled_hidden_numbers_are_learned_by_their_bound(name: str) -> None:
     phase = MeanField(1e-14, 5000)
     objective = PersistentContrastiveDivergence(2, 30, positive=phase)
     state = objective.init(machine, tensors(rows))
-    loss, state = objective.loss(machine, tensors(rows), state, torch.tensor(weights))
+    loss, state, _ = objective.loss(machine, tensors(rows), state, torch.tensor(weights))
     means = mean_field(machine, tensors(rows), tolerance=1e-14, max_sweeps=5000).means
     energy = machine.evaluate({**tensors(rows), **means})
     for site in means:
@@ -343,7 +343,7 @@ def test_uncoupled_units_start_with_the_means_of_the_data(kind: str) -> None:
         torch.testing.assert_close(squares, data.double().square().mean(0), rtol=1e-9, atol=1e-9)
     if kind == "one learned precision":
         # At the largest likelihood of one variance: no slope is left.
-        loss, _ = ExactLikelihood().loss(machine, data.double(), None)
+        loss, *_ = ExactLikelihood().loss(machine, data.double(), None)
         assert abs(float(gradient(loss, machine)["layers.visible.log_precision"])) < 1e-9
 
 
@@ -392,7 +392,7 @@ def test_the_moment_mismatch_of_labels_is_over_one_hot_features() -> None:
     machine = BoltzmannMachine.fully_visible(
         1, unit=Categorical(3), bias=nn.Parameter(bias), weight=torch.zeros(3, 3).double()
     )
-    figures = Monitor().read(machine, machine.accept(data), ExactLikelihood(), None)
+    figures = Monitor().read(machine, machine.accept(data), None)
     gaps = np.array([0.25 - 0.5, 0.5 - 0.3, 0.25 - 0.2])
     # Three means, and three pairs of labels of which there are never two at the same time.
     assert figures["moment_mismatch"] == pytest.approx(np.sqrt((gaps**2).sum() / 6), abs=1e-12)
@@ -408,7 +408,7 @@ def test_the_moment_mismatch_of_numbers_is_over_means_and_products() -> None:
         bias=nn.Parameter(torch.tensor([1.5, 0.5]).double()),
         weight=torch.zeros(2, 2).double(),
     )
-    figures = Monitor().read(machine, machine.accept(data), ExactLikelihood(), None)
+    figures = Monitor().read(machine, machine.accept(data), None)
     gaps = np.array([2 - 1.5, 0 - 0.5, -2 - 0.75])
     assert figures["moment_mismatch"] == pytest.approx(np.sqrt((gaps**2).sum() / 3), abs=1e-12)
 

@@ -86,6 +86,11 @@ def to_arviz(
             "include and posterior_predictive belong to MCMC objects with a Pyro model; the chains "
             "of an energy have no data of their own."
         )
+    if not all(hasattr(source, name) for name in ("sites", "draws", "statistics", "attributes")):
+        raise TypeError(
+            f"to_arviz was given a {type(source).__name__}; wanted what `run` returned, or an MCMC "
+            f"object after its run."
+        )
     chains = source
     sites = {name: chains.sites[name] for name in chains.draws}
     observed = {} if observed_data is None else observed_sites(observed_data, sites)

@@ -2,10 +2,14 @@
 
 What is known of the parts stays known of the whole. Of units in fields comes an energy of units in
 fields, on which Gibbs, closed forms and exact sums go on to work; of any parts that know their
-conditional laws on finitely many values comes an energy that knows its own.
+conditional laws on finitely many values comes an energy that knows its own. A constant leaves known
+what is known.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Real
+from types import NotImplementedType
 from typing import NamedTuple, cast
 
 import torch
@@ -52,18 +56,40 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
     """
     flat: list[tuple[Weight, Energy]] = []
     for weight, energy in weighted:
-        if isinstance(energy, AbstractCombination):
+        if isinstance(energy, AbstractCombination) and not learns_weights(weight, energy):
             flat += [(w * weight, part) for w, part in energy.weighted()]
         else:
             flat.append((weight, energy))
-    if all(isinstance(energy, PairwiseEnergy) for _, energy in flat):
+    varying = [energy for _, energy in flat if not isinstance(energy, Constant)]
+    if all(isinstance(energy, PairwiseEnergy) for energy in varying):
         return PairwiseCombination(flat)
-    if all(isinstance(energy, FieldEnergy) for _, energy in flat):
+    if all(isinstance(energy, FieldEnergy) for energy in varying):
         return FieldCombination(flat)
     parts = Parts(flat)
     if any(parts.knows(site) for site in parts.sites):
         return BlockCombination(parts)
     return Combination(parts)
+
+
+def learns_weights(weight: Weight, energy: "AbstractCombination") -> bool:
+    """Whether a product of weights would be no parameter where one of its factors is."""
+    weights = [weight, *(own for own, _ in energy.weighted())]
+    return any(isinstance(own, nn.Parameter) for own in weights)
+
+
+def sum_of(
+    energy: Energy, weight: float, other: Energy | float | Tensor
+) -> "Energy | NotImplementedType":
+    """An energy, and another one or a constant times a weight.
+
+    Raises:
+        TypeError, ValueError: As `combined`.
+    """
+    if isinstance(other, Real | Tensor):
+        other = Constant(other, energy)
+    if not isinstance(other, Energy):
+        return NotImplemented
+    return combined([(1.0, energy), (weight, other)])
 
 
 def interpolate(first: Energy, second: Energy, share: Weight) -> Energy:
@@ -82,22 +108,61 @@ def interpolate(first: Energy, second: Energy, share: Weight) -> Energy:
     return combined([(1 - share, first), (share, second)])
 
 
-def check_weight(weight: Weight) -> Tensor:
-    """A weight as a tensor.
+def checked_number(weight: Weight, what: str, like: Energy) -> Tensor:
+    """A number or a tensor of them, in the dtype and on the device of an energy.
+
+    Args:
+        weight: The number.
+        what: What is done with it, for the message: "multiplied by".
+        like: The energy.
 
     Raises:
         TypeError: If it is no real number.
         ValueError: If it is not finite.
     """
-    if isinstance(weight, bool) or not isinstance(weight, float | int | Tensor):
-        raise TypeError(f"An energy was multiplied by {weight!r}; wanted a number or a tensor.")
+    if isinstance(weight, bool) or not isinstance(weight, Real | Tensor):
+        raise TypeError(f"An energy was {what} {weight!r}; wanted a number or a tensor.")
     # A number keeps its digits, whatever torch's default dtype.
-    value = weight if isinstance(weight, Tensor) else torch.tensor(weight, dtype=torch.float64)
+    value = (
+        weight if isinstance(weight, Tensor) else torch.tensor(float(weight), dtype=torch.float64)
+    )
     if value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"An energy was multiplied by a tensor of {value.dtype}; wanted numbers.")
+        raise TypeError(f"An energy was {what} a tensor of {value.dtype}; wanted numbers.")
     if not bool(value.isfinite().all()):
-        raise ValueError("An energy was multiplied by NaN or an infinite number.")
-    return value
+        raise ValueError(f"An energy was {what} NaN or an infinite number; wanted finite numbers.")
+    if isinstance(value, nn.Parameter):
+        return value
+    return value.to(dtype=like.dtype, device=like.device)
+
+
+class Constant(GradientEnergy):
+    """An energy that depends on nothing; made by `+` and `-`.
+
+    Args:
+        value: It, a number or a tensor (*batch,).
+        like: An energy whose dtype and device it has.
+    """
+
+    value: Tensor
+
+    def __init__(self, value: Weight, like: Energy) -> None:
+        super().__init__()
+        self.sites = {}
+        register(self, "value", checked_number(value, "shifted by", like))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.value.device
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.value
+
+    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        return self.value.detach(), {}
 
 
 class Parts(nn.Module):
@@ -125,16 +190,22 @@ class Parts(nn.Module):
                     f"{energy.device}; convert one, for example energy.to({like.dtype})."
                 )
         for k, (weight, _) in enumerate(weighted):
-            value = check_weight(weight)
-            if not isinstance(value, nn.Parameter):
-                value = value.to(dtype=like.dtype, device=like.device)
-            register(self, f"weight{k}", value)
+            register(self, f"weight{k}", checked_number(weight, "multiplied by", like))
         self.sites = union_of_sites(energies)
 
     def weighted(self) -> list[tuple[Tensor, Energy]]:
         """Weights and energies."""
         energies = cast("Sequence[Energy]", self.energies)
         return [(getattr(self, f"weight{k}"), energies[k]) for k in range(self.count)]
+
+    def varying(self) -> list[tuple[Tensor, Energy]]:
+        """Those that are no constants."""
+        return [pair for pair in self.weighted() if not isinstance(pair[1], Constant)]
+
+    def shift(self, constant: Tensor) -> Tensor:  # (*batch,)
+        """A constant, and those among the energies."""
+        own = [w * energy.value for w, energy in self.weighted() if isinstance(energy, Constant)]
+        return added([constant, *own])
 
     def around(self, site: str) -> list[tuple[Tensor, Energy]]:
         """Those that have a site."""
@@ -348,9 +419,10 @@ class PairwiseCombination(AbstractCombination, PairwiseEnergy):
             self.read()  # refuses what cannot be added
 
     def read(self) -> PairwiseTerms:
-        parts = [cast("PairwiseEnergy", energy).read() for _, energy in self.weighted()]
-        overlay = PairwiseOverlay.of(parts, self.unions)
-        return overlay.weighted([weight for weight, _ in self.weighted()])
+        weights, energies = zip(*self.parts.varying(), strict=True)
+        parts = [cast("PairwiseEnergy", energy).read() for energy in energies]
+        terms = PairwiseOverlay.of(parts, self.unions).weighted(weights)
+        return replace(terms, constant=self.parts.shift(terms.constant))
 
 
 class FieldCombination(AbstractCombination, FieldEnergy):
@@ -368,11 +440,13 @@ class FieldCombination(AbstractCombination, FieldEnergy):
             raise ValueError(
                 f"The random fields have the sites {list(self.sites)}; wanted one that all share."
             )
-        states = {cast("FieldEnergy", energy).states for _, energy in weighted}
+        states = {cast("FieldEnergy", energy).states for _, energy in self.parts.varying()}
         if len(states) > 1:
             raise ValueError("The nodes of the random fields have different numbers of states.")
         (self.states,) = states
 
     def read(self) -> FactorGraph:
-        graphs = [cast("FieldEnergy", energy).read() for _, energy in self.weighted()]
-        return FieldOverlay.of(graphs).weighted([weight for weight, _ in self.weighted()])
+        weights, energies = zip(*self.parts.varying(), strict=True)
+        graphs = [cast("FieldEnergy", energy).read() for energy in energies]
+        graph = FieldOverlay.of(graphs).weighted(weights)
+        return replace(graph, constant=self.parts.shift(graph.constant))

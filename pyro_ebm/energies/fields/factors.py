@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_ebm.energies.base import AbstractModule
 from pyro_ebm.energies.pairwise.couplings import register
+from pyro_ebm.sites import require_numbers
 
 from .factor_graph import FactorGroup
 
@@ -49,8 +50,10 @@ class TableFactors(Factors):
     Args:
         nodes: The nodes of each factor (count, arity).
         table: log ψ (*batch, count, q_1, …, q_arity), with 1 for the count where all share one
-            table; −∞ forbids. A size is the largest number of states in its column of `nodes`;
-            what stands beyond the states of a node with fewer is not read.
+            table; −∞ forbids. A dimension is for a node, in the order of its row of `nodes`. Of
+            weights or probabilities give the logarithm: `weights.log()`. A size is the largest
+            number of states in its column of `nodes`; what stands beyond the states of a node with
+            fewer is not read.
         spare: How many last states the table leaves out; their log-potential is zero.
 
     Raises:
@@ -171,7 +174,8 @@ def check_real(value: Tensor, name: str) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
-    if not value.is_floating_point():
+    require_numbers(value, name)
+    if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
         )

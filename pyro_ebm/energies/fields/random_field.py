@@ -8,21 +8,20 @@ Ising models, chains and trees are special cases by their factors alone.
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self, TypeAlias, cast
 
-import networkx as nx
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.pairwise.couplings import edge_indices
-from pyro_ebm.sites import PaddedLabels, Site
+from pyro_ebm.energies.pairwise.edges import Edges, Names, numbered, warn_of_weights
+from pyro_ebm.sites import PaddedLabels, Site, is_count, whole
 
 from .energy import FieldEnergy, site_of
 from .factor_graph import FactorGraph
 from .factors import Factors, PatternFactors, TableFactors, check_log_potentials
 
-Edges: TypeAlias = Tensor | nx.Graph | Iterable[tuple[int, int]]
 Learned: TypeAlias = Literal["free", "shared"]
 WAYS = "'free' (learned, one for each), 'shared' (learned, one for all) or a tensor"
 
@@ -51,6 +50,7 @@ class RandomField(FieldEnergy):
 
     factors: Mapping[str, Factors]  # an nn.ModuleDict
     constant: Tensor
+    names: Mapping[str, Names]  # of the nodes, where a graph has names
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class RandomField(FieldEnergy):
         site: str = "visible",
     ) -> None:
         super().__init__()
+        self.names = {}
         self.states = numbers_of_states(states)
         taken = nn.ModuleDict()
         if bad := [name for name in factors if not name.isidentifier() or hasattr(taken, name)]:
@@ -90,21 +91,29 @@ class RandomField(FieldEnergy):
         graph: Edges,
         states: int | Sequence[int],
         *,
+        n: int | None = None,
         node_table: Tensor | Learned = "free",
         edge_table: Tensor | Learned = "free",
     ) -> Self:
         """A table on each node and each edge of a graph.
 
         Args:
-            graph: A networkx graph, whose nodes are numbered in its order, or pairs of nodes.
+            graph: A networkx graph, or pairs of nodes, counted from 0. Nodes 0, …, n − 1 of a graph
+                keep their numbers; others are numbered in its order, and `names` tells them.
             states: The number of states of all nodes, or of each.
+            n: The number of nodes; by default that of the graph or of `states`, or all up to the
+                largest number.
             node_table: log ψ_i (*batch, n or 1, q), or "free" or "shared" for learned ones.
             edge_table: log ψ_ij (*batch, edges or 1, q, q), the edge's first node first; likewise.
+                The first node of an undirected edge of a networkx graph is the one with the
+                smaller number.
 
         Raises:
             TypeError, ValueError: If an argument is not what is wanted.
         """
-        edges, states = edges_and_states(graph, states)
+        if isinstance(edge_table, str):
+            warn_of_weights(graph, "edge_table")
+        edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
         nodes = torch.arange(len(states))[:, None]
         like = first_tensor(node_table, edge_table)
@@ -112,7 +121,7 @@ class RandomField(FieldEnergy):
         if len(edges):
             sizes = tuple(max(states[i] for i in column) for column in edges.mT.tolist())
             factors["edge"] = table_factors(edges, edge_table, sizes, like)
-        return cls(states, factors)
+        return cls.named(states, factors, names)
 
     @classmethod
     def potts(
@@ -120,6 +129,7 @@ class RandomField(FieldEnergy):
         graph: Edges,
         states: int | Sequence[int],
         *,
+        n: int | None = None,
         coupling: Tensor | Learned = "free",
         field: Tensor | Learned = "free",
     ) -> Self:
@@ -130,6 +140,7 @@ class RandomField(FieldEnergy):
         Args:
             graph: As for `on_graph`.
             states: As for `on_graph`.
+            n: As for `on_graph`.
             coupling: J (*batch, edges or 1), or "free" or "shared" for learned ones.
             field: h (*batch, n or 1, q); likewise.
 
@@ -140,7 +151,9 @@ class RandomField(FieldEnergy):
             | Some generalized order-disorder transformations (Potts, 1952)
             | https://doi.org/10.1017/S0305004100027419
         """
-        edges, states = edges_and_states(graph, states)
+        if isinstance(coupling, str):
+            warn_of_weights(graph, "coupling")
+        edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
         like = first_tensor(coupling, field)
         factors = {"node": table_factors(torch.arange(len(states))[:, None], field, (q,), like)}
@@ -149,12 +162,13 @@ class RandomField(FieldEnergy):
             same = torch.eye(*sizes, dtype=like.dtype, device=like.device)
             weight = given_or_learned(coupling, len(edges), (), like)
             factors["edge"] = PatternFactors(edges, weight, same)
-        return cls(states, factors)
+        return cls.named(states, factors, names)
 
     @classmethod
     def ising(
         cls,
         graph: Edges,
+        n: int | None = None,
         *,
         coupling: Tensor | Learned = "free",
         field: Tensor | Learned = "free",
@@ -165,13 +179,16 @@ class RandomField(FieldEnergy):
 
         Args:
             graph: As for `on_graph`.
+            n: As for `on_graph`.
             coupling: J (*batch, edges or 1), or "free" or "shared" for learned ones.
             field: h (*batch, n or 1); likewise.
 
         Raises:
             TypeError, ValueError: If an argument is not what is wanted.
         """
-        edges, states = edges_and_states(graph, 2)
+        if isinstance(coupling, str):
+            warn_of_weights(graph, "coupling")
+        edges, states, names = edges_and_states(graph, 2, n)
         like = first_tensor(coupling, field)
         spin = like.new_tensor([-1.0, 1.0])
         nodes = torch.arange(len(states))[:, None]
@@ -180,7 +197,7 @@ class RandomField(FieldEnergy):
         if len(edges):
             weight = given_or_learned(coupling, len(edges), (), like)
             factors["edge"] = PatternFactors(edges, weight, spin[:, None] * spin)
-        return cls(states, factors)
+        return cls.named(states, factors, names)
 
     @classmethod
     def chain(cls, unary: Tensor, pairwise: Tensor, *, lengths: Tensor | None = None) -> Self:
@@ -195,8 +212,9 @@ class RandomField(FieldEnergy):
         are read as q.
 
         Args:
-            unary: u (*batch, steps, q).
-            pairwise: T (*batch, steps − 1 or 1, q, q), the earlier label first.
+            unary: u (*batch, steps, q), logarithms: `weights.log()` of weights.
+            pairwise: T (*batch, steps − 1 or 1, q, q), logarithms too, the earlier label first:
+                `potentials.mT` where potentials[to, from] have the later one first.
             lengths: How many steps each sequence has (*batch,), from 1 to steps; all if left out.
 
         Raises:
@@ -224,6 +242,15 @@ class RandomField(FieldEnergy):
         field = cls([q + spare] * steps, factors)
         support = PaddedLabels(ended, q)
         field.sites = {name: Site(support, site.shape) for name, site in field.sites.items()}
+        return field
+
+    @classmethod
+    def named(
+        cls, states: Sequence[int], factors: Mapping[str, Factors], names: Names | None
+    ) -> Self:
+        """A field over nodes that may have names."""
+        field = cls(states, factors)
+        field.names = {} if names is None else dict.fromkeys(field.sites, names)
         return field
 
     # ------------------------------------------------------------------ the energy
@@ -257,13 +284,15 @@ def numbers_of_states(states: Sequence[int] | Tensor) -> tuple[int, ...]:
     Raises:
         ValueError: If there is no node, or a number is not positive.
     """
-    found = states.tolist() if isinstance(states, Tensor) else list(states)
-    bad = [q for q in found if not isinstance(q, int) or isinstance(q, bool) or q < 1]
+    if not isinstance(states, Sequence | Tensor | np.ndarray):
+        raise ValueError(f"states is {states!r}; wanted a positive number of states.")
+    found = states.tolist() if isinstance(states, Tensor | np.ndarray) else list(states)
+    bad = [q for q in found if not is_count(q)]
     if bad or not found:
         raise ValueError(
             f"states is {bad or found}; wanted a positive number of states for each node."
         )
-    return tuple(found)
+    return tuple(int(q) for q in found)
 
 
 def check_members(nodes: Tensor, name: str, n: int) -> None:
@@ -296,25 +325,25 @@ def check_alike(parameters: Mapping[str, Tensor]) -> None:
         raise ValueError(f"The factors are {told}; give all of them alike.")
 
 
-def edges_and_states(graph: Edges, states: int | Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
-    """Edges (edges, 2), and the number of states of each node.
+def edges_and_states(
+    graph: Edges, states: int | Sequence[int], n: int | None
+) -> tuple[Tensor, tuple[int, ...], Names | None]:
+    """Edges (edges, 2), the number of states of each node, and the nodes' names where they have.
 
     Raises:
         TypeError, ValueError: If they are not what is wanted.
     """
-    edges, n = edge_indices(graph)
-    if isinstance(states, int):
-        if n is None:
-            if not len(edges):
-                raise ValueError("There are no edges to tell the number of nodes; give a graph.")
-            n = int(edges.max()) + 1
-        return edges, numbers_of_states([states] * n)
-    found = numbers_of_states(states)
-    if n is not None and n != len(found):
-        raise ValueError(f"states has {len(found)} numbers, but the graph has {n} nodes.")
-    if len(edges):
-        check_members(edges, "edge", len(found))
-    return edges, found
+    nodes = numbered(graph)
+    every = whole(states)
+    if every is not None:
+        found = numbers_of_states([every] * nodes.size(n, "nodes"))
+    else:
+        found = numbers_of_states(cast("Sequence[int]", states))
+        wanted = nodes.size(len(found) if n is None else n, "nodes")
+        if wanted != len(found):
+            raise ValueError(f"states has {len(found)} numbers, but there are {wanted} nodes.")
+    check_members(nodes.edges, "edge", len(found))
+    return nodes.edges, found, nodes.names
 
 
 def first_tensor(*given: Tensor | str) -> Tensor:

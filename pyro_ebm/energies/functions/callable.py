@@ -12,7 +12,16 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies.base import Energy
 from pyro_ebm.seeding import forked, generator_state
-from pyro_ebm.sites import Site, Sites, batch_shape, is_trusting, of_one_element, random_values
+from pyro_ebm.sites import (
+    Site,
+    Sites,
+    batch_shape,
+    is_count,
+    is_trusting,
+    of_one_element,
+    random_values,
+    whole,
+)
 
 PROBES = 3  # rows that a new energy is tried on
 
@@ -230,15 +239,13 @@ def named_sites(sites: Mapping[str, Site] | Sequence[int] | int) -> dict[str, Si
     """
     if isinstance(sites, Mapping):
         return {name: proper_site(name, site) for name, site in nonempty(sites).items()}
-    shape = (sites,) if isinstance(sites, int) else sites
-    if not isinstance(shape, Sequence) or not all(
-        isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape
-    ):
+    shape: object = sites if whole(sites) is None else (sites,)
+    if not isinstance(shape, Sequence) or not all(is_count(size) for size in shape):
         raise ValueError(
             f"sites is {sites!r}; wanted sites by name, or the shape of one real site: a positive "
             f"whole number such as 2, or several such as (1, 8, 8)."
         )
-    return {"visible": Site(constraints.real, torch.Size(shape))}
+    return {"visible": Site(constraints.real, torch.Size(int(size) for size in shape))}
 
 
 def nonempty(sites: Mapping[str, Site]) -> Mapping[str, Site]:

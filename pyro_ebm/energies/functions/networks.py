@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site
+from pyro_ebm.sites import Site, is_count
 
 from .callable import CallableEnergy, named_sites
 
@@ -122,7 +122,7 @@ def positive_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: If they are not positive whole numbers.
     """
-    if isinstance(sizes, int) or not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not isinstance(sizes, Sequence) or not all(is_count(size) for size in sizes):
         raise ValueError(f"{name} is {sizes!r}; wanted positive whole numbers, such as (64, 64).")
     return tuple(sizes)
 

@@ -8,20 +8,22 @@ and an Ising model on a graph are special cases by their couplings alone.
 """
 
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Literal, Self, cast
 
-import networkx as nx
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site
+from pyro_ebm.sites import Site, require_numbers
 from pyro_ebm.units import Bernoulli, QuadraticUnit, Spin, Unit, name_of
 
 from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
+from .edges import CouplingWarning, Edges, Names
 from .energy import PairwiseEnergy
 from .layers import Layer, check_known, make_layers
 from .links import GraphLink
+from .polynomials import Linear, Polynomial, Quadratic, coefficients
 from .terms import PairwiseTerms
 
 Pair = tuple[str, str]
@@ -55,6 +57,7 @@ class BoltzmannMachine(PairwiseEnergy):
     layers: Mapping[str, Layer]  # an nn.ModuleDict, as `couplings` is
     couplings: MutableMapping[str, Coupling]
     constant: Tensor
+    names: Mapping[str, Names]  # of the units of a layer, where a graph or a polynomial has names
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class BoltzmannMachine(PairwiseEnergy):
         couplings: Iterable[Pair] | Mapping[Pair, Given] = (),
     ) -> None:
         super().__init__()
+        self.names = {}
         if not layers:
             raise ValueError("A machine needs at least one layer.")
         taken = nn.ModuleDict()
@@ -71,7 +75,9 @@ class BoltzmannMachine(PairwiseEnergy):
                 f"choose others."
             )
         given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
+        check_ties(given)
         self.register_buffer("constant", like_the_given(layers, given))
+        require_numbers(self.constant, "A machine")
         own = {name: layer.in_machine(self.constant) for name, layer in layers.items()}
         self.layers = cast("Mapping[str, Layer]", nn.ModuleDict(own))
         self.sites = {
@@ -124,11 +130,21 @@ class BoltzmannMachine(PairwiseEnergy):
             weight = nn.Parameter(self.constant.new_zeros(size, size))
             return Symmetric(site, weight, zeros, layer.unit.width)
         check_parameter(value, f"the coupling inside {site!r}", (size, size))
+        warn_of_one_side(value.detach(), site)
         learned = isinstance(value, nn.Parameter)
         offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
         upper, bias, constant = fold_square(
             value.detach() if learned else value, offset, layer.unit
         )
+        if bool((bias != 0).any()) and bool((layer.bias != 0).any()):
+            warnings.warn(
+                f"The couplings inside {site!r} have a diagonal, which is a bias beside the one "
+                f"that is given. Where it is not meant give "
+                f"W - W.diagonal(dim1=-2, dim2=-1).diag_embed(); where it is, put the whole bias "
+                f"into one of the two.",
+                CouplingWarning,
+                stacklevel=6,
+            )
         self.constant = self.constant + constant.to(self.constant)
         if learned:
             return Symmetric(site, nn.Parameter(upper), bias, layer.unit.width)
@@ -282,7 +298,7 @@ class BoltzmannMachine(PairwiseEnergy):
     @classmethod
     def on_graph(
         cls,
-        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        edges: Edges,
         n: int | None = None,
         *,
         unit: Unit = Spin(),  # noqa: B008 (a unit is immutable)
@@ -293,7 +309,8 @@ class BoltzmannMachine(PairwiseEnergy):
         """One layer, `visible`, coupled along the edges of a graph: an Ising model.
 
         Args:
-            edges: A networkx graph, whose nodes are numbered in its order, or pairs of units.
+            edges: A networkx graph, or pairs of units, counted from 0. Nodes 0, …, n − 1 of a graph
+                are the units; others are numbered in its order, and `names` tells them.
             n: Number of units; by default that of the graph, or all up to the largest index.
             unit: The kind of unit.
             weight: "free" for one learned coupling on each edge, "shared" for a single one, or the
@@ -302,14 +319,120 @@ class BoltzmannMachine(PairwiseEnergy):
             offset: x̂ (*batch, n).
         """
         graph = Graph(edges, weight)
-        if n is None:
-            n = graph.nodes
-        if n is None:
-            if not len(graph.edges):
-                raise ValueError("There are no edges to tell the number of units; give n=...")
-            n = int(graph.edges.max()) + 1
-        layer = Layer(unit, n, bias=bias, offset=offset)
-        return cls({"visible": layer}, {("visible", "visible"): graph})
+        layer = Layer(unit, graph.nodes.size(n, "units"), bias=bias, offset=offset)
+        machine = cls({"visible": layer}, {("visible", "visible"): graph})
+        machine.names = {} if graph.nodes.names is None else {"visible": graph.nodes.names}
+        return machine
+
+    # ------------------------------------------------------------------ others' conventions
+
+    @classmethod
+    def from_pairs(
+        cls,
+        couplings: Quadratic,
+        biases: Linear = (),
+        constant: float = 0.0,
+        *,
+        unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        r"""One layer, `visible`, from the coupling of each pair; nothing is learned.
+
+        .. math:: E(x) = -\sum_{(u, v)} J_{uv} x_u x_v - \sum_u b_u x_u + c
+
+        Each number that is given counts once: (u, v) and (v, u) are added, (u, u) is a square.
+        `names` tells the units.
+
+        Args:
+            couplings: J by pair of names, or a square matrix of any kind (n, n).
+            biases: b by name, or (n,) for the units 0, …, n − 1; zero where left out.
+            constant: c.
+            unit: The kind of unit.
+            dtype: Of the machine; that of the arrays, else torch's default, if left out.
+
+        Raises:
+            TypeError, ValueError: If the numbers are not what is wanted, or a unit with more values
+                than two is coupled to itself.
+
+        Example:
+            >>> machine = BoltzmannMachine.from_pairs({("a", "b"): 0.7}, {"a": 0.1, "c": 0.5})
+            >>> machine.names["visible"], machine(torch.tensor([1.0, 1.0, 0.0]))
+            (('a', 'c', 'b'), tensor(-0.1000))
+        """
+        return cls.from_polynomial(Polynomial.of(biases, couplings, dtype), -1.0, constant, unit)
+
+    @classmethod
+    def from_ising(
+        cls,
+        h: Linear,
+        J: Quadratic,
+        offset: float = 0.0,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        r"""Spins with an energy as optimisers write it, to be minimised: dimod's `to_ising()`.
+
+        .. math:: E(s) = \sum_u h_u s_u + \sum_{(u, v)} J_{uv} s_u s_v + \mathrm{offset}
+
+        Args:
+            h: By name, or (n,).
+            J: By pair of names, or a square matrix of any kind (n, n), of which every entry counts:
+                sᵀJs.
+            offset: A constant.
+            dtype: As for `from_pairs`.
+
+        Raises:
+            TypeError, ValueError: If the numbers are not what is wanted.
+        """
+        return cls.from_polynomial(Polynomial.of(h, J, dtype), 1.0, offset, Spin())
+
+    @classmethod
+    def from_qubo(
+        cls,
+        Q: Quadratic,
+        offset: float = 0.0,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        r"""Bits with an energy as optimisers write it, to be minimised: dimod's `to_qubo()`.
+
+        .. math:: E(x) = \sum_{(u, v)} Q_{uv} x_u x_v + \mathrm{offset}
+
+        Args:
+            Q: By pair of names, or a square matrix of any kind (n, n), of which every entry counts:
+                xᵀQx, its diagonal too.
+            offset: A constant.
+            dtype: As for `from_pairs`.
+
+        Raises:
+            TypeError, ValueError: If the numbers are not what is wanted.
+        """
+        return cls.from_polynomial(Polynomial.of((), Q, dtype), 1.0, offset, Bernoulli())
+
+    @classmethod
+    def from_polynomial(cls, given: Polynomial, sign: float, constant: float, unit: Unit) -> Self:
+        """One layer, `visible`, whose energy is a polynomial times a sign, plus a constant."""
+        if unit.width > 1:
+            raise ValueError(
+                f"{name_of(unit)} units are labels, which have no products; couple them by a "
+                f"RandomField."
+            )
+        linear = given.linear
+        shift = linear.new_tensor(coefficients("constant", {"constant": constant})["constant"])
+        if bool((given.squares != 0).any()):
+            if unit.square is None:
+                raise ValueError(
+                    f"A unit is coupled to itself, but of {name_of(unit)} that is a precision. "
+                    f"Leave the pair out and give the precision."
+                )
+            a, b = unit.square  # x² = a + b x
+            linear, shift = linear + b * given.squares, shift + sign * a * given.squares.sum()
+        layer = Layer(unit, len(given.names), bias=-sign * linear)
+        graph = Graph(given.edges, -sign * given.pairs)
+        coupled = {("visible", "visible"): graph} if len(graph.edges) else {}
+        machine = cls({"visible": layer}, coupled)
+        machine.constant, machine.names = shift, {"visible": given.names}
+        return machine
 
     # ------------------------------------------------------------------ the energy
 
@@ -410,8 +533,41 @@ def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given])
         own += [value for value in kept if value.dim() or value.requires_grad]
     for value in (*own, *weights):
         if isinstance(value, Tensor) and value.is_floating_point():
+            require_numbers(value, "A given parameter")
             return value.new_zeros(())
     return torch.zeros(())
+
+
+def warn_of_one_side(matrix: Tensor, site: str) -> None:
+    """Warns of a square matrix (*batch, n, n) whose numbers are halved where they may be whole."""
+    sides = [bool((part != 0).any()) for part in (matrix.triu(1), matrix.tril(-1))]
+    if any(sides) and not all(sides):
+        warnings.warn(
+            f"The couplings inside {site!r} stand on one side of the diagonal, so each pair gets "
+            f"half of its number: they are read as ½ xᵀWx. Give W + W.mT where W[i, j] is meant "
+            f"for the pair, or (W + W.mT) / 2 to keep the half. BoltzmannMachine.from_ising, "
+            f"from_qubo and from_pairs take other conventions.",
+            CouplingWarning,
+            stacklevel=7,
+        )
+
+
+def check_ties(given: Mapping[Pair, Given]) -> None:
+    """Refuses one parameter for several couplings, where folding a square one would part them.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for ends, value in given.items():
+        others = [pair for pair, other in given.items() if other is value and pair != ends]
+        if isinstance(value, nn.Parameter) and len(set(ends)) == 1 and others:
+            one, other = ("_".join(pair) for pair in (ends, others[0]))
+            raise ValueError(
+                f"The couplings {ends} and {others[0]} share one nn.Parameter, but a square matrix "
+                f"inside a layer is folded into a parameter of its own. Give None for one of them, "
+                f"and then let machine.couplings[{other!r}].weight = "
+                f"machine.couplings[{one!r}].weight."
+            )
 
 
 def choose_given(pairs: list[Pair], given: Mapping[Pair, Given] | None) -> dict[Pair, Given]:

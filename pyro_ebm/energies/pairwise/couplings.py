@@ -6,19 +6,17 @@ accepted at the door and folded: see `fold_square`.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Literal
 
-import networkx as nx
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.base import AbstractModule
-from pyro_ebm.sites import all_true
+from pyro_ebm.sites import all_true, require_numbers
 from pyro_ebm.units import Unit, name_of
 
 from .colouring import Colour, colours_of
+from .edges import Edges, check_edges, numbered, warn_of_weights
 from .links import DenseLink, GraphLink, Link, SymmetricLink
 
 
@@ -47,7 +45,8 @@ def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
-    if not value.is_floating_point():
+    require_numbers(value, name)
+    if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
         )
@@ -211,7 +210,8 @@ class Graph:
 
     Args:
         edges: Pairs of unit indices (edges, 2), a list of pairs, or a networkx graph, whose nodes
-            are then numbered in the order of the graph; attributes of its edges are not read.
+            0, …, n − 1 are the units, and others are numbered in the order of the graph. The
+            weights of its edges are not read.
         weight: "free" for one learned coupling on each edge, "shared" for a single one, both from
             zero; or the couplings themselves, (*batch, edges) or (*batch, 1), learned or given.
 
@@ -221,7 +221,7 @@ class Graph:
 
     def __init__(
         self,
-        edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
+        edges: Edges,
         weight: Tensor | Literal["free", "shared"] = "free",
     ) -> None:
         if isinstance(weight, str) and weight not in ("free", "shared"):
@@ -231,8 +231,10 @@ class Graph:
                 f"weight is {weight!r}; wanted 'free', 'shared', or a tensor of couplings, "
                 f"for example torch.tensor([0.5]) for one that all edges share."
             )
-        self.edges, self.nodes = edge_indices(edges)
-        self.weight = weight
+        if isinstance(weight, str):
+            warn_of_weights(edges, "weight")
+        self.nodes = numbered(edges)
+        self.edges, self.weight = self.nodes.edges, weight
 
     def coupling(self, ends: tuple[str, str], sizes: tuple[int, int], like: Tensor) -> "Sparse":
         """The module, once the layers are known; learned couplings are made `like` a tensor."""
@@ -244,44 +246,3 @@ class Graph:
             count = 1 if self.weight.shape[-1:] == (1,) else len(self.edges)
             weight = check_parameter(self.weight, f"the weight of the graph {ends}", (count,))
         return Sparse(ends, self.edges.to(weight.device), weight, sizes)
-
-
-def edge_indices(
-    edges: Tensor | nx.Graph | Iterable[tuple[int, int]],
-) -> tuple[Tensor, int | None]:
-    """Edges as indices (edges, 2), and the number of nodes where a graph tells it."""
-    if isinstance(edges, nx.Graph):
-        number = {node: k for k, node in enumerate(edges.nodes)}
-        pairs = [(number[a], number[b]) for a, b in edges.edges()]
-        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), len(number)
-    if not isinstance(edges, Iterable):
-        raise TypeError(f"edges is {edges!r}; wanted pairs of units, or a networkx graph.")
-    if not isinstance(edges, Tensor | np.ndarray):
-        edges = list(edges)
-    indices = torch.as_tensor(edges)
-    if indices.dim() != 2 or indices.shape[1] != 2 or indices.is_floating_point():
-        raise ValueError(
-            f"The edges have shape {tuple(indices.shape)} and dtype {indices.dtype}; "
-            f"wanted integer pairs (edges, 2)."
-        )
-    return indices.to(torch.int64), None
-
-
-def check_edges(edges: Tensor, sizes: tuple[int, int], *, within: bool) -> None:
-    """Refuses edges that are no edges of a simple graph over the units.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    if bool((edges < 0).any()) or bool((edges >= torch.tensor(sizes)).any()):
-        raise ValueError(
-            f"The edges name units from {int(edges.min())} to {int(edges.max())}, "
-            f"but the layers have {sizes} units, counted from 0."
-        )
-    if within and bool((edges[:, 0] == edges[:, 1]).any()):
-        raise ValueError(
-            "An edge joins a unit to itself; a self-coupling of a two-valued unit is a bias."
-        )
-    key = edges.sort(dim=1).values if within else edges
-    if len(torch.unique(key, dim=0)) != len(edges):
-        raise ValueError("An edge stands twice in the list; add its couplings and give it once.")

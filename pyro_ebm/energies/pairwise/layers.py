@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_ebm.sites import is_count
 from pyro_ebm.units import Unit
 
 from .couplings import check_parameter, register
@@ -32,9 +33,9 @@ class Layer(nn.Module):
         super().__init__()
         if not isinstance(unit, Unit):
             raise TypeError(f"unit is {unit!r}; wanted a unit, for example Bernoulli().")
-        if not isinstance(size, int) or size < 1:
+        if not is_count(size):
             raise ValueError(f"A layer has {size!r} units; wanted a positive integer.")
-        self.unit, self.size = unit, size
+        self.unit, self.size = unit, int(size)
         for name, value in unit.parameters.items():
             if value.dim():
                 what = f"the {name.removeprefix('log_')} of {type(unit).__name__}"

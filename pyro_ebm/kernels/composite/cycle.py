@@ -18,11 +18,14 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.base import (
     Findings,
     Kernel,
+    ReversibleKernel,
     TunableKernel,
     Tuning,
     after_warmup,
     findings_of,
     in_warmup,
+    reverse_of,
+    unset_of,
 )
 from pyro_ebm.sites import Sites
 
@@ -85,6 +88,9 @@ class Cycle(TunableKernel):
             reports.append(info._asdict())
         return state, together(reports)
 
+    def unset(self) -> tuple[str, ...]:
+        return unset_of_all(self.kernels)
+
     def tuning(self, steps: int) -> Kernel:
         parts = tuple(in_warmup(kernel, steps) for kernel in self.kernels)
         return composition_in_warmup(self, parts)
@@ -95,7 +101,7 @@ class Cycle(TunableKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture(TunableKernel):
+class Mixture(TunableKernel, ReversibleKernel):
     """One of the kernels, chosen at random for all chains, as one step.
 
     Chains that follow the law stay independent, since each of the kernels leaves it unchanged. It
@@ -143,12 +149,19 @@ class Mixture(TunableKernel):
     def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
         return self.drawn().step(energy, state)
 
+    def reversed(self, energy: Energy) -> "Mixture":
+        parts = tuple(reverse_of(kernel, energy) for kernel in self.kernels)
+        return replace(self, kernels=parts)
+
     def drawn(self) -> "OneOf":
         """One of the kernels, chosen at random."""
         uniform = float(torch.rand((), dtype=torch.float64))
         below = sum(bound <= uniform for bound in accumulate(self.shares))
         # The shares may add up to a little below 1.
         return OneOf(self.kernels, min(below, len(self.kernels) - 1))
+
+    def unset(self) -> tuple[str, ...]:
+        return unset_of_all(self.kernels)
 
     def tuning(self, steps: int) -> Kernel:
         expected = (max(1, round(steps * share)) for share in self.shares)
@@ -224,6 +237,11 @@ def composition_in_warmup(composition: Cycle | Mixture, parts: tuple[Kernel, ...
     if parts == composition.kernels:
         return composition
     return CompositionTuning(replace(composition, kernels=parts))
+
+
+def unset_of_all(kernels: tuple[Kernel, ...]) -> tuple[str, ...]:
+    """The settings that are left out of any of the kernels, each name once."""
+    return tuple(dict.fromkeys(name for kernel in kernels for name in unset_of(kernel)))
 
 
 def findings_of_all(kernels: tuple[Kernel, ...]) -> Findings:

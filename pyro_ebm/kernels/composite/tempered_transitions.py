@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy
+from pyro_ebm.energies import Energy
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels.base import Kernel, same_batch
+from pyro_ebm.kernels.base import Kernel, reverse_of, same_batch
 from pyro_ebm.kernels.continuous.hmc import HMC, halton
 from pyro_ebm.kernels.continuous.langevin import Langevin
-from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
 from pyro_ebm.kernels.start import check_reference, where
 from pyro_ebm.sites import Sites, check_names
 
-from .cycle import Cycle, Mixture
-from .tempering import ParallelTempering, checked_ladder
+from .cycle import Mixture
+from .tempering import checked_ladder
 
 
 # --- tempered transitions ------------------------------------------------------------------------
@@ -57,17 +56,16 @@ class TemperedTransitions(Kernel):
     not be independent.
 
     Args:
-        kernel: What moves the values at every level, with all its settings. It must be reversible
-            at a given step: kernels with a single Metropolis test are, but `Langevin`, which has
-            none, is not, nor would be a kernel of one's own with settings that change from step to
-            step. Of Gibbs, whose sweeps are not, the reverse is made where no site's units are
+        kernel: What moves the values at every level, with all its settings. It must know its
+            reverse (`ReversibleKernel`): kernels with a single Metropolis test do, `Langevin`,
+            which has none, and a `Cycle` do not. Of Gibbs it is known where no site's units are
             coupled among themselves: the sites in the opposite order.
         betas: The inverse temperatures, rising, the last one 1.
         reference: The energy at β = 0; zero if left out.
 
     Raises:
         ValueError: If the ladder is not at least two rising numbers from 0 or above to 1, or if
-            the kernel is known not to be reversible.
+            the kernel does not know its reverse.
         TypeError: If `kernel` is no kernel, or `reference` no energy.
 
     References:
@@ -173,27 +171,10 @@ def reversal(kernel: Kernel, energy: Energy) -> Kernel:
     """The kernel whose steps are those of `kernel` backwards in time.
 
     Raises:
-        ValueError: If the order of what it does cannot be turned.
+        ValueError: If it has none.
     """
-    if isinstance(kernel, Mixture):
-        return replace(kernel, kernels=tuple(reversal(part, energy) for part in kernel.kernels))
     if isinstance(kernel, Langevin):
         raise ValueError(
             "Langevin has no Metropolis test and no reverse. Use MALA(step_size=...), which has."
         )
-    if isinstance(kernel, Cycle | ParallelTempering | TemperedTransitions):
-        raise ValueError(
-            f"A {type(kernel).__name__} has no reverse here. Use a reversible kernel: one with a "
-            f"single Metropolis test, or a Mixture of such."
-        )
-    if not isinstance(kernel, Gibbs):
-        return kernel
-    sites = kernel.moved(energy)
-    assert isinstance(energy, BlockEnergy)  # checked by Gibbs itself
-    if coupled := [site for site in sites if len(energy.blocks(site)) > 1]:
-        raise ValueError(
-            f"A Gibbs sweep over the sites {coupled}, whose units are coupled among themselves, "
-            f"has no reverse here. Use GibbsWithGradients() or DiscreteLangevin(), which are "
-            f"reversible."
-        )
-    return Gibbs(sites[::-1])
+    return reverse_of(kernel, energy)

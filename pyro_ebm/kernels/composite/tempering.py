@@ -31,10 +31,10 @@ from pyro_ebm.kernels.base import (
     findings_of,
     in_warmup,
     same_batch,
+    unset_of,
 )
-from pyro_ebm.kernels.chains import whole
 from pyro_ebm.kernels.start import check_reference, is_one_law
-from pyro_ebm.sites import Sites, check_names
+from pyro_ebm.sites import Sites, check_names, whole
 
 from .cycle import Cycle, Mixture, report_type
 
@@ -144,11 +144,15 @@ class ParallelTempering(TunableKernel):
             )
         levels = whole(self.betas)
         if levels is None:
-            object.__setattr__(self, "betas", checked_ladder(self.betas))
+            more = ", or the number of levels as a whole number, for example 8"
+            object.__setattr__(self, "betas", checked_ladder(self.betas, more))
             return
         if levels < 2:
             raise ValueError(f"betas is {levels}; wanted two levels or more.")
         object.__setattr__(self, "betas", levels)
+
+    def unset(self) -> tuple[str, ...]:
+        return (*(("betas",) if isinstance(self.betas, int) else ()), *unset_of(self.kernel))
 
     @property
     def ladder(self) -> tuple[float, ...]:
@@ -374,8 +378,12 @@ def require_one_law(energy: Energy, x: Sites, name: str) -> None:
         )
 
 
-def checked_ladder(betas: object) -> tuple[float, ...]:
+def checked_ladder(betas: object, more: str = "") -> tuple[float, ...]:
     """A ladder as numbers.
+
+    Args:
+        betas: The ladder.
+        more: What else may be given, for the message.
 
     Raises:
         ValueError: If it is not at least two rising numbers from 0 or above to 1.
@@ -386,7 +394,7 @@ def checked_ladder(betas: object) -> tuple[float, ...]:
     except (TypeError, ValueError):
         raise TypeError(
             f"betas is {betas!r}; wanted rising inverse temperatures up to 1, for example "
-            f"(0.0, 0.3, 1.0), or the number of levels as a whole number, for example 8."
+            f"(0.0, 0.3, 1.0) or torch.linspace(0, 1, 8).tolist(){more}."
         ) from None
     rising = all(low < high for low, high in itertools.pairwise(found))
     if len(found) < 2 or not rising or found[0] < 0 or found[-1] != 1:

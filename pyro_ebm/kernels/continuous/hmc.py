@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
+from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.settings import (
     Length,
+    left_out,
     require_broadcast,
     require_positive,
     require_probability,
     require_set,
 )
 from pyro_ebm.kernels.step_size import least, reported
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 from .coordinates import Coordinates
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
@@ -36,7 +38,7 @@ class HMCInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class HMC(Mover):
+class HMC(Mover, ReversibleKernel):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
     The n-th trajectory has the length :math:`T (1 - j h_n)`, in leapfrog steps of length
@@ -83,7 +85,7 @@ class HMC(Mover):
         require_probability("target_acceptance", self.target_acceptance)
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter!r}; wanted a number from 0 to 1.")
-        if not isinstance(self.longest, int) or self.longest < 1:
+        if not is_count(self.longest):
             raise ValueError(f"longest is {self.longest!r}; wanted a positive whole number.")
         if not 0 <= self.step_jitter < 1:
             raise ValueError(
@@ -91,7 +93,7 @@ class HMC(Mover):
             )
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
-        require_set(self, "step_size", "trajectory_length")
+        require_set(self)
         state = init_dynamics(energy, self.sites, x, self.mass, "HMC")
         require_broadcast("step_size", self.step_size, state.energy.shape)
         return state
@@ -117,6 +119,12 @@ class HMC(Mover):
             verdict.diverging,
         )
         return after, info
+
+    def unset(self) -> tuple[str, ...]:
+        return left_out(self, "step_size", "trajectory_length")
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     @property
     def settings(self) -> Settings:

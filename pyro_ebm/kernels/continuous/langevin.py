@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels.base import Kernel
+from pyro_ebm.kernels.base import Kernel, ReversibleKernel
 from pyro_ebm.kernels.settings import (
     Length,
+    left_out,
     require_broadcast,
     require_positive,
     require_probability,
@@ -125,7 +126,7 @@ class Langevin(Kernel):
 
 
 @dataclass(frozen=True, eq=False)
-class MALA(Mover):
+class MALA(Mover, ReversibleKernel):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
     Args:
@@ -153,7 +154,7 @@ class MALA(Mover):
         require_probability("target_acceptance", self.target_acceptance)
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
-        require_set(self, "step_size")
+        require_set(self)
         state = init_dynamics(energy, self.sites, x, self.mass, "MALA")
         require_broadcast("step_size", self.step_size, state.energy.shape)
         return state
@@ -171,6 +172,12 @@ class MALA(Mover):
         rate = verdict.acceptance_rate
         info = MALAInfo(rate, reported(self.step_size, rate))
         return after, info
+
+    def unset(self) -> tuple[str, ...]:
+        return left_out(self, "step_size")
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     @property
     def settings(self) -> Settings:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
+from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.metropolis import choose, metropolis
 from pyro_ebm.kernels.settings import (
     Length,
+    left_out,
     require_broadcast,
     require_positive,
     require_probability,
@@ -43,7 +45,7 @@ class RandomWalkInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RandomWalk(Mover):
+class RandomWalk(Mover, ReversibleKernel):
     r"""Metropolis with a normal proposal on the continuous sites, all at once.
 
     .. math:: u' = u + s L \xi, \quad \xi \sim N(0, I), \quad \Sigma = L L^\top = M^{-1}
@@ -73,7 +75,7 @@ class RandomWalk(Mover):
         require_probability("target_acceptance", self.target_acceptance)
 
     def init(self, energy: Energy, x: Sites) -> RandomWalkState:
-        require_set(self, "scale")
+        require_set(self)
         require_continuous(energy, self.sites, "RandomWalk")
         coordinates = Coordinates.of(energy, self.sites)
         x, position = start(energy, x, coordinates)
@@ -103,6 +105,12 @@ class RandomWalk(Mover):
         rate = verdict.acceptance_rate
         info = RandomWalkInfo(rate, reported(self.scale, rate))
         return RandomWalkState(x, point), info
+
+    def unset(self) -> tuple[str, ...]:
+        return left_out(self, "scale")
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     @property
     def settings(self) -> Settings:

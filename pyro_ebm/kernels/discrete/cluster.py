@@ -11,7 +11,7 @@ units at temperatures at which nothing has been decided, and such machines are r
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
 from pyro_ebm.energies.pairwise.links import GraphLink
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import Kernel
+from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.start import accept_at_door
 from pyro_ebm.sites import Site, Sites, two_values
 from pyro_ebm.units import Bernoulli, Spin
@@ -57,7 +57,7 @@ class ClusterInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SwendsenWang(Kernel):
+class SwendsenWang(ReversibleKernel):
     """All clusters at once: each is turned with the probability ½, but for the ghost's.
 
     It moves all units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -66,6 +66,9 @@ class SwendsenWang(Kernel):
         | Nonuniversal critical dynamics in Monte Carlo simulations (Swendsen & Wang, 1987)
         | https://doi.org/10.1103/PhysRevLett.58.86
     """
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> ClusterState:
         return init_clusters(energy, x, "SwendsenWang")
@@ -83,7 +86,7 @@ class SwendsenWang(Kernel):
 
 
 @dataclass(frozen=True, eq=False)
-class Wolff(Kernel):
+class Wolff(ReversibleKernel):
     """One cluster, that of a unit drawn at random: it is turned, unless it holds the ghost.
 
     It moves the units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -95,6 +98,9 @@ class Wolff(Kernel):
         | Collective Monte Carlo updating for spin systems (Wolff, 1989)
         | https://doi.org/10.1103/PhysRevLett.62.361
     """
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> ClusterState:
         return init_clusters(energy, x, "Wolff")

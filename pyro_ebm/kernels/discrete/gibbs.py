@@ -20,7 +20,7 @@ from pyro_ebm.energies import (
     draw_features,
     sweep_site,
 )
-from pyro_ebm.kernels.base import Kernel, require_machines, same_batch
+from pyro_ebm.kernels.base import ReversibleKernel, require_machines, same_batch
 from pyro_ebm.sites import Sites, check_names
 
 Newest = tuple[str, Tensor]  # the site drawn last, as a whole, and the field on it
@@ -46,7 +46,7 @@ class GibbsInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Gibbs(Kernel):
+class Gibbs(ReversibleKernel):
     """One sweep: the sites in the given order, each block of a site drawn given all the rest.
 
     Args:
@@ -62,6 +62,22 @@ class Gibbs(Kernel):
     def moved(self, energy: Energy) -> tuple[str, ...]:
         """The sites that a sweep visits, in order."""
         return tuple(energy.sites) if self.sites is None else self.sites
+
+    def reversed(self, energy: Energy) -> "Gibbs":
+        """The sites in the opposite order, where no site's units are coupled among themselves.
+
+        Raises:
+            ValueError: If those of a site are.
+        """
+        sites = self.moved(energy)
+        assert isinstance(energy, BlockEnergy)  # checked in `init`
+        if coupled := [site for site in sites if len(energy.blocks(site)) > 1]:
+            raise ValueError(
+                f"A Gibbs sweep over the sites {coupled}, whose units are coupled among "
+                f"themselves, has no reverse here. Use RandomBlocks() or GibbsWithGradients(), "
+                f"which are reversible."
+            )
+        return Gibbs(sites[::-1])
 
     def init(self, energy: Energy, x: Sites) -> GibbsState:
         if isinstance(self.sites, str) or (self.sites is not None and not self.sites):

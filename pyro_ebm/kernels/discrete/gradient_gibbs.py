@@ -10,16 +10,16 @@ exact probability of the reverse proposal makes the law exact whatever the energ
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, FieldEnergy, PairwiseTerms, energy_and_gradient
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import Findings, Kernel, TunableKernel, Tuning
+from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
 from pyro_ebm.kernels.metropolis import metropolis
-from pyro_ebm.kernels.settings import Length, require_positive, require_set
+from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_set
 from pyro_ebm.kernels.start import accept_at_door, read_terms, where
 from pyro_ebm.kernels.step_size import StepSize, as_length, reported
 from pyro_ebm.sites import Sites
@@ -148,7 +148,7 @@ def settle(
 
 
 @dataclass(frozen=True, eq=False)
-class GibbsWithGradients(Kernel):
+class GibbsWithGradients(ReversibleKernel):
     r"""One unit is proposed to change, chosen by how much its change lowers the energy.
 
     .. math:: q(x' \mid x) \propto e^{-\Delta E(x \to x') / 2}
@@ -171,6 +171,9 @@ class GibbsWithGradients(Kernel):
     def moved(self, energy: Energy) -> dict[str, Alphabet]:
         """The sites that it moves, with their alphabets."""
         return movable(energy, self.sites, "GibbsWithGradients")
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> GradientState | KeptFields:
         terms = read_terms(energy)
@@ -225,7 +228,7 @@ def log_chosen(log_weights: Tensor, index: Tensor) -> Tensor:  # (*batch, n), (*
 
 
 @dataclass(frozen=True, eq=False)
-class DiscreteLangevin(TunableKernel):
+class DiscreteLangevin(TunableKernel, ReversibleKernel):
     r"""All units are proposed at once, each for itself, by the gradient: DMALA.
 
     .. math:: q(x' \mid x) \propto \prod_i
@@ -261,7 +264,7 @@ class DiscreteLangevin(TunableKernel):
         return movable(energy, self.sites, "DiscreteLangevin")
 
     def init(self, energy: Energy, x: Sites) -> GradientState:
-        require_set(self, "step_size")
+        require_set(self)
         terms = read_terms(energy)
         return start(energy, terms, accept_at_door(energy, x, terms), self.moved(energy))
 
@@ -299,6 +302,12 @@ class DiscreteLangevin(TunableKernel):
                 each = cost.reshape(*cost.shape, *[1] * own)
             found[site] = difference / -2 - each
         return found
+
+    def unset(self) -> tuple[str, ...]:
+        return left_out(self, "step_size")
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def tuning(self, steps: int) -> Kernel:
         return DiscreteLangevinTuning(self) if self.step_size is None else self

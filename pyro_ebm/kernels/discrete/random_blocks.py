@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import Kernel, same_batch
+from pyro_ebm.kernels.base import ReversibleKernel, same_batch
 from pyro_ebm.kernels.start import where
-from pyro_ebm.sites import Levels, Sites, check_names, describe, levels_of
+from pyro_ebm.sites import Levels, Sites, check_names, describe, is_count, levels_of
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
 SIZE = 3  # units in a block
@@ -36,7 +36,7 @@ class RandomBlocksInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RandomBlocks(Kernel):
+class RandomBlocks(ReversibleKernel):
     r"""A few units drawn at random, then drawn anew from their joint law given all the others.
 
     .. math:: p(x_B \mid x_{-B}) = e^{-E(x_B, x_{-B})} / \sum_{x'_B} e^{-E(x'_B, x_{-B})}
@@ -62,7 +62,7 @@ class RandomBlocks(Kernel):
     size: int = SIZE
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
+        if not is_count(self.size):
             raise ValueError(f"size is {self.size!r}; wanted a positive whole number of units.")
 
     def moved(self, energy: Energy) -> dict[str, Levels]:
@@ -81,6 +81,9 @@ class RandomBlocks(Kernel):
             raise ValueError("RandomBlocks moves discrete sites, but the energy has none.")
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
         return {name: [v.to(like) for v in require_levels(energy, name)] for name in names}
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         levels = self.moved(energy)
@@ -123,7 +126,7 @@ class RandomBlocks(Kernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneBlock(Kernel):
+class OneBlock(ReversibleKernel):
     """What random blocks have drawn: units that are drawn anew at every step.
 
     Args:
@@ -135,6 +138,9 @@ class OneBlock(Kernel):
     blocks: RandomBlocks
     units: tuple[tuple[str, int], ...]
     options: tuple[Tensor, ...]
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
 
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         return self.blocks.init(energy, x)

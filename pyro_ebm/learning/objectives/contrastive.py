@@ -14,15 +14,21 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
 from pyro_ebm.kernels import Gibbs, Kernel, advance
-from pyro_ebm.learning.base import Objective, normalised, require_unbatched
+from pyro_ebm.learning.base import (
+    Objective,
+    Step,
+    held_batch,
+    normalised,
+    require_unbatched,
+    rows_of,
+)
 from pyro_ebm.learning.posterior.positive_phase import (
     ExactPosterior,
     PositivePhase,
     hidden_sites,
     infer,
-    rows_of,
 )
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 
 class ChainState(NamedTuple):
@@ -44,13 +50,13 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
         TypeError: If the energy is not pairwise.
         ValueError: If the data are no rows, or the steps not positive.
     """
-    if not isinstance(steps, int) or steps < 1:
+    if not is_count(steps):
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
     x = energy.accept(data)
-    rows_of(x)
+    rows_of(x, energy.sites)
     with torch.no_grad():
         terms = require_pairwise(energy, "Contrastive divergence").read()
-    require_unbatched(terms)
+    require_unbatched(terms, held_batch(energy))
     return x, terms
 
 
@@ -60,7 +66,7 @@ def begin(
     """What a loss is made of: the rows, the parameters, and weights that sum to 1."""
     x = energy.accept(data)
     terms = require_pairwise(energy, "Contrastive divergence").read()
-    return x, terms, normalised(weights, rows_of(x), terms.constant)
+    return x, terms, normalised(weights, rows_of(x, energy.sites), terms.constant)
 
 
 def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
@@ -127,7 +133,7 @@ class ContrastiveDivergence(Objective):
         data: Sites | Tensor,
         state: ChainState,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, ChainState]:
+    ) -> Step:
         x, terms, weights = begin(energy, data, weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
@@ -144,10 +150,7 @@ class ContrastiveDivergence(Objective):
         loss = mean_energy_difference(
             terms, posterior.means, negative, weights, weights, (posterior.averaged, averaged)
         )
-        return loss, ChainState(chain, state.observed)
-
-    def fantasies(self, state: ChainState) -> Sites:
-        return state.chain.x
+        return Step(loss, ChainState(chain, state.observed), chain.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +179,9 @@ class PersistentContrastiveDivergence(Objective):
 
     def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
         x, terms = door(energy, data, self.steps)
-        if not isinstance(self.chains, int) or self.chains < 1:
+        if not is_count(self.chains):
             raise ValueError(f"chains is {self.chains!r}; wanted a positive whole number.")
-        rows = torch.randint(rows_of(x), (self.chains,), device=energy.device)
+        rows = torch.randint(rows_of(x, energy.sites), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
         kernel = self.kernel or default_kernel(energy, tuple(x))
         return ChainState(kernel.init(energy, terms.values(posterior.draw())), tuple(x))
@@ -189,7 +192,7 @@ class PersistentContrastiveDivergence(Objective):
         data: Sites | Tensor,
         state: ChainState,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, ChainState]:
+    ) -> Step:
         x, terms, weights = begin(energy, data, weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         with torch.no_grad():
@@ -200,7 +203,4 @@ class PersistentContrastiveDivergence(Objective):
         loss = mean_energy_difference(
             terms, positive.means, negative, weights, means=(positive.averaged, averaged)
         )
-        return loss, ChainState(chain, state.observed)
-
-    def fantasies(self, state: ChainState) -> Sites:
-        return state.chain.x
+        return Step(loss, ChainState(chain, state.observed), chain.x)

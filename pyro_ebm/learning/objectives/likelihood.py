@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
-from pyro_ebm.learning.base import Objective, normalised, require_unbatched
-from pyro_ebm.learning.posterior.positive_phase import rows_of
+from pyro_ebm.learning.base import (
+    Objective,
+    Step,
+    normalised,
+    require_row_laws,
+    require_unbatched,
+    rows_of,
+)
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites
 
@@ -18,16 +24,19 @@ class ExactLikelihood(Objective):
 
     .. math:: -\frac1N \sum_n \ln p(v_n) = \frac1N \sum_n F(v_n) + \log Z
 
+    Where the energy holds rows of values, `clamp(machine, {"x": rows})`, it is that of each row of
+    data given its own: the mean of −ln p(v_n | x_n).
+
     Raises:
         TooManyStatesError: In `init`, if the machine is too large.
     """
 
     def init(self, energy: Energy, data: Sites | Tensor) -> None:
-        rows_of(energy.accept(data))
+        held = require_row_laws(energy, rows_of(energy.accept(data), energy.sites))
         exact.require_small(energy)
         with torch.no_grad():
-            if isinstance(energy, PairwiseEnergy):
-                require_unbatched(energy.read())
+            if isinstance(energy, PairwiseEnergy) and not held:
+                require_unbatched(energy.read(), held)
 
     def loss(
         self,
@@ -35,12 +44,10 @@ class ExactLikelihood(Objective):
         data: Sites | Tensor,
         state: None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
+    ) -> Step:
         x = energy.accept(data)
-        rows = rows_of(x)
+        rows = rows_of(x, energy.sites)
+        require_row_laws(energy, rows)
         log_probs = exact.log_prob(energy, x)
         weights = normalised(weights, rows, log_probs)
-        return -(log_probs.mean() if weights is None else weights @ log_probs), None
-
-    def fantasies(self, state: None) -> None:
-        return None
+        return Step(-(log_probs.mean() if weights is None else weights @ log_probs), None)

@@ -2,15 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
-from pyro_ebm.learning.base import Objective
 from pyro_ebm.partition import exact
-from pyro_ebm.sites import Sites, flat_features
+from pyro_ebm.sites import Sites, flat_features, is_count
 
 AFFORDABLE = 1.0  # seconds for exact log-probabilities
 
@@ -41,18 +39,18 @@ class Monitor:
     def __post_init__(self) -> None:
         for name in ("every", "rows"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not is_count(value):
                 raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
 
     @torch.no_grad()
-    def read(
-        self,
-        energy: Energy,
-        data: Sites,
-        objective: Objective,
-        state: Any,  # noqa: ANN401 (the objective's)
-    ) -> dict[str, float]:
-        """The figures now."""
+    def read(self, energy: Energy, data: Sites, fantasies: Sites | None) -> dict[str, float]:
+        """The figures now.
+
+        Args:
+            energy: What is learned.
+            data: The rows that it is learned from (rows, *site.shape).
+            fantasies: States of all sites that stand for the model's own, where there are such.
+        """
         figures: dict[str, float] = {}
         # In the energy's order, which that of exact moments is.
         data = {site: data[site] for site in energy.sites if site in data}
@@ -65,7 +63,6 @@ class Monitor:
                 log_z = exact.log_partition(energy) if log_z is None else log_z
                 figures[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
         some = {site: value[:: -(-len(value) // self.rows)] for site, value in data.items()}
-        fantasies = objective.fantasies(state)
         if fantasies is not None:
             fantasies = {site: fantasies[site] for site in data}
             gap = free_energy_gap(energy, some, fantasies)
@@ -74,7 +71,8 @@ class Monitor:
             figures["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, some), moments_of(energy, fantasies)
             )
-        elif "log_likelihood" in figures:
+        elif "log_likelihood" in figures and log_z is not None and not log_z.dim():
+            # Where each row has a law of its own, the model has no moments to compare with.
             figures["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, data), exact_moments(energy, data)
             )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms, require_pairwise
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 from pyro_ebm.units import Unit, name_of
 
 
@@ -88,7 +88,7 @@ def check_settings(tolerance: float, max_sweeps: int) -> None:
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; wanted a positive number.")
-    if not isinstance(max_sweeps, int) or max_sweeps < 1:
+    if not is_count(max_sweeps):
         raise ValueError(f"max_sweeps is {max_sweeps!r}; wanted a positive whole number.")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pyro_ebm.energies import PairwiseTerms, draw_features
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, is_count
 
 from .mean_field import check_settings, coordinate_ascent
 
@@ -103,7 +103,7 @@ class SampledPosterior(PositivePhase):
     steps: int = 20
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if not is_count(self.steps):
             raise ValueError(f"steps is {self.steps!r}; wanted a positive whole number of sweeps.")
 
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
@@ -140,23 +140,3 @@ def infer(positive: PositivePhase | None, terms: PairwiseTerms, observed: Sites)
     """The posterior by the phase that was chosen, or that the structure chooses, given values."""
     phase = positive or choose_positive(terms, observed)
     return phase.infer(terms, terms.features(observed))
-
-
-def rows_of(x: Sites) -> int:
-    """The number of rows of a batch of data (rows, n).
-
-    Raises:
-        ValueError: If it is not one batch dimension, the same for all sites, or empty.
-    """
-    shapes = {site: tuple(value.shape) for site, value in x.items()}
-    if not shapes:
-        raise ValueError("The data hold no site; give at least one, with its rows (rows, units).")
-    for site, shape in shapes.items():
-        if len(shape) != 2 or not shape[0]:
-            raise ValueError(
-                f"The data of {site!r} have shape {shape}; wanted (rows, units) with at least one "
-                f"row. For a single row use data[None]."
-            )
-    if len({rows for rows, _ in shapes.values()}) > 1:
-        raise ValueError(f"The sites have different numbers of rows: they have shapes {shapes}.")
-    return next(iter(shapes.values()))[0]

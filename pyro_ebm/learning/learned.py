@@ -1,0 +1,104 @@
+"""Which tensors an energy learns, and whether an optimiser moves them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_ebm.energies import Energy, PairwiseEnergy
+
+NAMED = 5  # of a list in a message
+
+
+def learned_parameters(energy: Energy) -> dict[str, nn.Parameter]:
+    """The parameters that are learned, by name; each once, however often it is used.
+
+    Raises:
+        ValueError: If there is none, or a given tensor has gradients that no step would follow.
+        FloatingPointError: If a parameter is NaN.
+    """
+    learned = {name: p for name, p in energy.named_parameters() if p.requires_grad}
+    # Layers and couplings keep a plain tensor, with its history, as a buffer.
+    if kept := {name: value for name, value in energy.named_buffers() if value.requires_grad}:
+        raise ValueError(not_learned(kept))
+    if not learned:
+        raise ValueError(
+            "The energy has no learned parameters: those given as plain tensors are kept as they "
+            "are, and those with requires_grad=False too. Give an nn.Parameter, or nothing, for "
+            "what is to be learned; energy.requires_grad_() frees parameters that were frozen."
+        )
+    require_numbers(energy)
+    return learned
+
+
+def not_learned(kept: dict[str, Tensor]) -> str:
+    """Why tensors with gradients are not learned, and what to do."""
+    made = [name for name, value in kept.items() if not value.is_leaf]
+    if not made:
+        return (
+            f"The tensors {some(kept)} require gradients, but are no parameters, so no step would "
+            f"move them. Give each as an nn.Parameter to learn it, or as value.detach() to keep it."
+        )
+    module, _, name = made[0].rpartition(".")
+    owner = f"energy.get_submodule({module!r})" if module else "energy"
+    return (
+        f"The tensors {some(made)} were computed from others when the energy was made, so learning "
+        f"would move neither. Give the result as an nn.Parameter to learn it freely, or as "
+        f"value.detach() to keep it. To learn what it is computed from, give an nn.Parameter and "
+        f"call torch.nn.utils.parametrize.register_parametrization({owner}, {name!r}, module), "
+        f"where module computes it and module.right_inverse goes back."
+    )
+
+
+def require_numbers(energy: Energy) -> None:
+    """Refuses to begin at parameters that are NaN, or not finite in a machine.
+
+    Raises:
+        FloatingPointError: If there is one.
+    """
+    if isinstance(energy, PairwiseEnergy):
+        with torch.no_grad():
+            energy.read().require_finite()
+    bad = [name for name, value in energy.named_parameters() if bool(value.isnan().any())]
+    if bad:
+        raise FloatingPointError(
+            f"The parameters {some(bad)} contain NaN before the first step. Begin at finite "
+            f"numbers, for example those of an earlier machine."
+        )
+
+
+def require_moved(optimizer: Optimizer, learned: dict[str, nn.Parameter]) -> None:
+    """Refuses an optimiser that does not move all that is learned.
+
+    Raises:
+        TypeError: If it is no optimiser.
+        ValueError: If it leaves a parameter out.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer is {optimizer!r}; wanted a torch optimiser, or what makes one of the "
+            f"parameters, for example functools.partial(torch.optim.SGD, lr=0.05)."
+        )
+    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    left = [name for name, parameter in learned.items() if id(parameter) not in moved]
+    if not left:
+        return
+    own = type(optimizer).__name__
+    if len(left) == len(learned):
+        raise ValueError(
+            f"The optimizer moves none of the energy's parameters {some(left)}: it was made of "
+            f"others. Make it of this energy's, {own}(energy.parameters(), ...), or give what "
+            f"makes it, functools.partial(torch.optim.{own}, ...)."
+        )
+    raise ValueError(
+        f"The optimizer does not move the parameters {some(left)}. Make it of all, "
+        f"{own}(energy.parameters(), ...), or keep these as they are: "
+        f"energy.get_parameter({left[0]!r}).requires_grad_(False)."
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """Names for a message, the first few where there are many."""
+    names = list(names)
+    return f"{names[:NAMED]}{' …' if len(names) > NAMED else ''}"
