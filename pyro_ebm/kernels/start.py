@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
-from pyro_ebm.sites import Sites, check_names, describe, random_values
+from pyro_ebm.energies import Energy, ModelEnergy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values
 
 from .base import require_machines, same_batch
 from .chains import whole
@@ -61,20 +61,21 @@ def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> 
     """Refuses a reference for other sites, and none where it is needed.
 
     Raises:
-        ValueError: If the reference has other sites, or lacks real ones, or if β = 0 would be no
-            law.
+        ValueError: If the reference has other sites, or lacks real ones or counts, or if β = 0
+            would be no law.
     """
-    endless = {s for s, site in energy.sites.items() if not site.support.is_discrete}
+    endless = {s for s, site in energy.sites.items() if is_endless(site.support)}
     if reference is None:
         if lowest == 0 and endless:
             raise ValueError(
-                f"At β = 0 the sites {sorted(endless)} have no law, being real. Give a reference "
-                f"energy that has one, or a lowest β above 0."
+                f"At β = 0 the sites {sorted(endless)} have no law, being real or counts. Give a "
+                f"reference energy that has one, or a lowest β above 0."
             )
     elif not endless <= set(reference.sites) <= set(energy.sites):
         raise ValueError(
             f"The reference has the sites {list(reference.sites)}; "
-            f"wanted those of the energy, {list(energy.sites)}, all real ones among them."
+            f"wanted those of the energy, {list(energy.sites)}, all real ones among them, and "
+            f"all counts."
         )
 
 
@@ -88,6 +89,8 @@ def finite_start(energy: Energy, chains: int) -> Sites:
     Raises:
         ValueError: As `random_start`; or if a chain has not found such a place.
     """
+    if isinstance(energy, ModelEnergy):  # which can draw counts from the model
+        return energy.initial(chains)
     x = random_start(energy, chains)
     if isinstance(energy, PairwiseEnergy):  # finite everywhere
         return x

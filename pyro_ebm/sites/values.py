@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from pyro.distributions.constraints import integer
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
@@ -33,12 +34,12 @@ def storage_dtype(support: Constraint) -> torch.dtype | None:
     """The smallest integer dtype that holds a discrete support; None for a continuous one."""
     if not support.is_discrete:
         return None
-    least, largest = (
-        int(torch.as_tensor(getattr(support, bound, default)).max())
-        for bound, default in (("lower_bound", 0), ("upper_bound", 1))
-    )
-    if not (hasattr(support, "upper_bound") or support in (boolean, spin)):
-        return torch.int64
+    least, largest = 0, 1
+    if support not in (boolean, spin):
+        if not (hasattr(support, "lower_bound") and hasattr(support, "upper_bound")):
+            return torch.int64
+        least = int(torch.as_tensor(support.lower_bound).min())
+        largest = int(torch.as_tensor(support.upper_bound).max())
     for dtype in (torch.int8, torch.int16, torch.int32):
         if torch.iinfo(dtype).min <= least and largest <= torch.iinfo(dtype).max:
             return dtype
@@ -48,7 +49,7 @@ def storage_dtype(support: Constraint) -> torch.dtype | None:
 def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
     """Values (*batch, *site.shape) to start from, scattered over the support.
 
-    Finite supports uniformly; integers with a lower bound only over the lowest five; continuous
+    Finite supports uniformly; integers with one bound over the five next to it; continuous
     supports from uniform numbers between -2 and 2 that are mapped to the support, as Pyro and Stan
     start.
 
@@ -74,6 +75,10 @@ def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
         low = torch.as_tensor(support.lower_bound, dtype=like.dtype, device=like.device)
         uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
         return low + (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)
+    if support.is_discrete and hasattr(support, "upper_bound"):
+        high = torch.as_tensor(support.upper_bound, dtype=like.dtype, device=like.device)
+        uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
+        return high - (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)
     if support.is_discrete:
         raise ValueError(f"No random start is known for the support {describe(support)}.")
     to_support = biject_to(support)
@@ -111,6 +116,18 @@ def describe(support: Constraint) -> str:
             return f"its own range of labels, at most {{{int(low.min())}, …, {int(high.max())}}}"
         return f"{{{int(low)}, …, {int(high)}}}"
     return str(support)
+
+
+def is_integer(support: Constraint) -> bool:
+    """Whether values are integers, with or without bounds."""
+    is_bounded = hasattr(support, "lower_bound") or hasattr(support, "upper_bound")
+    is_number = support.is_discrete and support.event_dim == 0
+    return is_number and (is_bounded or isinstance(support, type(integer)))
+
+
+def is_endless(support: Constraint) -> bool:
+    """Whether there are so many values that no law has each as likely."""
+    return not support.is_discrete or (is_integer(support) and values_of(support) is None)
 
 
 LARGEST = 1024  # values that are tried one by one

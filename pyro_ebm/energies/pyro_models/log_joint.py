@@ -8,12 +8,12 @@ are summed out.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Unit
+from pyro.distributions import Delta, TorchDistribution, Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.ops import special
@@ -90,11 +90,10 @@ class AtValues(Messenger):
                 f"The model draws {name!r}, which its first pass did not: its sites depend on "
                 f"values. Give it the same sites in every pass."
             )
+        if name in self.guarded:
+            msg["fn"] = Guarded(msg["fn"])
         if self.wanted is None or name in self.wanted:
             self.terms[name] = self.read(msg)
-            if name in self.guarded:
-                inside = msg["fn"].support.check(msg["value"])
-                self.terms[name] = self.terms[name].masked_fill(~inside, -torch.inf)
             # It has one number for each element of a batch, and no discrete site moves it here.
             if name in self.log_jacobians and self.read is term:
                 self.terms[name] = self.terms[name] + self.log_jacobians[name]
@@ -111,6 +110,31 @@ class AtValues(Messenger):
                 f"values. Give it the same sites in every pass."
             )
         return Pass(self.values, self.terms)
+
+
+class Guarded(TorchDistribution):
+    """A law whose log-probability is −∞ outside of its support, whether it validates or not.
+
+    Args:
+        law: The law, of a value that is there.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, law: Any) -> None:  # noqa: ANN401 (any distribution)
+        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
+        self.law = law
+
+    @property
+    def support(self) -> Any:  # noqa: ANN401 (torch's constraints)
+        """The law's own."""
+        return self.law.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p, or −∞."""
+        inside = self.law.support.check(value)
+        log_prob: Tensor = self.law.log_prob(value)
+        return log_prob.masked_fill(~inside, -torch.inf)
 
 
 class ModelStructureError(ValueError):
@@ -158,7 +182,7 @@ class Model(NamedTuple):
 
     def entries_at(self, values: Sites, real: frozenset[str], wanted: frozenset[str]) -> Sites:
         """ln p of the elements of some sites, one by one, in a pass at given values."""
-        handler = AtValues(values, real, wanted, read=entries)
+        handler = AtValues(values, real, wanted, self.guarded, entries)
         with pyro.validation_enabled(False), trusting(), handler:
             self.function(*self.args, **self.kwargs)
         return handler.told().terms
@@ -170,7 +194,7 @@ class Model(NamedTuple):
             for value in self.at(values, real).terms.values():
                 total = total + value.sum()
             return total
-        handler = AtValues(values, real, frozenset())
+        handler = AtValues(values, real, frozenset(), self.guarded)
         with safe_logarithm(), pyro.validation_enabled(False), trusting():
             total = self.evaluator.log_prob(self.trace(handler))
         for value in handler.log_jacobians.values():

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
@@ -16,12 +17,22 @@ from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
 from .energy_site import EnergySite
-from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
+from .first_pass import (
+    RADIUS,
+    InitStrategy,
+    extreme_pass,
+    first_pass,
+    like,
+    listed_values,
+    random_pass,
+)
 from .log_joint import AtValues, Message, Model, ModelStructureError
 
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
 WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are not known
+EXTREMES = (0.0, 1.0, *[None] * 14)  # passes that tell whether a support moves
 TRIES = 100  # before a chain without a finite energy is given up
+WIDER = 0.2  # by which chains without a finite energy look farther, try by try
 ELEMENTS = 2**24  # numbers of one batched pass, about: more rows are taken in turns
 
 
@@ -76,8 +87,15 @@ class ModelEnergy(SweepEnergy):
             passes = [random_pass(self.model) for _ in range(STARTS)]
             require_same_sites(self.nodes, passes)
             sources, moving = self.dependences(passes)
+            for name, error in first.outside.items():
+                if name not in moving:
+                    raise error
             self.moving = moving & self.sites.keys()
             self.model = self.model._replace(guarded=moving - self.real)
+            bounding = [sources[name] for name in moving - self.sites.keys()]
+            self.walled = self.real & frozenset().union(
+                *bounding
+            )  # data forbid some of their values
             # The values of the first pass do not bound those of another.
             whole = {site: Site(WHOLE, self.sites[site].shape) for site in self.moving - self.real}
             self.sites = {name: whole.get(name, site) for name, site in self.sites.items()}
@@ -150,7 +168,8 @@ class ModelEnergy(SweepEnergy):
         Args:
             chains: How many.
             strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers between
-                −2 and 2 in unconstrained space. Discrete sites are drawn from the model.
+                −2 and 2 in unconstrained space, and farther out where no finite energy is found
+                there. Discrete sites are drawn from the model.
 
         Raises:
             ValueError: If no finite energy is found in a hundred tries.
@@ -158,8 +177,9 @@ class ModelEnergy(SweepEnergy):
         if not isinstance(chains, int) or chains < 1:
             raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
         found: list[Sites] = []
-        for _ in range(TRIES):
-            tried = [self.random_values(strategy) for _ in range(chains - len(found))]
+        for number in range(TRIES):
+            radius = RADIUS + WIDER * number
+            tried = [self.random_values(strategy, radius) for _ in range(chains - len(found))]
             with torch.no_grad():
                 energies = self.evaluate(stacked(tried))
             found += [x for x, e in zip(tried, energies.tolist(), strict=True) if math.isfinite(e)]
@@ -261,7 +281,8 @@ class ModelEnergy(SweepEnergy):
         if found is None:
             raise ValueError(
                 f"The values of {site!r}, {describe(self.sites[site].support)}, are too many or "
-                f"depend on other sites: move it with MetropolisHastings."
+                f"depend on other sites: move it with IntegerWalk(({site!r},)) or with "
+                f"MetropolisHastings, and join the kernels in a Cycle."
             )
         return found
 
@@ -295,17 +316,22 @@ class ModelEnergy(SweepEnergy):
         self, passes: list[dict[str, Message]]
     ) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
         """By sample site those that its term depends on; and the sites whose support moves."""
-        seen = frozenset(
-            name
-            for name in self.nodes
-            if any(differ(self.nodes[name]["fn"], nodes[name]["fn"]) for nodes in passes)
-        )
+        seen = frozenset(name for name in self.nodes if self.moves_in(name, passes))
         try:
             sources, moving = provenance(self.model)
         except Exception:
             everything = frozenset(self.sites)
             return dict.fromkeys(self.nodes, everything), self.real | seen
-        return sources, moving | seen
+        # Bounds are often computed together with parameters, which makes them no less fixed.
+        if moving <= seen:
+            return sources, seen
+        extremes = [extreme_pass(self.model, share) for share in EXTREMES]
+        return sources, seen | {name for name in moving if self.moves_in(name, extremes)}
+
+    def moves_in(self, name: str, passes: list[dict[str, Message]]) -> bool:
+        """Whether the support of a site is another one in some passes than in the first."""
+        law = self.nodes[name]["fn"]
+        return any(differ(law, nodes[name]["fn"]) for nodes in passes)
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -333,9 +359,10 @@ class ModelEnergy(SweepEnergy):
             for name, value in handler.told().values.items()
         }
 
-    def random_values(self, strategy: InitStrategy | None = None) -> Sites:
-        """Values of one chain: real sites by the strategy, discrete ones from the model."""
-        return self.values_in(random_pass(self.model, strategy))
+    def random_values(self, strategy: InitStrategy | None, radius: float) -> Sites:
+        """Values of one chain, as `random_pass` has them."""
+        with pyro.validation_enabled(False):  # values far out may make a parameter invalid
+            return self.values_in(random_pass(self.model, strategy, radius))
 
     def values_in(self, nodes: dict[str, Message]) -> Sites:
         """The values of a pass as the energy has them."""

@@ -1,6 +1,5 @@
 """Exact joint draws of a few units, for any energy of discrete sites: no gradient, no structure."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import Kernel, same_batch
 from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, spin
+from pyro_ebm.sites import values_of as listed
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
 
@@ -80,7 +80,7 @@ class RandomBlocks(Kernel):
             raise ValueError(
                 f"A block of {self.size} units with {largest} values each has up to "
                 f"{largest**self.size} joint values; wanted at most {MOST_OPTIONS}: a size of "
-                f"{int(math.log(MOST_OPTIONS) / math.log(largest))} or less."
+                f"{largest_block(largest)} or less."
             )
         x = energy.accept(x)
         check_names(x, energy.sites)
@@ -167,21 +167,30 @@ def values_of(site: Site, name: str, like: Tensor) -> Tensor:  # (values,)
         return like.new_tensor([-1.0, 1.0])
     if not can_move(site):
         raise ValueError(
-            f"RandomBlocks moves bits, spins and labels, but {name!r} is {describe(support)}. "
-            f"Leave it out of sites, and move it with another kernel in a Cycle."
+            f"RandomBlocks moves bits, spins and few labels, but {name!r} is {describe(support)}. "
+            f"Leave it out of sites, and move it with another kernel in a Cycle: integers with "
+            f"IntegerWalk."
         )
     low, high = support.lower_bound, support.upper_bound  # type: ignore[attr-defined]
     return torch.arange(int(low), int(high) + 1).to(like)
 
 
 def can_move(site: Site) -> bool:
-    """Whether a unit of a site has finitely many values, the same as the others have."""
+    """Whether a unit of a site has few enough values to try, the same as the others have."""
     support = site.support
     if support in (boolean, spin):
         return True
-    if not isinstance(support, constraints.integer_interval):
+    if not isinstance(support, constraints.integer_interval) or listed(support) is None:
         return False
     return not any(torch.as_tensor(b).dim() for b in (support.lower_bound, support.upper_bound))
+
+
+def largest_block(values: int) -> int:
+    """The most units with so many values each that can be drawn at once."""
+    size = 1
+    while values ** (size + 1) <= MOST_OPTIONS:
+        size += 1
+    return size
 
 
 def drawn_block(units: int, size: int) -> list[int]:
