@@ -58,6 +58,10 @@ class MetropolisHastings(Kernel):
                 f"distribution, for example lambda x: dist.Normal(x, 0.5)."
             )
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return (self.site,)
+
     def init(self, energy: Energy, x: Sites) -> MetropolisHastingsState:
         if self.site not in energy.sites:
             raise ValueError(

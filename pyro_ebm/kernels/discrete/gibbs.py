@@ -63,6 +63,10 @@ class Gibbs(Kernel):
         """The sites that a sweep visits, in order."""
         return tuple(energy.sites) if self.sites is None else self.sites
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
+
     def init(self, energy: Energy, x: Sites) -> GibbsState:
         if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
             raise ValueError(

@@ -155,6 +155,10 @@ class GibbsWithGradients(Kernel):
         """The sites that it moves, with their alphabets."""
         return movable(energy, self.sites, "GibbsWithGradients")
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
+
     def init(self, energy: Energy, x: Sites) -> GradientState | KeptFields:
         terms = read_terms(energy)
         return self.begun(energy, terms, accept_at_door(energy, x, terms))
@@ -244,6 +248,10 @@ class DiscreteLangevin(TunableKernel):
     def moved(self, energy: Energy) -> dict[str, Alphabet]:
         """The sites that it moves, with their alphabets."""
         return movable(energy, self.sites, "DiscreteLangevin")
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
 
     def init(self, energy: Energy, x: Sites) -> GradientState:
         require_set(self, "step_size")

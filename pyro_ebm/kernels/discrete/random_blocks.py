@@ -73,6 +73,10 @@ class RandomBlocks(Kernel):
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
         return {name: values_of(energy.sites[name], name, like) for name in names}
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
+
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         levels = self.moved(energy)
         largest = max(len(values) for values in levels.values())
@@ -167,9 +171,9 @@ def values_of(site: Site, name: str, like: Tensor) -> Tensor:  # (values,)
         return like.new_tensor([-1.0, 1.0])
     if not can_move(site):
         raise ValueError(
-            f"RandomBlocks moves bits, spins and few labels, but {name!r} is {describe(support)}. "
-            f"Leave it out of sites, and move it with another kernel in a Cycle: integers with "
-            f"IntegerWalk."
+            f"RandomBlocks moves bits, spins and labels of a few values, but {name!r} is "
+            f"{describe(support)}. Leave it out of sites, and move it with another kernel in a "
+            f"Cycle: integers with IntegerWalk."
         )
     low, high = support.lower_bound, support.upper_bound  # type: ignore[attr-defined]
     return torch.arange(int(low), int(high) + 1).to(like)
