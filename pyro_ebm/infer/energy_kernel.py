@@ -96,7 +96,7 @@ class EnergyKernel(MCMCKernel):
                     f"The supports of {moving} depend on other sites, and pyro.infer.MCMC maps "
                     f"draws back by fixed transforms. Use pyro_ebm.infer.MCMC."
                 )
-            self.transforms = {name: t.inv for name, t in self.energy.transforms.items()}
+            self.transforms = self.energy.to_free
 
     @property
     def initial_params(self) -> Sites:

@@ -92,7 +92,7 @@ class WithinGibbs(MCMCKernel):
                 f"back by fixed transforms. Use pyro_ebm.infer.MCMC with a Cycle of kernels."
             )
         self.energy, self.warmup_steps = energy, warmup_steps
-        self.transforms = {name: t.inv for name, t in energy.transforms.items()}
+        self.transforms = energy.to_free
         self.movers = {"+".join(sites): make(energy, warmup_steps) for sites, make in self.blocks}
 
     @property

@@ -16,6 +16,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.sites import Site, bounded, values_of
 
+from .imputed import Imputed, imputed_sites
 from .log_joint import AtValues, Message, Model, is_latent, term, unwrapped
 
 InitStrategy = Callable[[Message], Tensor]  # one of Pyro's init_to_...
@@ -33,6 +34,7 @@ class FirstPass(NamedTuple):
             support depends on other sites, it is that of this pass.
         outside: By observed site whose data are outside of the support that it has in this pass,
             Pyro's error.
+        imputed: The latent sites that are observed in part.
     """
 
     model: Model
@@ -40,6 +42,7 @@ class FirstPass(NamedTuple):
     sites: dict[str, Site]
     transforms: dict[str, Any]
     outside: dict[str, ValueError]
+    imputed: dict[str, Imputed]
 
 
 def first_pass(model: Model) -> FirstPass:
@@ -58,11 +61,7 @@ def first_pass(model: Model) -> FirstPass:
             if site_is_subsample(msg):
                 refuse_subsample(msg)
                 continue
-            try:
-                term(msg)  # which validates observed values
-            except ValueError as error:
-                if not is_outside(msg):
-                    raise
+            if error := refusal_of_value(msg):
                 outside[name] = error
             if is_latent(msg):
                 if msg["infer"].get("enumerate") == "parallel" and is_discrete(msg["fn"]):
@@ -71,10 +70,15 @@ def first_pass(model: Model) -> FirstPass:
                 sites[name], transform = latent_site(name, msg)
                 if transform is not None:
                     transforms[name] = transform
+        imputed = imputed_sites(nodes, sites, transforms)
+        if whole := [name for name, part in imputed.items() if not len(part.free)]:
+            held = {name: nodes[name]["value"] for name in whole}  # which enter nothing
+            return first_pass(model._replace(function=poutine.condition(model.function, held)))
+        model = model._replace(imputed=frozenset(imputed))
         if not sites:
             raise ValueError("The model has no latent site that an energy could be a function of.")
         if not summed:
-            return FirstPass(model, nodes, sites, transforms, outside)
+            return FirstPass(model, nodes, sites, transforms, outside, imputed)
         frames = [f for msg in nodes.values() for f in msg["cond_indep_stack"] if f.vectorized]
         model = model._replace(plates=max((-f.dim for f in frames), default=0))
         given = {name: nodes[name]["value"] for name in sites}
@@ -82,7 +86,22 @@ def first_pass(model: Model) -> FirstPass:
         with pyro.validation_enabled(False):  # data may be outside of a support that moves
             evaluator = TraceEinsumEvaluator(trace, True, model.plates)
         model = model._replace(evaluator=evaluator)
-        return FirstPass(model, nodes, sites, transforms, outside)
+        return FirstPass(model, nodes, sites, transforms, outside, imputed)
+
+
+def refusal_of_value(msg: Message) -> ValueError | None:
+    """What Pyro's validation says of a value outside of its support; None of one inside.
+
+    Raises:
+        ValueError: If something else is wrong.
+    """
+    try:
+        term(msg)
+    except ValueError as error:
+        if not is_outside(msg):
+            raise
+        return error
+    return None
 
 
 def is_outside(msg: Message) -> bool:

@@ -50,6 +50,7 @@ class AtValues(Messenger):
         wanted: The sites whose terms are computed; all of them if left out.
         guarded: The sites whose term is −∞ where the value is outside the support.
         read: What the term of a site is: ln p given its parents, or its parts.
+        imputed: The sites that are observed where they are masked.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class AtValues(Messenger):
         wanted: frozenset[str] | None = None,
         guarded: frozenset[str] = frozenset(),
         read: Callable[[Message], Tensor] | None = None,
+        imputed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.imputed = imputed
         self.given, self.real, self.wanted, self.guarded = given, real, wanted, guarded
         self.read = read or term
         self.values: Sites = {}
@@ -77,7 +80,9 @@ class AtValues(Messenger):
             value = transform(free)
             jacobian = transform.log_abs_det_jacobian(free, value)
             own = jacobian.dim() - len(msg["fn"].batch_shape)
-            self.log_jacobians[name] = jacobian.sum(tuple(range(-own, 0))) if own else jacobian
+            total = jacobian.sum(tuple(range(-own, 0))) if own else jacobian
+            mask = msg["mask"] if name in self.imputed else None
+            self.log_jacobians[name] = scale_and_mask(total, 1.0, mask)
         self.values[name] = value
         msg["value"], msg["done"] = value, True
 
@@ -164,6 +169,7 @@ class Model(NamedTuple):
             None where there are none to enumerate.
         guarded: The sites whose support depends on others. Laws answer with any number outside
             of their support where validation is off, as it has to be in a batch.
+        imputed: The latent sites that are observed in part.
     """
 
     function: Callable[..., Any]
@@ -172,10 +178,11 @@ class Model(NamedTuple):
     evaluator: TraceEinsumEvaluator | None = None
     plates: int | None = None
     guarded: frozenset[str] = frozenset()
+    imputed: frozenset[str] = frozenset()
 
     def at(self, values: Sites, real: frozenset[str], wanted: frozenset[str] | None = None) -> Pass:
         """A pass at given values."""
-        handler = AtValues(values, real, wanted, self.guarded)
+        handler = AtValues(values, real, wanted, self.guarded, imputed=self.imputed)
         with pyro.validation_enabled(False), trusting(), handler:
             self.enumerating()(*self.args, **self.kwargs)
         return handler.told()
@@ -194,7 +201,7 @@ class Model(NamedTuple):
             for value in self.at(values, real).terms.values():
                 total = total + value.sum()
             return total
-        handler = AtValues(values, real, frozenset(), self.guarded)
+        handler = AtValues(values, real, frozenset(), self.guarded, imputed=self.imputed)
         with safe_logarithm(), pyro.validation_enabled(False), trusting():
             total = self.evaluator.log_prob(self.trace(handler))
         for value in handler.log_jacobians.values():

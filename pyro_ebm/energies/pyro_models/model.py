@@ -26,6 +26,7 @@ from .first_pass import (
     listed_values,
     random_pass,
 )
+from .imputed import Completion
 from .log_joint import AtValues, Message, Model, ModelStructureError
 
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
@@ -47,7 +48,8 @@ class ModelEnergy(SweepEnergy):
 
     A real site is unconstrained: u is mapped to its support by Pyro's `biject_to`, also where the
     support depends on other sites. A discrete site is as it is. Sites that the model marks with
-    `infer={"enumerate": "parallel"}` are summed out. `constrain` leads back to the model's space.
+    `infer={"enumerate": "parallel"}` are summed out; of one observed in part, by `obs_mask`, only
+    the missing elements are sites of the energy. `constrain` leads back to the model's space.
 
     A first, validated pass finds the sites; then chains are batched by `torch.func.vmap`. Where
     that fails, or gives other numbers than one chain alone, chains are evaluated one after another,
@@ -104,6 +106,11 @@ class ModelEnergy(SweepEnergy):
             self.try_out(starts)
             self.energy_sites: dict[str, EnergySite] = {}
             self.conditionals = self.find_conditionals(starts, sources)
+            # From here on, sites that are observed in part have their other elements only.
+            self.imputed = first.imputed
+            for name, part in self.imputed.items():
+                free = Site(self.sites[name].support, part.free.shape)
+                self.sites = {**self.sites, name: free}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -136,7 +143,7 @@ class ModelEnergy(SweepEnergy):
                 name: self.transforms[name](value)
                 if name in self.real
                 else value.to(self.kinds[name])
-                for name, value in x.items()
+                for name, value in self.completed(x).items()
             }
         batch, rows = self.as_rows(x)
         found = self.each(self.in_model_space, rows)
@@ -157,10 +164,11 @@ class ModelEnergy(SweepEnergy):
             name: values[name].reshape(-1, *self.nodes[name]["value"].shape) for name in self.sites
         }
         found = self.each(self.in_free_space, rows)
-        return {
+        free = {
             name: found[name].reshape(batch + found[name].shape[1:]).to(self.dtype)
             for name in self.sites
         }
+        return self.reduced(free)
 
     def initial(self, chains: int, strategy: InitStrategy | None = None) -> Sites:
         """Where chains may start, each on its own: values of finite energy.
@@ -198,12 +206,15 @@ class ModelEnergy(SweepEnergy):
         Raises:
             ValueError: If the site is real, or its values cannot be listed or depend on others.
         """
-        return self.discrete_site(site).blocks
+        blocks = self.discrete_site(site).blocks
+        return self.imputed[site].blocks(blocks) if site in self.imputed else blocks
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
         found = self.discrete_site(site)
         if block is None:
             block = only_block(self, site)
+        if site in self.imputed:
+            block = self.imputed[site].free[block]
         batch, rows = self.as_rows(x)
         tried = found.tried(rows[site], block)  # (states, rows, *shape)
         states = len(tried)
@@ -362,7 +373,7 @@ class ModelEnergy(SweepEnergy):
     def random_values(self, strategy: InitStrategy | None, radius: float) -> Sites:
         """Values of one chain, as `random_pass` has them."""
         with pyro.validation_enabled(False):  # values far out may make a parameter invalid
-            return self.values_in(random_pass(self.model, strategy, radius))
+            return self.reduced(self.values_in(random_pass(self.model, strategy, radius)))
 
     def values_in(self, nodes: dict[str, Message]) -> Sites:
         """The values of a pass as the energy has them."""
@@ -377,10 +388,30 @@ class ModelEnergy(SweepEnergy):
     def as_rows(self, x: Sites) -> tuple[torch.Size, Sites]:
         """The batch shape, and values with it flattened to one dimension."""
         batch = batch_shape(x, self.sites)
-        return batch, {
+        rows = {
             name: value.expand(batch + self.sites[name].shape).reshape(-1, *self.sites[name].shape)
             for name, value in x.items()
         }
+        return batch, self.completed(rows)
+
+    def completed(self, x: Sites) -> Sites:
+        """Values with those of sites that are observed in part made whole."""
+        wholes = {name: part.complete(x[name]) for name, part in self.imputed.items() if name in x}
+        return {**x, **wholes}
+
+    def reduced(self, x: Sites) -> Sites:
+        """Values with those of sites that are observed in part left to their free elements."""
+        free = {name: part.reduce(x[name]) for name, part in self.imputed.items() if name in x}
+        return {**x, **free}
+
+    @property
+    def to_free(self) -> dict[str, Any]:
+        """By site whose values in the model's space are others, what Pyro maps draws back by."""
+        transforms = {name: transform.inv for name, transform in self.transforms.items()}
+        completions = {
+            name: Completion(part, self.transforms.get(name)) for name, part in self.imputed.items()
+        }
+        return {**transforms, **completions}
 
     def each(self, function: Callable[[Sites], Sites], rows: Sites) -> Sites:
         """A function of one chain for every row: batched where the model can be."""
