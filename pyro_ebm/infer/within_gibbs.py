@@ -82,8 +82,7 @@ class WithinGibbs(MCMCKernel):
         """
         energy = ModelEnergy(self.model, *args, **kwargs)
         named = [site for sites, _ in self.blocks for site in sites]
-        if unknown := [site for site in named if site not in energy.sites]:
-            raise ValueError(f"Unknown sites {unknown}; the model has {list(energy.sites)}.")
+        energy.require_known(named)
         if left := [site for site in energy.sites if site not in named]:
             raise ValueError(f"No block moves {left}; give each latent site to a block.")
         if moving := sorted(energy.moving & energy.real):

@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -22,12 +22,13 @@ from .first_pass import (
     InitStrategy,
     extreme_pass,
     first_pass,
+    is_discrete,
     like,
     listed_values,
     random_pass,
 )
 from .imputed import Completion
-from .log_joint import AtValues, Message, Model, ModelStructureError
+from .log_joint import AtValues, Message, Model, ModelStructureError, is_latent
 
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
 WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are not known
@@ -50,6 +51,11 @@ class ModelEnergy(SweepEnergy):
     support depends on other sites. A discrete site is as it is. Sites that the model marks with
     `infer={"enumerate": "parallel"}` are summed out; of one observed in part, by `obs_mask`, only
     the missing elements are sites of the energy. `constrain` leads back to the model's space.
+
+    Summing a site out leaves the law of the others as it is where the site is drawn: under
+    `poutine.scale(2)` it gives :math:`\ln \sum p^2`, the marginal of the scaled joint, as in Pyro's
+    HMC. (`TraceEnum_ELBO` has :math:`2 \ln \sum p` there, that of two copies of the site: for these
+    write the rows twice, without a scale.)
 
     A first, validated pass finds the sites; then chains are batched by `torch.func.vmap`. Where
     that fails, or gives other numbers than one chain alone, chains are evaluated one after another,
@@ -281,8 +287,7 @@ class ModelEnergy(SweepEnergy):
         Raises:
             ValueError: If it cannot be.
         """
-        if site not in self.sites:
-            raise ValueError(f"Unknown site {site!r}; the model has {list(self.sites)}.")
+        self.require_known((site,))
         if site in self.real:
             raise ValueError(
                 f"{site!r} is real and has no conditional law that could be drawn from: move it "
@@ -296,6 +301,30 @@ class ModelEnergy(SweepEnergy):
                 f"MetropolisHastings, and join the kernels in a Cycle."
             )
         return found
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The sites that are summed out."""
+        return tuple(
+            name
+            for name, msg in self.nodes.items()
+            if is_latent(msg) and name not in self.sites and is_discrete(msg["fn"])
+        )
+
+    def require_known(self, names: Sequence[str]) -> None:
+        """Refuses names that are none of the energy's sites.
+
+        Raises:
+            ValueError: If there is one; of a site that is summed out, how to have it drawn.
+        """
+        if summed := [name for name in names if name in self.summed]:
+            raise ValueError(
+                f"The sites {summed} are summed out, since the model marks them "
+                f"infer={{'enumerate': 'parallel'}}. To draw them, leave the mark out, or take it "
+                f"off: poutine.infer_config(model, lambda site: {{'enumerate': None}})."
+            )
+        if unknown := [name for name in names if name not in self.sites]:
+            raise ValueError(f"Unknown sites {unknown}; the model has {list(self.sites)}.")
 
     def find_conditionals(
         self, starts: list[Sites], sources: dict[str, frozenset[str]]
