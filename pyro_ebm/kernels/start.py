@@ -39,7 +39,30 @@ def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(chosen.reshape(*chosen.shape, *[1] * (new.dim() - chosen.dim())), new, old)
 
 
+def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
+    """The energy of each chain's start.
+
+    Raises:
+        ValueError: If the energy has a batch of laws that the chains do not cover.
+    """
+    batch = same_batch(x, energy)
+    try:
+        return energy(x).expand(batch)
+    except RuntimeError:
+        require_machines(batch, laws(energy, x))
+        raise
+
+
 @torch.no_grad()
+def laws(energy: Energy, x: Sites) -> torch.Size:
+    """The batch shape of an energy's laws: that of its answer for a single state of x."""
+    first = {}
+    for name, site in energy.sites.items():
+        batch = x[name].dim() - len(site.shape)
+        first[name] = x[name][(0,) * batch]
+    return energy.evaluate(first).shape
+
+
 def is_one_law(energy: Energy, x: Sites) -> bool:
     """Whether all chains have the same energy, and not each one of its own.
 
@@ -50,11 +73,7 @@ def is_one_law(energy: Energy, x: Sites) -> bool:
         energy: The energy.
         x: Values of all its sites, (*batch, *shape), of which the first are looked at.
     """
-    first = {}
-    for name, site in energy.sites.items():
-        batch = x[name].dim() - len(site.shape)
-        first[name] = x[name][(0,) * batch]
-    return not energy.evaluate(first).shape
+    return not laws(energy, x)
 
 
 def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
@@ -95,7 +114,7 @@ def finite_start(energy: Energy, chains: int) -> Sites:
     if isinstance(energy, PairwiseEnergy):  # finite everywhere
         return x
     for _ in range(TRIES):
-        outside = ~energy(x).isfinite().expand(chains)
+        outside = ~heights(energy, x).isfinite()
         if not bool(outside.any()):
             return x
         again = random_start(energy, chains)
@@ -116,10 +135,10 @@ def require_finite_start(energy: Energy, x: Sites) -> None:
     Raises:
         ValueError: If an energy is infinite or NaN.
     """
-    heights = energy(x).reshape(-1)
-    if not bool(heights.isfinite().all()):
-        where = (~heights.isfinite()).nonzero()[:, 0].tolist()
-        kind = "NaN" if bool(heights.isnan().any()) else "infinite"
+    found = heights(energy, x)
+    if not bool(found.isfinite().all()):
+        where = (~found.isfinite()).nonzero()[:, 0].tolist()
+        kind = "NaN" if bool(found.isnan().any()) else "infinite"
         raise ValueError(
             f"The energy of the start is {kind} in the chains {where[:10]}; wanted a finite one: "
             f"check the parameters, and start where p(x) is not 0, for example a draw or the mode."
