@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pyro
@@ -16,13 +18,14 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.distributions import Boltzmann
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
+from pyro_ebm.distributions import Boltzmann, IntractableNormalizerError
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, ModelEnergy
 from pyro_ebm.energies.pyro_models.log_joint import is_factor
 from pyro_ebm.infer import energy_factor, factor
 from pyro_ebm.sites import Site
 
 DOUBLE = torch.float64
+ADAM = pyro.optim.Adam({"lr": 0.01})
 WEIGHT = torch.tensor([[0.7, -1.1], [0.4, 0.9], [-0.6, 0.2]], dtype=DOUBLE)
 BIAS = {name: torch.zeros(n, dtype=DOUBLE) for name, n in (("visible", 3), ("hidden", 2))}
 MACHINE = BoltzmannMachine.restricted(3, 2, weight=WEIGHT, bias=BIAS)
@@ -75,7 +78,11 @@ def test_parameters_are_read_once() -> None:
     machine = BoltzmannMachine.fully_visible(3)
     to_pyro_module_(machine)
     machine.layers["visible"].bias = PyroSample(dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    trace = poutine.trace(lambda: energy_factor("f", machine, visible=torch.ones(3))).get_trace()
+
+    def model() -> None:
+        energy_factor("f", machine, normalizer="left out", visible=torch.ones(3))
+
+    trace = poutine.trace(model).get_trace()
     bias = trace.nodes["layers.visible.bias"]["value"]
     assert torch.allclose(trace.log_prob_sum(lambda name, _: name == "f"), bias.sum())
 
@@ -135,6 +142,71 @@ def test_particles_and_predictive_draws_are_no_plates_of_the_model() -> None:
     assert 0 < loss < 10
     draws = Predictive(model, num_samples=7, parallel=True)()
     assert draws["a"].shape == (7,)
+
+
+def random_couplings(**how: Any) -> None:
+    """Three bits that are all on, coupled by a latent number."""
+    coupling = pyro.sample("coupling", dist.Normal(0.0, 1.0))
+    weight = coupling * (1 - torch.eye(3))
+    energy = BoltzmannMachine.fully_visible(3, weight=weight)
+    energy_factor("bits", energy, visible=torch.ones(3), **how)
+
+
+def random_label(**how: Any) -> None:
+    label = pyro.sample("label", dist.Bernoulli(0.3))
+    pull = CallableEnergy(lambda a: label * a.square(), {"a": REAL})
+    energy_factor("pull", pull, a=pyro.sample("a", dist.Normal(0.0, 1.0)), **how)
+
+
+def learned(**how: Any) -> None:
+    weight = pyro.param("weight", torch.tensor(0.5))
+    pull = CallableEnergy(lambda a: weight * a.square(), {"a": REAL})
+    energy_factor("pull", pull, a=pyro.sample("a", dist.Normal(0.0, 1.0)), **how)
+
+
+DEPENDENT: dict[str, tuple[Callable[..., None], str]] = {
+    "a real number": (random_couplings, "the latent site 'coupling'"),
+    "a label": (random_label, "the latent site 'label'"),
+    "a parameter that is learned": (learned, "the parameter 'weight'"),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_an_energy_with_latent_or_learned_parameters_is_refused(name: str) -> None:
+    model, what = DEPENDENT[name]
+    message = rf"depends on {what}.*normalizer='left out'"
+    with pytest.raises(IntractableNormalizerError, match=message):
+        poutine.trace(model).get_trace().log_prob_sum()
+    with pytest.raises(IntractableNormalizerError, match=what):
+        ModelEnergy(model)
+
+
+@pytest.mark.parametrize("name", ["a real number", "a parameter that is learned"])
+def test_variational_inference_refuses_them_too(name: str) -> None:
+    model, what = DEPENDENT[name]
+    svi = SVI(model, AutoNormal(model), ADAM, Trace_ELBO())
+    with pytest.raises(IntractableNormalizerError, match=what):
+        svi.step()
+
+
+def test_the_undirected_joint_is_there_for_who_asks() -> None:
+    """E coupling is that of N(0, 1) e^{3 coupling}, a normal law around 3."""
+    energy = ModelEnergy(random_couplings, normalizer="left out")
+    j = torch.tensor([0.0, 1.0, 3.0])
+    wanted = dist.Normal(0.0, 1.0).log_prob(j) + 3 * j
+    assert torch.allclose(-energy({"coupling": j}), wanted, atol=1e-10)
+    with pytest.raises(ValueError, match="wanted 'constant' or 'left out'"):
+        random_couplings(normalizer="none")
+
+
+def test_values_may_come_from_latent_sites() -> None:
+    def model() -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        energy_factor("pull", PULL, a=a.exp(), b=a + 1)
+
+    ModelEnergy(model)
+    mcmc = MCMC(NUTS(model), 3, 3, disable_progbar=True)
+    mcmc.run()
 
 
 BAD = {

@@ -119,6 +119,23 @@ def test_the_numbers_are_arviz_numbers(name: str, kind: Callable[[Tensor], Tenso
     assert math.isnan(found) or len(array[0]) < 100 or found == pytest.approx(wanted, rel=1e-9)
 
 
+@pytest.mark.parametrize("draws", [8, 9])
+def test_the_least_number_of_draws_has_an_effective_sample_size(draws: int) -> None:
+    """Half chains of four draws: 2 (1 + ρ₁) − 1 + max(ρ₂, 0), by loops."""
+    x = torch.randn(3, draws, dtype=torch.float64).cumsum(1).round()
+    values = np.concatenate([x[:, :4], x[:, -4:]])
+    halves = stats.norm.ppf((stats.rankdata(values).reshape(6, 4) - 0.375) / 24.25)
+    away = halves - halves.mean(1, keepdims=True)
+    lagged = [float((away[:, : 4 - t] * away[:, t:]).sum()) / 24 for t in range(3)]
+    within = lagged[0] * 4 / 3
+    total = lagged[0] + halves.mean(1).var(ddof=1)
+    rho = [1 - (within - one) / total for one in lagged]
+    time = 2 * (1 + rho[1]) - 1 + max(rho[2], 0.0)
+    assert float(effective_sample_size(x)) == pytest.approx(24 / time, rel=1e-9)
+    assert float(hamming_effective_sample_size(x[..., None] > 0)) > 0
+    assert not bool(tail_effective_sample_size(x).isinf())
+
+
 def test_units_do_not_see_each_other() -> None:
     together = torch.stack([SERIES["slow"], SERIES["slow"].exp()], -1)
     for statistic in (r_hat, effective_sample_size, tail_effective_sample_size):

@@ -72,6 +72,7 @@ def test_draws_are_small_integers_by_chain_and_draw(name: str) -> None:
     assert not chains.interrupted
 
 
+@pytest.mark.filterwarnings("ignore:The kernel does not move")
 @each_machine
 def test_lp_is_minus_the_energy_of_the_stored_draws(name: str) -> None:
     machine = SMALL[name].machine()
@@ -192,6 +193,7 @@ def test_the_warm_up_is_kept_on_request() -> None:
     assert torch.equal(thinned.warmup_statistics["lp"], lp[:, [2, 5]])
 
 
+@pytest.mark.filterwarnings("ignore:The kernel does not move")
 def test_chains_start_where_they_are_told() -> None:
     machine = SMALL["restricted"].machine(torch.float32)
     start = {"visible": torch.ones(6, 4), "hidden": torch.zeros(6, 3)}
@@ -205,6 +207,7 @@ def test_chains_start_where_they_are_told() -> None:
         assert_same_draws(only_hidden, again)
 
 
+@pytest.mark.filterwarnings("ignore:The kernel does not move")
 def test_a_random_start_takes_every_value_of_every_unit() -> None:
     machine = SMALL["bits and spins"].machine()
     chains = run(Gibbs(("hidden",)), machine, Schedule(0, 1), chains=500, seed=0)

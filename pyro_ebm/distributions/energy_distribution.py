@@ -141,7 +141,7 @@ class AbstractEnergyDistribution(TorchDistribution):
             cut = cut_off(accepted)
             log_prob = -summation.free_energy(self.machine, self.site, cut)
         name = site_name(self.context, self.token)
-        found = intractable.dependences(log_prob, self.context, self.machine, cut)
+        found = intractable.dependences(log_prob, self.context, self.machine, (cut,))
         found = found or intractable.dependences_seen_by_comparison(
             self.context, self.token, lambda law: energies_of(law, accepted)
         )

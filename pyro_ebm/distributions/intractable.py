@@ -10,7 +10,7 @@ so nothing is remembered that could grow old. What leaves no trace there is foun
 runs of the model, once: comparison.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ def is_own(node: Any, token: object) -> bool:  # noqa: ANN401 (Pyro's message)
 
 
 def dependences(
-    output: Tensor, context: Context, energy: Energy, cut: Tensor | None = None
+    output: Tensor, context: Context, energy: Energy, cuts: Sequence[Tensor] = ()
 ) -> set[Dependence]:
     """The latent variables and learned parameters that a log-probability depends on.
 
@@ -131,7 +131,7 @@ def dependences(
         output: The log-probability, up to a constant.
         context: The run in which it belongs.
         energy: The energy that it came from.
-        cut: The value that it is the log-probability of; what that depends on does not count.
+        cuts: The values that it is the log-probability of; what these depend on does not count.
     """
     sites = sites_of(context)
     if not output.requires_grad:
@@ -142,7 +142,7 @@ def dependences(
     }
     own = {id(value) for value in (*energy.parameters(), *energy.buffers())}
     found = set()
-    for edge in edges(output, cut, set(sites or ())):
+    for edge in edges(output, cuts, set(sites or ())):
         variable: Any = getattr(edge[0], "variable", None)
         if sites and edge in sites:
             found.add(sites[edge])
@@ -164,7 +164,13 @@ def dependences_seen_by_comparison(
         token: The distribution's.
         evaluate: The energies of the value, from the distribution in another run.
     """
-    name = site_name(context, token)
+    return dependences_at(site_name(context, token), context, evaluate)
+
+
+def dependences_at(
+    name: str | None, context: Context, evaluate: comparison.Evaluate
+) -> set[Dependence]:
+    """The same, at a site whose name is known."""
     if context.trace is None or context.run is None or name is None:
         return set()
     names = comparison.movable(context.trace.nodes) - {name}
@@ -205,18 +211,18 @@ def sites_of(context: Context) -> dict[Edge, Dependence] | None:
     return context.sites
 
 
-def edges(output: Tensor, cut: Tensor | None, ends: set[Edge]) -> Iterator[Edge]:
+def edges(output: Tensor, cuts: Sequence[Tensor], ends: set[Edge]) -> Iterator[Edge]:
     """What an output was computed from, step by step, but not beyond some ends.
 
-    A value that is cut off is left out, the other ends are told.
+    Values that are cut off are left out, the other ends are told.
     """
     first = get_gradient_edge(output)
     left: list[Edge] = [(first.node, first.output_nr)]
     seen = set(left)
-    own = None if cut is None else cut.grad_fn
+    own = {cut.grad_fn for cut in cuts}
     while left:
         edge = left.pop()
-        if edge[0] is own:
+        if edge[0] in own:
             continue
         yield edge
         if edge in ends:
@@ -268,6 +274,17 @@ def unnormalized(name: str | None, found: set[Dependence], most: int) -> Intract
         f"{where(name)} has an energy that depends on {listed(found)}. So its log Z is no "
         f"constant, and a log-probability without it would give a wrong answer in silence.\n"
         + REMEDIES.format(most=most)
+    )
+
+
+def factor_without_constant(name: str, found: set[Dependence]) -> IntractableNormalizerError:
+    """A factor whose parameters inference moves, which is another model than it looks like."""
+    return IntractableNormalizerError(
+        f"The factor {name!r} has an energy that depends on {listed(found)}, so its log Z is no "
+        f"constant, and p(parameters) exp(-energy) is not p(parameters) p(x | parameters): the "
+        f"parameters would go where exp(-energy) is large. Write a statement with "
+        f"EnergyDistribution(energy); or, if the undirected joint is meant, "
+        f"energy_factor(..., normalizer='left out')."
     )
 
 

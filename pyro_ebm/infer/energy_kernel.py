@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, ModelEnergy
 from pyro_ebm.energies.pyro_models.first_pass import InitStrategy
 from pyro_ebm.kernels import Kernel
-from pyro_ebm.kernels.base import after_warmup, in_warmup
+from pyro_ebm.kernels.base import after_warmup, in_warmup, unmoved_sites
+from pyro_ebm.kernels.chains import brief
+from pyro_ebm.kernels.choice import Part, parts_of
 from pyro_ebm.sites import Sites
 
 from .tally import Tally
@@ -33,6 +36,7 @@ class EnergyKernel(MCMCKernel):
 
     Raises:
         TypeError: If `kernel` is no kernel of this library, or `model` neither.
+        ValueError: In `run`, if the kernel does not move a latent site of the model.
     """
 
     def __init__(
@@ -59,10 +63,16 @@ class EnergyKernel(MCMCKernel):
         self.tally = Tally()
 
     def energy_of(self, *args: Any, **kwargs: Any) -> Energy:  # noqa: ANN401 (the model's)
-        """The energy of the model with its arguments; the energy itself where there is no model."""
+        """The energy of the model with its arguments; the energy itself where there is no model.
+
+        Raises:
+            ValueError: If the kernel leaves a latent site of a model where it starts.
+        """
         if isinstance(self.target, Energy):
             return self.target
-        return ModelEnergy(self.target, *args, **kwargs)
+        energy = ModelEnergy(self.target, *args, **kwargs)
+        require_all_moved(self.kernel, energy)
+        return energy
 
     def start(self, energy: Energy, chains: int) -> Sites | None:
         """Where chains start, in the energy's space; None has `run` choose."""
@@ -86,7 +96,7 @@ class EnergyKernel(MCMCKernel):
                     f"The supports of {moving} depend on other sites, and pyro.infer.MCMC maps "
                     f"draws back by fixed transforms. Use pyro_ebm.infer.MCMC."
                 )
-            self.transforms = {name: t.inv for name, t in self.energy.transforms.items()}
+            self.transforms = self.energy.to_free
 
     @property
     def initial_params(self) -> Sites:
@@ -129,3 +139,27 @@ class EnergyKernel(MCMCKernel):
     def cleanup(self) -> None:
         """Forgets the chain: the next one begins anew."""
         self.first, self.last, self.state, self.tally = None, {}, None, Tally()
+
+
+def require_all_moved(kernel: Kernel, energy: ModelEnergy) -> None:
+    """Refuses a kernel that leaves a latent site of a model where it starts.
+
+    Raises:
+        ValueError: If it does; the message says which kernel moves it, and how to hold it.
+    """
+    if left := unmoved_sites(kernel, energy):
+        parts = parts_of(energy)
+        others = [narrowed(part, left) for part in parts if set(part.sites) & set(left)]
+        held = ", ".join(f"{name!r}: value" for name in left)
+        raise ValueError(
+            f"The kernel does not move the latent sites {left}: they would stay where the chains "
+            f"start. Move them too, Cycle(({', '.join(map(brief, [kernel, *others]))})), or hold "
+            f"them, pyro.condition(model, {{{held}}})."
+        )
+
+
+def narrowed(part: Part, names: list[str]) -> Kernel:
+    """The kernel of a part, for some of its sites."""
+    own: Any = part.kernel
+    narrow: Kernel = replace(own, sites=tuple(name for name in part.sites if name in names))
+    return narrow

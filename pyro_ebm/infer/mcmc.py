@@ -152,9 +152,14 @@ class MCMC(AbstractMCMC):
         found: Sites = select_samples(self._samples, num_samples, group_by_chain)
         return found
 
+    def latent(self) -> Sites:
+        """The draws (chain, draw, *shape) without elements that are observed."""
+        samples = self.get_samples(group_by_chain=True)
+        return self.energy.reduced(samples) if isinstance(self.energy, ModelEnergy) else samples
+
     def diagnostics(self) -> dict[str, Any]:
         """As Pyro's: n_eff and R-hat by site, divergent draws and acceptance by chain."""
-        found: dict[str, Any] = diagnostics(in_floats(self.get_samples(group_by_chain=True)))
+        found: dict[str, Any] = diagnostics(in_floats(self.latent()))
         statistics = self.chains.statistics
         never = torch.zeros_like(statistics["lp"], dtype=torch.bool)
         diverging = statistics.get("diverging", never)
@@ -172,7 +177,7 @@ class MCMC(AbstractMCMC):
         Args:
             prob: The probability in the interval.
         """
-        print_summary(in_floats(self.get_samples(group_by_chain=True)), prob=prob)
+        print_summary(in_floats(self.latent()), prob=prob)
 
 
 def in_floats(samples: Sites) -> Sites:

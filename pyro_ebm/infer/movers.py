@@ -70,7 +70,7 @@ class PyroMover(Mover):
         warmup_steps: For how many steps it adapts its settings.
 
     Raises:
-        ValueError: If a site is discrete, or the kernel is to be compiled.
+        ValueError: If a site is discrete or observed in part, or the kernel is to be compiled.
     """
 
     def __init__(
@@ -84,6 +84,11 @@ class PyroMover(Mover):
             raise ValueError(
                 f"{discrete} are discrete, and Pyro's HMC and NUTS move real sites: give them to a "
                 f"block with Gibbs(), or mark them infer={{'enumerate': 'parallel'}}."
+            )
+        if partly := [site for site in sites if site in energy.imputed]:
+            raise ValueError(
+                f"{partly} are observed in part, and Pyro's kernels would move the observed "
+                f"elements too: give them to a block with a kernel of pyro_ebm, for example HMC()."
             )
         self.energy, self.sites, self.warmup_steps = energy, sites, warmup_steps
         self.others: dict[str, Tensor] = {}

@@ -82,8 +82,7 @@ class WithinGibbs(MCMCKernel):
         """
         energy = ModelEnergy(self.model, *args, **kwargs)
         named = [site for sites, _ in self.blocks for site in sites]
-        if unknown := [site for site in named if site not in energy.sites]:
-            raise ValueError(f"Unknown sites {unknown}; the model has {list(energy.sites)}.")
+        energy.require_known(named)
         if left := [site for site in energy.sites if site not in named]:
             raise ValueError(f"No block moves {left}; give each latent site to a block.")
         if moving := sorted(energy.moving & energy.real):
@@ -92,7 +91,7 @@ class WithinGibbs(MCMCKernel):
                 f"back by fixed transforms. Use pyro_ebm.infer.MCMC with a Cycle of kernels."
             )
         self.energy, self.warmup_steps = energy, warmup_steps
-        self.transforms = {name: t.inv for name, t in energy.transforms.items()}
+        self.transforms = energy.to_free
         self.movers = {"+".join(sites): make(energy, warmup_steps) for sites, make in self.blocks}
 
     @property

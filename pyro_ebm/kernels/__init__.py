@@ -13,6 +13,7 @@ from .continuous.random_walk import RandomWalk
 from .discrete.cluster import SwendsenWang, Wolff
 from .discrete.gibbs import Gibbs
 from .discrete.gradient_gibbs import DiscreteLangevin, GibbsWithGradients
+from .discrete.integer_walk import IntegerWalk
 from .discrete.random_blocks import RandomBlocks
 from .metropolis_hastings import MetropolisHastings
 from .run import resume, run
@@ -28,6 +29,7 @@ __all__ = [
     "DiscreteLangevin",
     "Gibbs",
     "GibbsWithGradients",
+    "IntegerWalk",
     "Kernel",
     "Langevin",
     "Mass",

@@ -7,7 +7,8 @@ are batch dimensions: every tensor of a state is (*batch, ...), every one of an 
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -120,6 +121,28 @@ def reverse_of(kernel: Kernel, energy: Energy) -> Kernel:
         f"RandomBlocks(), MALA(step_size=...) or a Mixture of such; a kernel of your own says its "
         f"reverse as a ReversibleKernel, by the method reversed(energy)."
     )
+
+
+@runtime_checkable
+class KnowsMoved(Protocol):
+    """A kernel that tells which sites it moves."""
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        ...
+
+
+def moved_by_any(kernels: Iterable[Kernel], energy: Energy) -> tuple[str, ...]:
+    """The sites that some kernels move together; of one that does not tell, all."""
+    every = tuple(energy.sites)
+    each = [own.moves(energy) if isinstance(own, KnowsMoved) else every for own in kernels]
+    return tuple(name for name in every if any(name in names for names in each))
+
+
+def unmoved_sites(kernel: Kernel, energy: Energy) -> list[str]:
+    """The sites that a kernel leaves where they are."""
+    moved = moved_by_any((kernel,), energy)
+    return [name for name in energy.sites if name not in moved]
 
 
 def advance(kernel: Kernel, energy: Energy, state: Any, steps: int) -> Any:  # noqa: ANN401

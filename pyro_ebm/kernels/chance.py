@@ -16,6 +16,11 @@ def happens(probability: Tensor) -> Tensor:  # (*shape) -> bool (*shape)
     return torch.rand_like(probability) < probability
 
 
+def rounded(value: Tensor) -> Tensor:  # (*shape) -> (*shape)
+    """Numbers rounded up or down at random, so that their mean stays."""
+    return (value + torch.rand_like(value)).floor_()
+
+
 def choose(log_weights: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
     """One index for each element of the batch, with probabilities ∝ exp(log_weights).
 

@@ -2,15 +2,17 @@
 
 from typing import NamedTuple
 
-from pyro_ebm.energies import Energy, knows_conditional
+from pyro_ebm.energies import Energy, ModelEnergy, knows_conditional
 from pyro_ebm.kernels.composite.cycle import Cycle
 from pyro_ebm.kernels.continuous.hmc import HMC
+from pyro_ebm.kernels.continuous.random_walk import RandomWalk
 from pyro_ebm.kernels.discrete.alphabets import alphabet_of
 from pyro_ebm.kernels.discrete.cluster import SwendsenWang, suits_clusters
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import DiscreteLangevin
-from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_move
-from pyro_ebm.sites import describe
+from pyro_ebm.kernels.discrete.integer_walk import IntegerWalk
+from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_share
+from pyro_ebm.sites import describe, is_integer
 
 from .base import Kernel
 
@@ -35,9 +37,10 @@ def choose_kernel(energy: Energy) -> Kernel:
     Sites whose conditional laws are known are drawn from them by `Gibbs`; bits and spins on a graph
     that frustrates none of its couplings in clusters as well, by `SwendsenWang`. Other discrete
     sites are moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which needs
-    energies only: by both, where both can. Continuous sites are moved by `HMC`, tuned in the
-    warm-up to a high acceptance. Where there are several kernels, one follows the other in a
-    `Cycle`.
+    energies only: by both, where both can. Counts and wide ranges of integers walk, each site on
+    its own (`IntegerWalk`). Continuous sites are moved by `HMC`, tuned in the warm-up to a high
+    acceptance; those that bound the data of a Pyro model by `RandomWalk`, since no gradient tells
+    of a bound. Where there are several kernels, one follows the other in a `Cycle`.
 
     Raises:
         TypeError: If `energy` is no energy.
@@ -74,29 +77,51 @@ def parts_of(
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
     known = tuple(name for name in energy.sites if knows_conditional(energy, name))
     left = [name for name in energy.sites if name not in known]
-    discrete = [name for name in left if energy.sites[name].support.is_discrete]
-    sloped = tuple(name for name in discrete if alphabet_of(energy, name) is not None)
-    listed = tuple(name for name in discrete if can_move(energy, name))
-    real = tuple(name for name in left if name not in discrete)
-    if stuck := [name for name in discrete if name not in sloped + listed]:
-        raise ValueError(
-            f"No kernel is known that moves {stuck[0]!r}, which is "
-            f"{describe(energy.sites[stuck[0]].support)}. Give a kernel: a "
-            f"MetropolisHastings({stuck[0]!r}, proposal) in a Cycle with what moves the others."
-        )
+    continuous = [name for name in left if not energy.sites[name].support.is_discrete]
+    walled = energy.walled if isinstance(energy, ModelEnergy) else frozenset()
+    edged = tuple(name for name in continuous if name in walled)
+    real = tuple(name for name in continuous if name not in walled)
     hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
         Part(SwendsenWang(), known, "no coupling is frustrated")
         if suits_clusters(energy)
         else None,
-        Part(DiscreteLangevin(sloped), sloped, "changes are told by the gradient")
-        if sloped
+        *discrete_parts(energy, [name for name in left if name not in continuous]),
+        Part(RandomWalk(edged), edged, "they bound the data, of which a gradient knows nothing")
+        if edged
         else None,
-        Part(blocks_of(energy, listed), listed, "a few units at a time") if listed else None,
         Part(hamiltonian, real, "continuous, with a gradient") if real else None,
     ]
     return [part for part in found if part is not None]
+
+
+def discrete_parts(energy: Energy, names: list[str]) -> list[Part]:
+    """The kernels for discrete sites of which no conditional law is known.
+
+    Raises:
+        ValueError: As `choose_kernel`.
+    """
+    sloped = tuple(name for name in names if alphabet_of(energy, name) is not None)
+    listed = tuple(name for name in names if can_share(energy, name))
+    walking = [
+        name
+        for name in names
+        if name not in (*sloped, *listed) and is_integer(energy.sites[name].support)
+    ]
+    if stuck := [name for name in names if name not in (*sloped, *listed, *walking)]:
+        raise ValueError(
+            f"No kernel is known that moves {stuck[0]!r}, which is "
+            f"{describe(energy.sites[stuck[0]].support)}. Give a kernel: a "
+            f"MetropolisHastings({stuck[0]!r}, proposal) in a Cycle with what moves the others."
+        )
+    found = [Part(IntegerWalk((name,)), (name,), "counts, or a wide range") for name in walking]
+    if listed:
+        found.insert(0, Part(blocks_of(energy, listed), listed, "a few units at a time"))
+    if sloped:
+        langevin = DiscreteLangevin(sloped)
+        found.insert(0, Part(langevin, sloped, "changes are told by the gradient"))
+    return found
 
 
 def said(parts: list[Part]) -> str:

@@ -61,6 +61,10 @@ class MetropolisHastings(ReversibleKernel):
     def reversed(self, energy: Energy) -> Self:
         return self
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return (self.site,)
+
     def init(self, energy: Energy, x: Sites) -> MetropolisHastingsState:
         if self.site not in energy.sites:
             raise ValueError(

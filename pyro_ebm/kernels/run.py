@@ -2,6 +2,7 @@
 
 import functools
 import time
+import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +16,7 @@ from pyro_ebm.kernels.composite.tempering import ladder_findings
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
 
-from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch
+from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 from .start import finite_start, given_start, require_finite_start
 
@@ -51,6 +52,9 @@ def run(
         TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
             if the energy of the start is not finite.
         NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
+
+    Warns:
+        UserWarning: If the kernel leaves sites where they start.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
@@ -65,14 +69,15 @@ def run(
         x = finite_start(energy, chains) if initial is None else given_start(energy, initial)
         if initial is not None:
             require_finite_start(energy, x)
-        kernel = in_warmup(kernel, schedule.warmup)
-        state = kernel.init(energy, x)
+        moving = in_warmup(kernel, schedule.warmup)
+        state = moving.init(energy, x)
+        note_left_out(kernel, energy)
         attributes: Attributes = {
             "inference_library": "pyro_ebm",
             "inference_library_version": version("pyro-ebm"),
             "torch_version": str(torch.__version__),  # a subclass of str, which netCDF cannot store
             "energy": type(energy).__name__,
-            "kernel": repr(kernel),
+            "kernel": repr(moving),
             "dtype": str(energy.dtype).removeprefix("torch."),
             "device": str(energy.device),
             "seed": seed,
@@ -90,12 +95,27 @@ def run(
             {},
             {},
             attributes,
-            kernel,
+            moving,
             schedule,
             state,
             generator_state(energy.device),
         )
         return go_on(start, energy, schedule.warmup, schedule.draws)
+
+
+def note_left_out(kernel: Kernel, energy: Energy) -> None:
+    """Names the sites that a kernel does not move: their draws are where they start.
+
+    Warns:
+        UserWarning: If there are some.
+    """
+    if left := unmoved_sites(kernel, energy):
+        held = ", ".join(f"{name!r}: value" for name in left)
+        warnings.warn(
+            f"The kernel does not move {left}, so all their draws are where the chains start. Add "
+            f"a kernel for them in a Cycle, or hold them: clamp(energy, {{{held}}}).",
+            stacklevel=3,
+        )
 
 
 def resume(chains: Chains, energy: Energy, draws: int) -> Chains:

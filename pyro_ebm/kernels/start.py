@@ -3,8 +3,14 @@
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms, require_finite
-from pyro_ebm.sites import Sites, check_names, describe, random_values, whole
+from pyro_ebm.energies import (
+    Energy,
+    ModelEnergy,
+    PairwiseEnergy,
+    PairwiseTerms,
+    require_finite,
+)
+from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
 
 from .base import require_machines, same_batch
 
@@ -38,7 +44,30 @@ def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(chosen.reshape(*chosen.shape, *[1] * (new.dim() - chosen.dim())), new, old)
 
 
+def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
+    """The energy of each chain's start.
+
+    Raises:
+        ValueError: If the energy has a batch of laws that the chains do not cover.
+    """
+    batch = same_batch(x, energy)
+    try:
+        return energy(x).expand(batch)
+    except RuntimeError:
+        require_machines(batch, laws(energy, x))
+        raise
+
+
 @torch.no_grad()
+def laws(energy: Energy, x: Sites) -> torch.Size:
+    """The batch shape of an energy's laws: that of its answer for a single state of x."""
+    first = {}
+    for name, site in energy.sites.items():
+        batch = x[name].dim() - len(site.shape)
+        first[name] = x[name][(0,) * batch]
+    return energy.evaluate(first).shape
+
+
 def is_one_law(energy: Energy, x: Sites) -> bool:
     """Whether all chains have the same energy, and not each one of its own.
 
@@ -49,31 +78,28 @@ def is_one_law(energy: Energy, x: Sites) -> bool:
         energy: The energy.
         x: Values of all its sites, (*batch, *shape), of which the first are looked at.
     """
-    first = {}
-    for name, site in energy.sites.items():
-        batch = x[name].dim() - len(site.shape)
-        first[name] = x[name][(0,) * batch]
-    return not energy.evaluate(first).shape
+    return not laws(energy, x)
 
 
 def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
     """Refuses a reference for other sites, and none where it is needed.
 
     Raises:
-        ValueError: If the reference has other sites, or lacks real ones, or if β = 0 would be no
-            law.
+        ValueError: If the reference has other sites, or lacks real ones or counts, or if β = 0
+            would be no law.
     """
-    endless = {s for s, site in energy.sites.items() if not site.support.is_discrete}
+    endless = {s for s, site in energy.sites.items() if is_endless(site.support)}
     if reference is None:
         if lowest == 0 and endless:
             raise ValueError(
-                f"At β = 0 the sites {sorted(endless)} have no law, being real. Give a reference "
-                f"energy that has one, or a lowest β above 0."
+                f"At β = 0 the sites {sorted(endless)} have no law, being real or counts. Give a "
+                f"reference energy that has one, or a lowest β above 0."
             )
     elif not endless <= set(reference.sites) <= set(energy.sites):
         raise ValueError(
             f"The reference has the sites {list(reference.sites)}; "
-            f"wanted those of the energy, {list(energy.sites)}, all real ones among them."
+            f"wanted those of the energy, {list(energy.sites)}, all real ones among them, and "
+            f"all counts."
         )
 
 
@@ -88,11 +114,13 @@ def finite_start(energy: Energy, chains: int) -> Sites:
         FloatingPointError: If a parameter is NaN or infinite.
         ValueError: As `random_start`; or if a chain has not found such a place.
     """
+    if isinstance(energy, ModelEnergy):  # which can draw counts from the model
+        return energy.initial(chains)
     x = random_start(energy, chains)
     if isinstance(energy, PairwiseEnergy):  # finite everywhere
         return x
     for _ in range(TRIES):
-        outside = ~energy(x).isfinite().expand(chains)
+        outside = ~heights(energy, x).isfinite()
         if not bool(outside.any()):
             return x
         again = random_start(energy, chains)
@@ -114,10 +142,10 @@ def require_finite_start(energy: Energy, x: Sites) -> None:
     Raises:
         ValueError: If an energy is infinite or NaN.
     """
-    heights = energy(x).reshape(-1)
-    if not bool(heights.isfinite().all()):
-        where = (~heights.isfinite()).nonzero()[:, 0].tolist()
-        kind = "NaN" if bool(heights.isnan().any()) else "infinite"
+    found = heights(energy, x)
+    if not bool(found.isfinite().all()):
+        where = (~found.isfinite()).nonzero()[:, 0].tolist()
+        kind = "NaN" if bool(found.isnan().any()) else "infinite"
         raise ValueError(
             f"The energy of the start is {kind} in the chains {where[:10]}; wanted a finite one: "
             f"check the parameters, and start where p(x) is not 0, for example a draw or the mode."

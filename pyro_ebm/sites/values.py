@@ -7,6 +7,7 @@ not by which object they are: a copy of an energy has objects of its own.
 from collections.abc import Sequence
 
 import torch
+from pyro.distributions.constraints import integer
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
@@ -87,6 +88,18 @@ def is_real(support: Constraint) -> bool:
     return isinstance(of_one_element(support), type(constraints.real))
 
 
+def is_integer(support: Constraint) -> bool:
+    """Whether values are integers, with or without bounds."""
+    is_bounded = hasattr(support, "lower_bound") or hasattr(support, "upper_bound")
+    is_number = support.is_discrete and support.event_dim == 0
+    return is_number and (is_bounded or isinstance(support, type(integer)))
+
+
+def is_endless(support: Constraint) -> bool:
+    """Whether there are so many values that no law has each as likely."""
+    return not support.is_discrete or (is_integer(support) and values_of(support) is None)
+
+
 def label_bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
     """The least and the largest label, () or of each element; None where values are no labels."""
     if not isinstance(support, constraints.integer_interval):
@@ -124,11 +137,11 @@ def storage_dtype(support: Constraint) -> torch.dtype | None:
     low, high = two_values(support) or (
         getattr(support, bound, None) for bound in ("lower_bound", "upper_bound")
     )
-    if not support.is_discrete or (low is None and high is None and not is_one_hot(support)):
+    if not (is_integer(support) or two_values(support) or is_one_hot(support)):
         return None  # what is discrete need not be whole
-    if high is None:
+    if low is None or high is None:
         return torch.int64
-    least = 0 if low is None else int(torch.as_tensor(low).min())
+    least = int(torch.as_tensor(low).min())
     largest = int(torch.as_tensor(high).max())
     for dtype in (torch.int8, torch.int16, torch.int32):
         if torch.iinfo(dtype).min <= least and largest <= torch.iinfo(dtype).max:
@@ -202,7 +215,7 @@ def bounded(support: Constraint, value: Tensor) -> Tensor:  # (*batch, *shape) -
 def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
     """Values (*batch, *site.shape) to start from, scattered over the support.
 
-    Finite supports uniformly; integers with a lower bound only over the lowest five; continuous
+    Finite supports uniformly; integers with one bound over the five next to it; continuous
     supports from uniform numbers between -2 and 2 that are mapped to the support, as Pyro and Stan
     start.
 
@@ -230,6 +243,10 @@ def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
         first = torch.as_tensor(support.lower_bound, dtype=like.dtype, device=like.device)
         uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
         return first + (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)
+    if support.is_discrete and hasattr(support, "upper_bound"):
+        last = torch.as_tensor(support.upper_bound, dtype=like.dtype, device=like.device)
+        uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
+        return last - (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)
     if support.is_discrete:
         raise ValueError(f"No random start is known for the support {describe(support)}.")
     to_support = biject_to(support)

@@ -51,7 +51,8 @@ class Autocovariances(NamedTuple):
         count = self.chains * draws
         rho = self.autocorrelation()
         rho[..., 0] = 1
-        pairs = (draws - 3) // 2 + 1
+        # Of four draws ArviZ sums no lag: they would be independent whatever they are.
+        pairs = max(2, (draws - 3) // 2 + 1)
         even, odd = rho[..., : 2 * pairs].unflatten(-1, (pairs, 2)).unbind(-1)
         # The sums of neighbours fall and stay positive in a reversible chain: cut at the first that
         # does not, from which the even half is kept if it is positive, and never let them rise.

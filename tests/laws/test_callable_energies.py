@@ -171,6 +171,7 @@ def test_energies_over_finite_sites_are_summed_exactly(kind: str) -> None:
     assert torch.allclose(exact.log_partition(energy), wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The kernel does not move")
 def test_several_sites_come_by_their_names() -> None:
     sites = {"labels": SUPPORTS["labels"], "position": SUPPORTS["real"]}
     energy = CallableEnergy(lambda position, labels: ((position - labels).square()).sum(1), sites)

@@ -8,7 +8,8 @@ model's energy is never stored there as `energy`: that name means a Hamiltonian'
 judge it as one.
 
 Of a Pyro model the sites are in the model's own space, discrete ones as integers, and the data that
-it observes are kept beside them; `lp` and `model_energy` are there where the library's own driver
+it observes are kept beside them; a statement with `obs_mask` has its own name, under which observed
+and imputed elements are joined. `lp` and `model_energy` are there where the library's own driver
 made the draws, and belong to unconstrained space.
 """
 
@@ -21,6 +22,7 @@ import torch
 from pyro.infer.mcmc.api import AbstractMCMC
 from torch import Tensor
 
+from pyro_ebm.energies.pyro_models.imputed import joined
 from pyro_ebm.sites import (
     Site,
     Sites,
@@ -145,10 +147,11 @@ def pyro_to_arviz(
     if unknown := [name for name in include if name not in COMPUTED]:
         raise ValueError(f"include has {unknown}; it may have {list(COMPUTED)}.")
     nodes = {} if result.model is None else pyro_results.nodes_of(result.model)
-    draws = pyro_results.integers(result.draws, nodes)
-    warmup = pyro_results.integers(result.warmup_draws, nodes)
-    sites = {name: pyro_results.site_of(name, v, nodes) for name, v in draws.items()}
     observed = pyro_results.observed_names(nodes)
+    whole, kinds = joined(result.draws, nodes)
+    draws = pyro_results.integers(whole, kinds)
+    warmup = pyro_results.integers(joined(result.warmup_draws, nodes)[0], kinds)
+    sites = {name: pyro_results.site_of(name, v, kinds) for name, v in draws.items()}
     chain, draw = result.shape
     groups = {
         "posterior": posterior(draws, result.statistics, sites),

@@ -80,6 +80,11 @@ def clamp(
     return Clamped(energy, held)
 
 
+def stored(kind: str, name: str) -> str:
+    """Under which name a module keeps a tensor of a site; torch allows no dots in it."""
+    return f"{kind}_{name.replace('.', '/')}"
+
+
 class Held(nn.Module):
     """What is held: whole sites, and elements of others.
 
@@ -95,9 +100,9 @@ class Held(nn.Module):
         super().__init__()
         self.names, self.whole = list(values), [name for name in values if name not in free]
         for name, value in values.items():
-            register(self, f"value_{name}", value)
+            register(self, stored("value", name), value)
         for name, index in free.items():
-            self.register_buffer(f"free_{name}", index)
+            self.register_buffer(stored("free", name), index)
         self.shapes = {name: site.shape for name, site in sites.items()}
         self.sites = {
             name: Site(part_of(site.support, free[name]), torch.Size([len(free[name])]))
@@ -153,11 +158,11 @@ class Held(nn.Module):
             if name not in self.names:
                 found[name] = x[name]
                 continue
-            value: Tensor = getattr(self, f"value_{name}")
+            value: Tensor = getattr(self, stored("value", name))
             if name in self.whole:
                 found[name] = value
                 continue
-            index: Tensor = getattr(self, f"free_{name}")
+            index: Tensor = getattr(self, stored("free", name))
             flat = value.flatten(value.dim() - len(shape))
             batch = torch.broadcast_shapes(flat.shape[:-1], x[name].shape[:-1])
             # Not in place: gradients pass through the free elements.
@@ -298,7 +303,7 @@ class PairwiseClamped(AbstractClamped, PairwiseEnergy):
 
     def read(self) -> PairwiseTerms:
         terms = self.energy.read()
-        whole = {name: getattr(self.held, f"value_{name}") for name in self.held.whole}
+        whole = {name: getattr(self.held, stored("value", name)) for name in self.held.whole}
         terms = terms.clamped(terms.features(whole))
         for site in self.held.names:
             if site in whole:
@@ -329,7 +334,7 @@ class FieldClamped(AbstractClamped, FieldEnergy):
     def __init__(self, energy: FieldEnergy, held: Held) -> None:
         super().__init__()
         self.energy, self.held, self.sites = energy, held, held.sites
-        ((name, free),) = ((name, getattr(held, f"free_{name}")) for name in held.names)
+        ((name, free),) = ((name, getattr(held, stored("free", name))) for name in held.names)
         self.name = name
         self.states = tuple(energy.states[node] for node in free.tolist())
 

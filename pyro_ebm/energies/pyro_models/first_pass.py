@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.sites import Site, of_one_element, values_at
+from pyro_ebm.sites import Site, bounded, of_one_element, values_at
 
+from .imputed import Imputed, imputed_sites
 from .log_joint import AtValues, Message, Model, is_latent, term, unwrapped
 
 InitStrategy = Callable[[Message], Tensor]  # one of Pyro's init_to_...
+RADIUS = 2.0  # in unconstrained space, within which chains start, as in Pyro and Stan
 
 
 class FirstPass(NamedTuple):
@@ -30,12 +32,17 @@ class FirstPass(NamedTuple):
         sites: The latent sites as the energy has them.
         transforms: Of the real sites, from unconstrained numbers to the model's space; where a
             support depends on other sites, it is that of this pass.
+        outside: By observed site whose data are outside of the support that it has in this pass,
+            Pyro's error.
+        imputed: The latent sites that are observed in part.
     """
 
     model: Model
     nodes: dict[str, Message]
     sites: dict[str, Site]
     transforms: dict[str, Any]
+    outside: dict[str, ValueError]
+    imputed: dict[str, Imputed]
 
 
 def first_pass(model: Model) -> FirstPass:
@@ -48,12 +55,14 @@ def first_pass(model: Model) -> FirstPass:
         nodes = random_pass(model)
         sites: dict[str, Site] = {}
         transforms: dict[str, Any] = {}
+        outside: dict[str, ValueError] = {}
         summed = False
         for name, msg in nodes.items():
             if site_is_subsample(msg):
                 refuse_subsample(msg)
                 continue
-            term(msg)  # which validates parameters and observed values
+            if error := refusal_of_value(msg):
+                outside[name] = error
             if is_latent(msg):
                 if msg["infer"].get("enumerate") == "parallel" and is_discrete(msg["fn"]):
                     summed = True
@@ -61,20 +70,58 @@ def first_pass(model: Model) -> FirstPass:
                 sites[name], transform = latent_site(name, msg)
                 if transform is not None:
                     transforms[name] = transform
+        imputed = imputed_sites(nodes, sites, transforms)
+        if whole := [name for name, part in imputed.items() if not len(part.free)]:
+            held = {name: nodes[name]["value"] for name in whole}  # which enter nothing
+            return first_pass(model._replace(function=poutine.condition(model.function, held)))
+        model = model._replace(imputed=frozenset(imputed))
         if not sites:
             raise ValueError("The model has no latent site that an energy could be a function of.")
         if not summed:
-            return FirstPass(model, nodes, sites, transforms)
+            return FirstPass(model, nodes, sites, transforms, outside, imputed)
         frames = [f for msg in nodes.values() for f in msg["cond_indep_stack"] if f.vectorized]
         model = model._replace(plates=max((-f.dim for f in frames), default=0))
         given = {name: nodes[name]["value"] for name in sites}
         trace = model.trace(AtValues(given, frozenset(), frozenset()))
-        evaluator = TraceEinsumEvaluator(trace, True, model.plates)
-        return FirstPass(model._replace(evaluator=evaluator), nodes, sites, transforms)
+        with pyro.validation_enabled(False):  # data may be outside of a support that moves
+            evaluator = TraceEinsumEvaluator(trace, True, model.plates)
+        model = model._replace(evaluator=evaluator)
+        return FirstPass(model, nodes, sites, transforms, outside, imputed)
 
 
-def random_pass(model: Model, strategy: InitStrategy | None = None) -> dict[str, Message]:
-    """The sample sites of a pass: real latent ones by the strategy, discrete ones drawn."""
+def refusal_of_value(msg: Message) -> ValueError | None:
+    """What Pyro's validation says of a value outside of its support; None of one inside.
+
+    Raises:
+        ValueError: If something else is wrong.
+    """
+    try:
+        term(msg)
+    except ValueError as error:
+        if not is_outside(msg):
+            raise
+        return error
+    return None
+
+
+def is_outside(msg: Message) -> bool:
+    """Whether a site's value is outside of its support in this pass."""
+    try:
+        return not bool(msg["fn"].support.check(msg["value"]).all())
+    except RuntimeError:  # it is of another shape
+        return False
+
+
+def random_pass(
+    model: Model, strategy: InitStrategy | None = None, radius: float = RADIUS
+) -> dict[str, Message]:
+    """The sample sites of a pass: real latent ones by the strategy, discrete ones drawn.
+
+    Args:
+        model: The model.
+        strategy: Of the real sites; if left out, uniform numbers in unconstrained space.
+        radius: How far these go.
+    """
 
     def value(msg: Message) -> Tensor:
         law = msg["fn"]
@@ -85,9 +132,38 @@ def random_pass(model: Model, strategy: InitStrategy | None = None) -> dict[str,
         transform = map_to_support(msg["name"], law.support)
         # Not of a draw: an improper law has none.
         shape = transform.inverse_shape(law.batch_shape + law.event_shape)
-        free = torch.empty(shape, dtype=parameter_dtype(law)).uniform_(-2, 2)
+        free = torch.empty(shape, dtype=parameter_dtype(law)).uniform_(-radius, radius)
         return transform(free)
 
+    return pass_with(model, value)
+
+
+def extreme_pass(model: Model, share: float | None) -> dict[str, Message]:
+    """The sample sites of a pass with values that the model may hardly ever draw.
+
+    Args:
+        model: The model.
+        share: Where a discrete value stands among those of its site, from the least, 0, to the
+            largest, 1; at random, each value as likely, if None.
+    """
+
+    def value(msg: Message) -> Tensor:
+        law = msg["fn"]
+        values = listed_values(law) if is_discrete(law) and is_latent(msg) else None
+        draw = law.sample()
+        if values is None:
+            return draw
+        elements = draw.shape[: draw.dim() - (values.dim() - 1)]
+        chosen = torch.randint(len(values), elements)
+        if share is not None:
+            chosen = torch.full(elements, round(share * (len(values) - 1)))
+        return bounded(element_support(law), values[chosen].to(draw))
+
+    return pass_with(model, value)
+
+
+def pass_with(model: Model, value: Callable[[Message], Tensor]) -> dict[str, Message]:
+    """The sample sites of a pass whose latent sites get values by a function."""
     with torch.no_grad():
         started = InitMessenger(value)(model.function)
         trace = poutine.trace(started).get_trace(*model.args, **model.kwargs)
@@ -165,6 +241,10 @@ def like(first: FirstPass) -> Tensor:
         value = first.nodes[name]["value"]
         return torch.empty(0, dtype=value.dtype, device=value.device)
     # Without a real site, that of the log joint.
-    terms = [term(msg) for msg in first.nodes.values() if not site_is_subsample(msg)]
+    terms = [
+        term(msg)
+        for name, msg in first.nodes.items()
+        if not site_is_subsample(msg) and name not in first.outside
+    ]
     dtype = functools.reduce(torch.promote_types, [value.dtype for value in terms])
     return torch.empty(0, dtype=dtype, device=terms[0].device)

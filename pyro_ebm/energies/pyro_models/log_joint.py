@@ -8,12 +8,12 @@ are summed out.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Unit
+from pyro.distributions import Delta, TorchDistribution, Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.ops import special
@@ -50,6 +50,7 @@ class AtValues(Messenger):
         wanted: The sites whose terms are computed; all of them if left out.
         guarded: The sites whose term is −∞ where the value is outside the support.
         read: What the term of a site is: ln p given its parents, or its parts.
+        imputed: The sites that are observed where they are masked.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class AtValues(Messenger):
         wanted: frozenset[str] | None = None,
         guarded: frozenset[str] = frozenset(),
         read: Callable[[Message], Tensor] | None = None,
+        imputed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.imputed = imputed
         self.given, self.real, self.wanted, self.guarded = given, real, wanted, guarded
         self.read = read or term
         self.values: Sites = {}
@@ -77,7 +80,9 @@ class AtValues(Messenger):
             value = transform(free)
             jacobian = transform.log_abs_det_jacobian(free, value)
             own = jacobian.dim() - len(msg["fn"].batch_shape)
-            self.log_jacobians[name] = jacobian.sum(tuple(range(-own, 0))) if own else jacobian
+            total = jacobian.sum(tuple(range(-own, 0))) if own else jacobian
+            mask = msg["mask"] if name in self.imputed else None
+            self.log_jacobians[name] = scale_and_mask(total, 1.0, mask)
         self.values[name] = value
         msg["value"], msg["done"] = value, True
 
@@ -90,11 +95,10 @@ class AtValues(Messenger):
                 f"The model draws {name!r}, which its first pass did not: its sites depend on "
                 f"values. Give it the same sites in every pass."
             )
+        if name in self.guarded:
+            msg["fn"] = Guarded(msg["fn"])
         if self.wanted is None or name in self.wanted:
             self.terms[name] = self.read(msg)
-            if name in self.guarded:
-                inside = msg["fn"].support.check(msg["value"])
-                self.terms[name] = self.terms[name].masked_fill(~inside, -torch.inf)
             # It has one number for each element of a batch, and no discrete site moves it here.
             if name in self.log_jacobians and self.read is term:
                 self.terms[name] = self.terms[name] + self.log_jacobians[name]
@@ -111,6 +115,31 @@ class AtValues(Messenger):
                 f"values. Give it the same sites in every pass."
             )
         return Pass(self.values, self.terms)
+
+
+class Guarded(TorchDistribution):
+    """A law whose log-probability is −∞ outside of its support, whether it validates or not.
+
+    Args:
+        law: The law, of a value that is there.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, law: Any) -> None:  # noqa: ANN401 (any distribution)
+        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
+        self.law = law
+
+    @property
+    def support(self) -> Any:  # noqa: ANN401 (torch's constraints)
+        """The law's own."""
+        return self.law.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p, or −∞."""
+        inside = self.law.support.check(value)
+        log_prob: Tensor = self.law.log_prob(value)
+        return log_prob.masked_fill(~inside, -torch.inf)
 
 
 class ModelStructureError(ValueError):
@@ -140,6 +169,7 @@ class Model(NamedTuple):
             None where there are none to enumerate.
         guarded: The sites whose support depends on others. Laws answer with any number outside
             of their support where validation is off, as it has to be in a batch.
+        imputed: The latent sites that are observed in part.
     """
 
     function: Callable[..., Any]
@@ -148,17 +178,18 @@ class Model(NamedTuple):
     evaluator: TraceEinsumEvaluator | None = None
     plates: int | None = None
     guarded: frozenset[str] = frozenset()
+    imputed: frozenset[str] = frozenset()
 
     def at(self, values: Sites, real: frozenset[str], wanted: frozenset[str] | None = None) -> Pass:
         """A pass at given values."""
-        handler = AtValues(values, real, wanted, self.guarded)
+        handler = AtValues(values, real, wanted, self.guarded, imputed=self.imputed)
         with pyro.validation_enabled(False), trusting(), handler:
             self.enumerating()(*self.args, **self.kwargs)
         return handler.told()
 
     def entries_at(self, values: Sites, real: frozenset[str], wanted: frozenset[str]) -> Sites:
         """ln p of the elements of some sites, one by one, in a pass at given values."""
-        handler = AtValues(values, real, wanted, read=entries)
+        handler = AtValues(values, real, wanted, self.guarded, entries)
         with pyro.validation_enabled(False), trusting(), handler:
             self.function(*self.args, **self.kwargs)
         return handler.told().terms
@@ -170,7 +201,7 @@ class Model(NamedTuple):
             for value in self.at(values, real).terms.values():
                 total = total + value.sum()
             return total
-        handler = AtValues(values, real, frozenset())
+        handler = AtValues(values, real, frozenset(), self.guarded, imputed=self.imputed)
         with safe_logarithm(), pyro.validation_enabled(False), trusting():
             total = self.evaluator.log_prob(self.trace(handler))
         for value in handler.log_jacobians.values():

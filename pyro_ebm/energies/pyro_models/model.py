@@ -3,9 +3,10 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
@@ -16,12 +17,24 @@ from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
 from .energy_site import EnergySite
-from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
-from .log_joint import AtValues, Message, Model, ModelStructureError
+from .first_pass import (
+    RADIUS,
+    InitStrategy,
+    extreme_pass,
+    first_pass,
+    is_discrete,
+    like,
+    listed_values,
+    random_pass,
+)
+from .imputed import Completion
+from .log_joint import AtValues, Message, Model, ModelStructureError, is_latent
 
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
 WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are not known
+EXTREMES = (0.0, 1.0, *[None] * 14)  # passes that tell whether a support moves
 TRIES = 100  # before a chain without a finite energy is given up
+WIDER = 0.2  # by which chains without a finite energy look farther, try by try
 ELEMENTS = 2**24  # numbers of one batched pass, about: more rows are taken in turns
 
 
@@ -36,7 +49,13 @@ class ModelEnergy(SweepEnergy):
 
     A real site is unconstrained: u is mapped to its support by Pyro's `biject_to`, also where the
     support depends on other sites. A discrete site is as it is. Sites that the model marks with
-    `infer={"enumerate": "parallel"}` are summed out. `constrain` leads back to the model's space.
+    `infer={"enumerate": "parallel"}` are summed out; of one observed in part, by `obs_mask`, only
+    the missing elements are sites of the energy. `constrain` leads back to the model's space.
+
+    Summing a site out leaves the law of the others as it is where the site is drawn: under
+    `poutine.scale(2)` it gives :math:`\ln \sum p^2`, the marginal of the scaled joint, as in Pyro's
+    HMC. (`TraceEnum_ELBO` has :math:`2 \ln \sum p` there, that of two copies of the site: for these
+    write the rows twice, without a scale.)
 
     A first, validated pass finds the sites; then chains are batched by `torch.func.vmap`. Where
     that fails, or gives other numbers than one chain alone, chains are evaluated one after another,
@@ -76,8 +95,15 @@ class ModelEnergy(SweepEnergy):
             passes = [random_pass(self.model) for _ in range(STARTS)]
             require_same_sites(self.nodes, passes)
             sources, moving = self.dependences(passes)
+            for name, error in first.outside.items():
+                if name not in moving:
+                    raise error
             self.moving = moving & self.sites.keys()
             self.model = self.model._replace(guarded=moving - self.real)
+            bounding = [sources[name] for name in moving - self.sites.keys()]
+            self.walled = self.real & frozenset().union(
+                *bounding
+            )  # data forbid some of their values
             # The values of the first pass do not bound those of another.
             whole = {site: Site(WHOLE, self.sites[site].shape) for site in self.moving - self.real}
             self.sites = {name: whole.get(name, site) for name, site in self.sites.items()}
@@ -86,6 +112,11 @@ class ModelEnergy(SweepEnergy):
             self.try_out(starts)
             self.energy_sites: dict[str, EnergySite] = {}
             self.conditionals = self.find_conditionals(starts, sources)
+            # From here on, sites that are observed in part have their other elements only.
+            self.imputed = first.imputed
+            for name, part in self.imputed.items():
+                free = Site(self.sites[name].support, part.free.shape)
+                self.sites = {**self.sites, name: free}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -118,7 +149,7 @@ class ModelEnergy(SweepEnergy):
                 name: self.transforms[name](value)
                 if name in self.real
                 else value.to(self.kinds[name])
-                for name, value in x.items()
+                for name, value in self.completed(x).items()
             }
         batch, rows = self.as_rows(x)
         found = self.each(self.in_model_space, rows)
@@ -139,10 +170,11 @@ class ModelEnergy(SweepEnergy):
             name: values[name].reshape(-1, *self.nodes[name]["value"].shape) for name in self.sites
         }
         found = self.each(self.in_free_space, rows)
-        return {
+        free = {
             name: found[name].reshape(batch + found[name].shape[1:]).to(self.dtype)
             for name in self.sites
         }
+        return self.reduced(free)
 
     def initial(self, chains: int, strategy: InitStrategy | None = None) -> Sites:
         """Where chains may start, each on its own: values of finite energy.
@@ -150,7 +182,8 @@ class ModelEnergy(SweepEnergy):
         Args:
             chains: How many.
             strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers between
-                −2 and 2 in unconstrained space. Discrete sites are drawn from the model.
+                −2 and 2 in unconstrained space, and farther out where no finite energy is found
+                there. Discrete sites are drawn from the model.
 
         Raises:
             ValueError: If no finite energy is found in a hundred tries.
@@ -158,8 +191,9 @@ class ModelEnergy(SweepEnergy):
         if not isinstance(chains, int) or chains < 1:
             raise ValueError(f"chains is {chains!r}; wanted a positive whole number.")
         found: list[Sites] = []
-        for _ in range(TRIES):
-            tried = [self.random_values(strategy) for _ in range(chains - len(found))]
+        for number in range(TRIES):
+            radius = RADIUS + WIDER * number
+            tried = [self.random_values(strategy, radius) for _ in range(chains - len(found))]
             with torch.no_grad():
                 energies = self.evaluate(stacked(tried))
             found += [x for x, e in zip(tried, energies.tolist(), strict=True) if math.isfinite(e)]
@@ -178,12 +212,15 @@ class ModelEnergy(SweepEnergy):
         Raises:
             ValueError: If the site is real, or its values cannot be listed or depend on others.
         """
-        return self.discrete_site(site).blocks
+        blocks = self.discrete_site(site).blocks
+        return self.imputed[site].blocks(blocks) if site in self.imputed else blocks
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
         found = self.discrete_site(site)
         if block is None:
             block = only_block(self, site)
+        if site in self.imputed:
+            block = self.imputed[site].free[block]
         batch, rows = self.as_rows(x)
         tried = found.tried(rows[site], block)  # (states, rows, *shape)
         states = len(tried)
@@ -250,8 +287,7 @@ class ModelEnergy(SweepEnergy):
         Raises:
             ValueError: If it cannot be.
         """
-        if site not in self.sites:
-            raise ValueError(f"Unknown site {site!r}; the model has {list(self.sites)}.")
+        self.require_known((site,))
         if site in self.real:
             raise ValueError(
                 f"{site!r} is real and has no conditional law that could be drawn from: move it "
@@ -261,9 +297,34 @@ class ModelEnergy(SweepEnergy):
         if found is None:
             raise ValueError(
                 f"The values of {site!r}, {describe(self.sites[site].support)}, are too many or "
-                f"depend on other sites: move it with MetropolisHastings."
+                f"depend on other sites: move it with IntegerWalk(({site!r},)) or with "
+                f"MetropolisHastings, and join the kernels in a Cycle."
             )
         return found
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The sites that are summed out."""
+        return tuple(
+            name
+            for name, msg in self.nodes.items()
+            if is_latent(msg) and name not in self.sites and is_discrete(msg["fn"])
+        )
+
+    def require_known(self, names: Sequence[str]) -> None:
+        """Refuses names that are none of the energy's sites.
+
+        Raises:
+            ValueError: If there is one; of a site that is summed out, how to have it drawn.
+        """
+        if summed := [name for name in names if name in self.summed]:
+            raise ValueError(
+                f"The sites {summed} are summed out, since the model marks them "
+                f"infer={{'enumerate': 'parallel'}}. To draw them, leave the mark out, or take it "
+                f"off: poutine.infer_config(model, lambda site: {{'enumerate': None}})."
+            )
+        if unknown := [name for name in names if name not in self.sites]:
+            raise ValueError(f"Unknown sites {unknown}; the model has {list(self.sites)}.")
 
     def find_conditionals(
         self, starts: list[Sites], sources: dict[str, frozenset[str]]
@@ -295,17 +356,22 @@ class ModelEnergy(SweepEnergy):
         self, passes: list[dict[str, Message]]
     ) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
         """By sample site those that its term depends on; and the sites whose support moves."""
-        seen = frozenset(
-            name
-            for name in self.nodes
-            if any(differ(self.nodes[name]["fn"], nodes[name]["fn"]) for nodes in passes)
-        )
+        seen = frozenset(name for name in self.nodes if self.moves_in(name, passes))
         try:
             sources, moving = provenance(self.model)
         except Exception:
             everything = frozenset(self.sites)
             return dict.fromkeys(self.nodes, everything), self.real | seen
-        return sources, moving | seen
+        # Bounds are often computed together with parameters, which makes them no less fixed.
+        if moving <= seen:
+            return sources, seen
+        extremes = [extreme_pass(self.model, share) for share in EXTREMES]
+        return sources, seen | {name for name in moving if self.moves_in(name, extremes)}
+
+    def moves_in(self, name: str, passes: list[dict[str, Message]]) -> bool:
+        """Whether the support of a site is another one in some passes than in the first."""
+        law = self.nodes[name]["fn"]
+        return any(differ(law, nodes[name]["fn"]) for nodes in passes)
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -333,9 +399,10 @@ class ModelEnergy(SweepEnergy):
             for name, value in handler.told().values.items()
         }
 
-    def random_values(self, strategy: InitStrategy | None = None) -> Sites:
-        """Values of one chain: real sites by the strategy, discrete ones from the model."""
-        return self.values_in(random_pass(self.model, strategy))
+    def random_values(self, strategy: InitStrategy | None, radius: float) -> Sites:
+        """Values of one chain, as `random_pass` has them."""
+        with pyro.validation_enabled(False):  # values far out may make a parameter invalid
+            return self.reduced(self.values_in(random_pass(self.model, strategy, radius)))
 
     def values_in(self, nodes: dict[str, Message]) -> Sites:
         """The values of a pass as the energy has them."""
@@ -350,10 +417,30 @@ class ModelEnergy(SweepEnergy):
     def as_rows(self, x: Sites) -> tuple[torch.Size, Sites]:
         """The batch shape, and values with it flattened to one dimension."""
         batch = batch_shape(x, self.sites)
-        return batch, {
+        rows = {
             name: value.expand(batch + self.sites[name].shape).reshape(-1, *self.sites[name].shape)
             for name, value in x.items()
         }
+        return batch, self.completed(rows)
+
+    def completed(self, x: Sites) -> Sites:
+        """Values with those of sites that are observed in part made whole."""
+        wholes = {name: part.complete(x[name]) for name, part in self.imputed.items() if name in x}
+        return {**x, **wholes}
+
+    def reduced(self, x: Sites) -> Sites:
+        """Values with those of sites that are observed in part left to their free elements."""
+        free = {name: part.reduce(x[name]) for name, part in self.imputed.items() if name in x}
+        return {**x, **free}
+
+    @property
+    def to_free(self) -> dict[str, Any]:
+        """By site whose values in the model's space are others, what Pyro maps draws back by."""
+        transforms = {name: transform.inv for name, transform in self.transforms.items()}
+        completions = {
+            name: Completion(part, self.transforms.get(name)) for name, part in self.imputed.items()
+        }
+        return {**transforms, **completions}
 
     def each(self, function: Callable[[Sites], Sites], rows: Sites) -> Sites:
         """A function of one chain for every row: batched where the model can be."""

@@ -24,6 +24,7 @@ from pyro_ebm.kernels.base import (
     after_warmup,
     findings_of,
     in_warmup,
+    moved_by_any,
     reverse_of,
     unset_of,
 )
@@ -73,6 +74,10 @@ class Cycle(TunableKernel):
 
     def __post_init__(self) -> None:
         require_kernels("Cycle", self.kernels)
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return moved_by_any(self.kernels, energy)
 
     def init(self, energy: Energy, x: Sites) -> CompositionState:
         return init_all(self.kernels, energy, x)
@@ -138,6 +143,10 @@ class Mixture(TunableKernel, ReversibleKernel):
         """The probability of each kernel."""
         weights = self.weights or (1.0,) * len(self.kernels)
         return tuple(weight / sum(weights) for weight in weights)
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return moved_by_any(self.kernels, energy)
 
     def init(self, energy: Energy, x: Sites) -> CompositionState:
         return init_all(self.kernels, energy, x)

@@ -18,8 +18,8 @@ from pyro_ebm.energies import (
     PairwiseEnergy,
     PairwiseTerms,
 )
-from pyro_ebm.kernels.continuous.coordinates import Coordinates, moved_sites
-from pyro_ebm.sites import Sites
+from pyro_ebm.kernels.continuous.coordinates import Coordinates
+from pyro_ebm.sites import Sites, is_endless
 from pyro_ebm.units import Gaussian, Unit
 
 WIDER = 1.5  # times the draws' standard deviations
@@ -29,21 +29,21 @@ FULL = 200  # coordinates, for more of which covariances are not looked at
 
 
 class NormalReference(GradientEnergy):
-    r"""A normal law of continuous sites, in the coordinates in which kernels move them.
+    r"""A normal law of continuous sites, in the coordinates in which kernels move them; of counts.
 
     .. math:: E(x) = \tfrac12 \lVert A (u(x) - m) \rVert^2 + \ln |\det \partial x / \partial u|
 
-    It has no discrete sites: each of their values is as likely.
+    It has no other discrete sites: each of their values is as likely.
 
     Args:
-        energy: The energy whose continuous sites it has.
+        energy: The energy whose continuous sites and counts it has.
         mean: m (d,).
         root: A (d, d), or its diagonal (d,).
     """
 
     def __init__(self, energy: Energy, mean: Tensor, root: Tensor) -> None:
         super().__init__()
-        self.coordinates = Coordinates.of(energy, None)
+        self.coordinates = Coordinates.of(energy, endless_sites(energy))
         self.sites = {name: energy.sites[name] for name in self.coordinates.names}
         self.register_buffer("mean", mean)
         self.register_buffer("root", root)
@@ -96,7 +96,7 @@ def reference_of(energy: Energy, draws: Sites) -> Energy | None:
     """An easy law with the means and the spread of draws; None where zero energy is one as good.
 
     A machine's units become independent of each other. The continuous sites of any other energy
-    become normal, its discrete ones uniform.
+    and its counts become normal, its other discrete ones uniform.
 
     Args:
         energy: The energy.
@@ -105,10 +105,16 @@ def reference_of(energy: Energy, draws: Sites) -> Energy | None:
     draws = energy.accept(draws)
     if isinstance(energy, PairwiseEnergy):
         return independent(energy.read(), draws)
-    if not moved_sites(energy, None):
+    names = endless_sites(energy)
+    if not names:
         return None
-    position = Coordinates.of(energy, None).from_sites(draws).flatten(0, 1)
+    position = Coordinates.of(energy, names).from_sites(draws).flatten(0, 1)
     return NormalReference(energy, position.mean(0), inverse_root(position))
+
+
+def endless_sites(energy: Energy) -> tuple[str, ...]:
+    """The sites without a uniform law."""
+    return tuple(name for name, site in energy.sites.items() if is_endless(site.support))
 
 
 def inverse_root(position: Tensor) -> Tensor:  # (n, d) -> (d, d) or (d,)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels.base import Kernel, reverse_of, same_batch
+from pyro_ebm.kernels.base import Kernel, moved_by_any, reverse_of, same_batch
 from pyro_ebm.kernels.continuous.hmc import HMC, halton
 from pyro_ebm.kernels.continuous.langevin import Langevin
 from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks
@@ -86,6 +86,10 @@ class TemperedTransitions(Kernel):
     def levels(self, energy: Energy) -> Tensor:  # (levels,)
         """The inverse temperatures as a tensor."""
         return torch.tensor(self.betas, dtype=energy.dtype, device=energy.device)
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return moved_by_any((self.kernel,), energy)
 
     def init(self, energy: Energy, x: Sites) -> TemperedTransitionsState:
         check_reference(energy, self.reference, self.betas[0])

@@ -30,6 +30,7 @@ from pyro_ebm.kernels.base import (
     after_warmup,
     findings_of,
     in_warmup,
+    moved_by_any,
     same_batch,
     unset_of,
 )
@@ -175,6 +176,10 @@ class ParallelTempering(TunableKernel):
     def path(self, energy: Energy) -> Energy:
         """The energy of the replicas, levels last."""
         return Path.between(self.reference, energy).at(self.levels(energy))
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return moved_by_any((self.kernel,), energy)
 
     def init(self, energy: Energy, x: Sites) -> TemperingState:
         check_reference(energy, self.reference, self.ladder[0])

@@ -62,7 +62,8 @@ class Part:
         name: The site.
         shape: The shape of its coordinates, without batch dimensions.
         columns: Where they stand in the vector.
-        to_support: The bijector from them to the site's support; None for a real site.
+        to_support: The bijector from them to the site's support; None for a site of real numbers,
+            or of integers.
     """
 
     name: str
@@ -72,8 +73,9 @@ class Part:
 
     @classmethod
     def of(cls, name: str, site: Site, first: int) -> Self:
-        """The coordinates of a site, which stand from `first` on."""
-        to_support = None if is_real(site.support) else biject_to(site.support)
+        """The coordinates of a site, which stand from `first` on; integers are their own."""
+        own = site.support.is_discrete or is_real(site.support)
+        to_support = None if own else biject_to(site.support)
         shape = site.shape if to_support is None else to_support.inverse_shape(site.shape)
         return cls(name, shape, slice(first, first + math.prod(shape)), to_support)
 

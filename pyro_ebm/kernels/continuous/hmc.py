@@ -20,7 +20,7 @@ from pyro_ebm.kernels.settings import (
 from pyro_ebm.kernels.step_size import least, reported
 from pyro_ebm.sites import Sites, is_count
 
-from .coordinates import Coordinates
+from .coordinates import Coordinates, moved_sites
 from .dynamics import DynamicsState, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, Mass
 from .tuning import LONGEST, Mover, Settings
@@ -91,6 +91,9 @@ class HMC(Mover, ReversibleKernel):
             raise ValueError(
                 f"step_jitter is {self.step_jitter!r}; wanted a number from 0 to less than 1."
             )
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        return moved_sites(energy, self.sites)
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         require_set(self)

@@ -25,7 +25,7 @@ from pyro_ebm.kernels.settings import (
 from pyro_ebm.kernels.step_size import reported
 from pyro_ebm.sites import Sites
 
-from .coordinates import Coordinates
+from .coordinates import Coordinates, moved_sites
 from .dynamics import DynamicsState, draw_momentum, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, UNIT_MASS, Mass
 from .tuning import Mover, Settings
@@ -105,6 +105,10 @@ class Langevin(Kernel):
         if not 0 <= self.power <= 1:
             raise ValueError(f"power is {self.power!r}; wanted a number from 0 to 1.")
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return moved_sites(energy, self.sites)
+
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         return init_dynamics(energy, self.sites, x, self.mass, "Langevin")
 
@@ -152,6 +156,9 @@ class MALA(Mover, ReversibleKernel):
     def __post_init__(self) -> None:
         require_positive("step_size", self.step_size)
         require_probability("target_acceptance", self.target_acceptance)
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        return moved_sites(energy, self.sites)
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         require_set(self)

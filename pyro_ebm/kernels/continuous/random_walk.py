@@ -20,7 +20,14 @@ from pyro_ebm.kernels.settings import (
 from pyro_ebm.kernels.step_size import reported
 from pyro_ebm.sites import Sites
 
-from .coordinates import Coordinates, Height, require_continuous, require_finite_start, start
+from .coordinates import (
+    Coordinates,
+    Height,
+    moved_sites,
+    require_continuous,
+    require_finite_start,
+    start,
+)
 from .mass import DIAGONAL_MASS, Mass
 from .tuning import Mover, Settings
 
@@ -73,6 +80,9 @@ class RandomWalk(Mover, ReversibleKernel):
     def __post_init__(self) -> None:
         require_positive("scale", self.scale)
         require_probability("target_acceptance", self.target_acceptance)
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        return moved_sites(energy, self.sites)
 
     def init(self, energy: Energy, x: Sites) -> RandomWalkState:
         require_set(self)

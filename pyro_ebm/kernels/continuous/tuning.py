@@ -52,6 +52,10 @@ class Mover(TunableKernel):
 
     target_acceptance: float
 
+    @abstractmethod
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+
     @property
     @abstractmethod
     def settings(self) -> Settings:

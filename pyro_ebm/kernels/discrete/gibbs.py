@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_ebm.energies import (
     BlockEnergy,
     Energy,
+    ModelEnergy,
     PairwiseEnergy,
     PairwiseTerms,
     draw_features,
@@ -79,6 +80,10 @@ class Gibbs(ReversibleKernel):
             )
         return Gibbs(sites[::-1])
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
+
     def init(self, energy: Energy, x: Sites) -> GibbsState:
         if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
             raise ValueError(
@@ -89,6 +94,8 @@ class Gibbs(ReversibleKernel):
                 f"Gibbs draws units from their conditional laws, which {type(energy).__name__} "
                 f"does not know. Use a kernel that needs only the energy or its gradient."
             )
+        if isinstance(energy, ModelEnergy):
+            energy.require_known(self.moved(energy))
         if unknown := [site for site in self.moved(energy) if site not in energy.sites]:
             raise ValueError(
                 f"Gibbs is to move {unknown}, but the energy has {list(energy.sites)}."

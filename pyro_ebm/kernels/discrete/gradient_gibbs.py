@@ -175,6 +175,10 @@ class GibbsWithGradients(ReversibleKernel):
     def reversed(self, energy: Energy) -> Self:
         return self
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
+
     def init(self, energy: Energy, x: Sites) -> GradientState | KeptFields:
         terms = read_terms(energy)
         return self.begun(energy, terms, accept_at_door(energy, x, terms), self.moved(energy))
@@ -262,6 +266,10 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
     def moved(self, energy: Energy) -> dict[str, Alphabet]:
         """The sites that it moves, with their alphabets."""
         return movable(energy, self.sites, "DiscreteLangevin")
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
 
     def init(self, energy: Energy, x: Sites) -> GradientState:
         require_set(self)

@@ -85,6 +85,10 @@ class RandomBlocks(ReversibleKernel):
     def reversed(self, energy: Energy) -> Self:
         return self
 
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return tuple(self.moved(energy))
+
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         levels = self.moved(energy)
         largest = most_values(levels)
@@ -199,9 +203,9 @@ def require_levels(energy: Energy, name: str) -> Levels:
     found = levels_at(energy, name)
     if found is None:
         raise ValueError(
-            f"RandomBlocks moves bits, spins, labels and one-hot units, but {name!r} is "
-            f"{describe(energy.sites[name].support)}. Leave it out of sites, and move it with "
-            f"another kernel in a Cycle."
+            f"RandomBlocks moves bits, spins, labels of a few values and one-hot units, but "
+            f"{name!r} is {describe(energy.sites[name].support)}. Leave it out of sites, and move "
+            f"it with another kernel in a Cycle: integers with IntegerWalk."
         )
     return found
 
@@ -217,13 +221,24 @@ def can_move(energy: Energy, name: str) -> bool:
     return found is not None and most_values({name: found}) <= MOST_OPTIONS
 
 
+def can_share(energy: Energy, name: str) -> bool:
+    """Whether the units of a site have so few values that two can be drawn at once."""
+    found = levels_at(energy, name)
+    return found is not None and largest_block(most_values({name: found})) > 1
+
+
+def largest_block(values: int) -> int:
+    """The most units with so many values each that can be drawn at once; `SIZE` of one value."""
+    size = 1
+    while size < SIZE and values ** (size + 1) <= MOST_OPTIONS:
+        size += 1
+    return size
+
+
 def blocks_of(energy: Energy, sites: tuple[str, ...]) -> RandomBlocks:
     """Blocks of units of sites that `can_move`: of three, or of as many as there may be."""
     largest = most_values({name: require_levels(energy, name) for name in sites})
-    size = SIZE
-    while size > 1 and largest**size > MOST_OPTIONS:
-        size -= 1
-    return RandomBlocks(sites, size)
+    return RandomBlocks(sites, largest_block(largest))
 
 
 def drawn_block(units: int, size: int) -> list[int]:
