@@ -2,22 +2,25 @@
 
 from typing import NamedTuple
 
-from pyro_ebm.energies import Energy, knows_conditional
+from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy, knows_conditional
 from pyro_ebm.kernels.composite.cycle import Cycle
 from pyro_ebm.kernels.continuous.hmc import HMC
 from pyro_ebm.kernels.discrete.alphabets import alphabet_of
 from pyro_ebm.kernels.discrete.cluster import SwendsenWang, suits_clusters
+from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks, ties
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import DiscreteLangevin
-from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks, can_move
-from pyro_ebm.sites import describe
+from pyro_ebm.kernels.discrete.random_blocks import MOST_OPTIONS, RandomBlocks, can_move
+from pyro_ebm.sites import describe, values_at
 
 from .base import Kernel
+from .pinned import holds_units
 
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
 # and makes two to three times the effective draws of the first there, for up to twice the work.
 CAREFUL = 0.95
 SMALLEST = 0.99  # for energies on which that diverges all the same
+SIZE = 3  # units of a random block
 LONGEST, SHORT = 100, 30  # leapfrog steps at most: of a kernel alone, and on a ladder
 
 
@@ -33,9 +36,10 @@ def choose_kernel(energy: Energy) -> Kernel:
     """A kernel that moves every site of an energy, chosen by what the energy knows of itself.
 
     Sites whose conditional laws are known are drawn from them by `Gibbs`; bits and spins on a graph
-    that frustrates none of its couplings in clusters as well, by `SwendsenWang`. Other discrete
-    sites are moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which needs
-    energies only: by both, where both can. Continuous sites are moved by `HMC`, tuned in the
+    that frustrates none of its couplings in clusters as well, by `SwendsenWang`, and units that
+    forbidden states hold in place in blocks, by `ConstraintBlocks` or `RandomBlocks`. Other
+    discrete sites are moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which
+    needs energies only: by both, where both can. Continuous sites are moved by `HMC`, tuned in the
     warm-up to a high acceptance. Where there are several kernels, one follows the other in a
     `Cycle`.
 
@@ -87,16 +91,43 @@ def parts_of(
     hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
+        tied_part(energy, known),
         Part(SwendsenWang(), known, "no coupling is frustrated")
         if suits_clusters(energy)
         else None,
         Part(DiscreteLangevin(sloped), sloped, "changes are told by the gradient")
         if sloped
         else None,
-        Part(RandomBlocks(listed), listed, "a few units at a time") if listed else None,
+        blocks_of(energy, listed, "a few units at a time"),
         Part(hamiltonian, real, "continuous, with a gradient") if real else None,
     ]
     return [part for part in found if part is not None]
+
+
+def tied_part(energy: Energy, known: tuple[str, ...]) -> Part | None:
+    """What moves units together that forbidden states hold in place; None if none are held.
+
+    Args:
+        energy: The energy.
+        known: The sites whose units have conditional laws.
+    """
+    if isinstance(energy, FieldEnergy):
+        reason = "factors forbid joint labels"
+        return Part(ConstraintBlocks(), known, reason) if ties(energy) else None
+    listed = tuple(name for name in known if can_move(energy.sites[name]))
+    if not listed or isinstance(energy, PairwiseEnergy) or not holds_units(energy, listed):
+        return None
+    return blocks_of(energy, listed, "forbidden states hold units in place")
+
+
+def blocks_of(energy: Energy, sites: tuple[str, ...], reason: str) -> Part | None:
+    """Random blocks of three units, of fewer where these have many values; None without sites."""
+    if not sites:
+        return None
+    values = [values_at(energy.sites[name]) for name in sites]
+    most = max(2, *(len(found) if found is not None else MOST_OPTIONS for found in values))
+    size = max(n for n in range(1, SIZE + 1) if n == 1 or most**n <= MOST_OPTIONS)
+    return Part(RandomBlocks(sites, size), sites, reason)
 
 
 def said(parts: list[Part]) -> str:

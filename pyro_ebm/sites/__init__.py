@@ -17,6 +17,7 @@ from .site import (
     Sites,
     batch_shape,
     covers,
+    unit_names,
 )
 from .values import (
     LARGEST,
@@ -60,6 +61,7 @@ __all__ = [
     "spin",
     "storage_dtype",
     "trusting",
+    "unit_names",
     "values_at",
     "values_of",
 ]
