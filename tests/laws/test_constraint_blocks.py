@@ -159,7 +159,7 @@ def number_of_sets(field: Energy) -> int:
 
 def matrix_of_set(kernel: ConstraintBlocks, field: Energy, x: dict[str, Tensor], k: int) -> Tensor:
     def step(x: dict[str, Tensor]) -> dict[str, Tensor]:
-        with mock.patch.object(constraint_blocks, "drawn_set", return_value=k):
+        with mock.patch.object(constraint_blocks, "number_of", return_value=k):
             return kernel.step(field, kernel.init(field, x))[0].x
 
     return matrix_of(step, x)

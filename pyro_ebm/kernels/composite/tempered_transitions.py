@@ -11,6 +11,7 @@ from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels.base import Kernel, same_batch
 from pyro_ebm.kernels.continuous.hmc import HMC, halton
 from pyro_ebm.kernels.continuous.langevin import Langevin
+from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks
 from pyro_ebm.kernels.metropolis import metropolis
@@ -151,6 +152,8 @@ def both_ways(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kern
         return one.moving_by(there), one.moving_by(back)
     if isinstance(kernel, RandomBlocks):
         kernel = kernel.drawn(energy)
+    elif isinstance(kernel, ConstraintBlocks):
+        kernel = kernel.drawn()
     elif isinstance(kernel, HMC):
         kernel = numbered_trajectory(kernel, number)
     return kernel, reversal(kernel, energy)
@@ -186,10 +189,9 @@ def reversal(kernel: Kernel, energy: Energy) -> Kernel:
             f"A {type(kernel).__name__} has no reverse here. Use a reversible kernel: one with a "
             f"single Metropolis test, or a Mixture of such."
         )
-    if not isinstance(kernel, Gibbs):
-        return kernel
+    if not isinstance(kernel, Gibbs) or not isinstance(energy, BlockEnergy):
+        return kernel  # Gibbs itself refuses an energy without conditional laws
     sites = kernel.moved(energy)
-    assert isinstance(energy, BlockEnergy)  # checked by Gibbs itself
     if coupled := [site for site in sites if len(energy.blocks(site)) > 1]:
         raise ValueError(
             f"A Gibbs sweep over the sites {coupled}, whose units are coupled among themselves, "

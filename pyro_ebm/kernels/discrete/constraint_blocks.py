@@ -70,17 +70,48 @@ class ConstraintBlocks(Kernel):
     def step(
         self, energy: Energy, state: ConstraintBlocksState
     ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
+        return self.drawn().step(energy, state)
+
+    def drawn(self) -> "OneSet":
+        """The same with a set of blocks chosen at random."""
+        return OneSet(self, float(torch.rand((), dtype=torch.float64)))
+
+
+@dataclass(frozen=True, eq=False)
+class OneSet(Kernel):
+    """What constraint blocks have chosen: a set that is drawn anew at every step.
+
+    Args:
+        blocks: The kernel that chose it.
+        share: Where it stands among all of them, in [0, 1).
+    """
+
+    blocks: ConstraintBlocks
+    share: float
+
+    def init(self, energy: Energy, x: Sites) -> ConstraintBlocksState:
+        return self.blocks.init(energy, x)
+
+    def refresh(
+        self, energy: Energy, state: ConstraintBlocksState, x: Sites
+    ) -> ConstraintBlocksState:
+        return self.blocks.refresh(energy, state, x)
+
+    @torch.no_grad()
+    def step(
+        self, energy: Energy, state: ConstraintBlocksState
+    ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
         if not state.sets:
             return state, ConstraintBlocksInfo()
-        chosen = state.sets[drawn_set(len(state.sets))]
+        chosen = state.sets[number_of(self.share, len(state.sets))]
         ((name, value),) = state.x.items()
         labels = redrawn(state.graph, chosen, value.to(torch.int64))
         return state._replace(x={name: labels.to(value.dtype)}), ConstraintBlocksInfo()
 
 
-def drawn_set(sets: int) -> int:
+def number_of(share: float, sets: int) -> int:
     """Which set of blocks is drawn anew."""
-    return int(torch.randint(sets, ()))
+    return int(share * sets)
 
 
 def redrawn(graph: FactorGraph, blocks: BlockSet, x: Tensor) -> Tensor:  # (*batch, n)
