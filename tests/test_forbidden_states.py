@@ -289,6 +289,36 @@ def test_forty_joined_copies_are_moved_in_blocks(name: str, no_exact_draws: None
     assert furthest(chains, {V: truth}) < 5
 
 
+def copies_as_a_model() -> None:
+    """Ten times three bits, exactly one of each three on."""
+    odds = torch.tensor([1.0, 2.0, 3.0]).double().expand(10, 3)
+    with pyro.plate("copies", 10):
+        on = pyro.sample("on", dist.Bernoulli(odds / (1 + odds)).to_event(1))
+        pyro.factor("one", torch.zeros(10).double().masked_fill(on.sum(-1) != 1, -INF))
+
+
+@pytest.mark.slow
+def test_units_of_a_model_that_are_tied_are_moved_together(no_exact_draws: None) -> None:
+    energy = ModelEnergy(copies_as_a_model)
+    torch.manual_seed(0)
+    start = torch.nn.functional.one_hot(torch.randint(3, (32, 10)), 3).double()
+    chains = sample(energy, 600, initial={"on": start}, warmup=100, seed=0)
+    (_, blocks) = chains.kernel.kernels  # type: ignore[attr-defined]
+    threes = [tuple(("on", 3 * k + j) for j in range(3)) for k in range(10)]
+    assert sorted(blocks.groups) == threes
+    assert chains.attributes["verdict"] == "mixed"
+    truth = torch.tensor([1.0, 2.0, 3.0]).double().expand(10, 3) / 6
+    assert furthest(chains, {"on": truth}) < 4.5  # of 30 means, α = 2e-4
+
+
+def test_groups_are_found_where_random_starts_are_allowed() -> None:
+    kernel = choose_kernel(ModelEnergy(one_as_a_model))
+    assert isinstance(kernel, Cycle)
+    (_, blocks) = kernel.kernels
+    assert isinstance(blocks, RandomBlocks)
+    assert blocks.groups == ((("on", 0), ("on", 1), ("on", 2)),)
+
+
 def density_of_independent_sets(size: int, fugacity: float) -> float:
     """The share of occupied nodes of a torus, by powers of the matrix from row to row."""
     rows = [

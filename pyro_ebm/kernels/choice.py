@@ -11,10 +11,10 @@ from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks, ties
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import DiscreteLangevin
 from pyro_ebm.kernels.discrete.random_blocks import MOST_OPTIONS, RandomBlocks, can_move
-from pyro_ebm.sites import describe, values_at
+from pyro_ebm.sites import Sites, describe, values_at
 
 from .base import Kernel
-from .pinned import holds_units
+from .pinned import Groups, tied_groups
 
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
 # and makes two to three times the effective draws of the first there, for up to twice the work.
@@ -62,7 +62,10 @@ def joined(parts: list[Part]) -> Kernel:
 
 
 def parts_of(
-    energy: Energy, target_acceptance: float = CAREFUL, longest: int = LONGEST
+    energy: Energy,
+    target_acceptance: float = CAREFUL,
+    longest: int = LONGEST,
+    initial: Sites | None = None,
 ) -> list[Part]:
     """The kernels for the sites of an energy.
 
@@ -70,6 +73,7 @@ def parts_of(
         energy: The energy.
         target_acceptance: Of HMC.
         longest: The leapfrog steps of its trajectories at most.
+        initial: Values of all sites where chains will start, if known.
 
     Raises:
         TypeError, ValueError: As `choose_kernel`.
@@ -91,43 +95,45 @@ def parts_of(
     hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
-        tied_part(energy, known),
+        tied_part(energy, known, initial),
         Part(SwendsenWang(), known, "no coupling is frustrated")
         if suits_clusters(energy)
         else None,
         Part(DiscreteLangevin(sloped), sloped, "changes are told by the gradient")
         if sloped
         else None,
-        blocks_of(energy, listed, "a few units at a time"),
+        blocks_of(energy, listed, (), "a few units at a time") if listed else None,
         Part(hamiltonian, real, "continuous, with a gradient") if real else None,
     ]
     return [part for part in found if part is not None]
 
 
-def tied_part(energy: Energy, known: tuple[str, ...]) -> Part | None:
+def tied_part(energy: Energy, known: tuple[str, ...], initial: Sites | None = None) -> Part | None:
     """What moves units together that forbidden states hold in place; None if none are held.
 
     Args:
         energy: The energy.
         known: The sites whose units have conditional laws.
+        initial: Values of all sites where chains will start, if known.
     """
     if isinstance(energy, FieldEnergy):
         reason = "factors forbid joint labels"
         return Part(ConstraintBlocks(), known, reason) if ties(energy) else None
     listed = tuple(name for name in known if can_move(energy.sites[name]))
-    if not listed or isinstance(energy, PairwiseEnergy) or not holds_units(energy, listed):
+    if not listed or isinstance(energy, PairwiseEnergy):
         return None
-    return blocks_of(energy, listed, "forbidden states hold units in place")
+    groups = tied_groups(energy, listed, initial)
+    if groups is None:
+        return None
+    return blocks_of(energy, listed, groups, "forbidden states hold units in place")
 
 
-def blocks_of(energy: Energy, sites: tuple[str, ...], reason: str) -> Part | None:
-    """Random blocks of three units, of fewer where these have many values; None without sites."""
-    if not sites:
-        return None
+def blocks_of(energy: Energy, sites: tuple[str, ...], groups: Groups, reason: str) -> Part:
+    """Random blocks of three units, of fewer where these have many values."""
     values = [values_at(energy.sites[name]) for name in sites]
     most = max(2, *(len(found) if found is not None else MOST_OPTIONS for found in values))
     size = max(n for n in range(1, SIZE + 1) if n == 1 or most**n <= MOST_OPTIONS)
-    return Part(RandomBlocks(sites, size), sites, reason)
+    return Part(RandomBlocks(sites, size, groups), sites, reason)
 
 
 def said(parts: list[Part]) -> str:

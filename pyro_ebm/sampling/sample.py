@@ -189,14 +189,14 @@ def sample(
     """
     task = Task(energy, kernel, Schedule(warmup, draws), chosen_seed(seed))
     exactly = initial is None and can_draw_exactly(task, chains)
-    parts = exact_part(energy) if exactly else [] if kernel else parts_of(energy)
-    mover = kernel or joined(parts)
-    because = said(parts) if parts else GIVEN
-    if isinstance(energy, Energy):  # `run` refuses what is none
+    if isinstance(energy, Energy):  # what is none is refused below
         with forked(task.seed, energy.device):
             if initial is None and isinstance(energy, ModelEnergy) and not exactly:
                 initial = energy.initial(chains)  # of finite energy
             require_one_law(energy, initial)
+    parts = exact_part(energy) if exactly else [] if kernel else suited_parts(energy, initial)
+    mover = kernel or joined(parts)
+    because = said(parts) if parts else GIVEN
     tell(f"Picked {mover!r}: {because}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ForbiddenStatesWarning)  # the verdict says it
@@ -231,6 +231,13 @@ def exact_part(energy: Energy) -> list[Part]:
     """All sites drawn exactly, as a kernel with its reason."""
     reason = "exact sums cost less than a warm-up, and make independent draws"
     return [Part(ExactDraws(), tuple(energy.sites), reason)]
+
+
+def suited_parts(energy: Energy, initial: Sites | Tensor | None) -> list[Part]:
+    """The kernels that suit an energy, seen from where its chains start if that is known."""
+    if not isinstance(energy, Energy) or initial is None:
+        return parts_of(energy)
+    return parts_of(energy, initial=given_start(energy, initial))
 
 
 def first_run(mover: Kernel, task: Task, chains: int, initial: Sites | Tensor | None) -> Chains:

@@ -9,7 +9,7 @@ that overlap it, as long as its labels are few.
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,16 +133,7 @@ class Constraints:
     @classmethod
     def of(cls, graph: FactorGraph) -> "Constraints":
         """The constraints of a field."""
-        masks = {name: forbidden(group) for name, group in graph.groups.items()}
-        found = {name: mask for name, mask in masks.items() if mask is not None}
-        allowed = domains(graph, found)
-        factors = [
-            factor
-            for name, mask in found.items()
-            if graph.groups[name].arity > 1
-            for factor in allowed_by(graph.groups[name], mask, allowed)
-        ]
-        return cls(graph, tuple(factors))
+        return cls(graph, tuple(forbidding(graph)))
 
     @functools.cached_property
     def blocks(self) -> tuple[Allowed, ...]:
@@ -221,6 +212,16 @@ class Constraints:
         return tuple(block_set(self.graph, blocks) for _, _, blocks in together)
 
 
+def forbidding(graph: FactorGraph) -> Iterator[Allowed]:
+    """What each factor allows that forbids joint labels of two nodes or more."""
+    masks = {name: forbidden(group) for name, group in graph.groups.items()}
+    found = {name: mask for name, mask in masks.items() if mask is not None}
+    own = domains(graph, found)
+    for name, mask in found.items():
+        if graph.groups[name].arity > 1:
+            yield from allowed_by(graph.groups[name], mask, own)
+
+
 class Grown(NamedTuple):
     """A block, and the numbers of the factors in it."""
 
@@ -252,7 +253,7 @@ def domains(graph: FactorGraph, masks: Mapping[str, Tensor]) -> np.ndarray:  # b
     return found
 
 
-def allowed_by(group: FactorGroup, mask: Tensor, own: np.ndarray) -> Iterable[Allowed]:
+def allowed_by(group: FactorGroup, mask: Tensor, own: np.ndarray) -> Iterator[Allowed]:
     """What each factor of a group allows, where it forbids something that its nodes have."""
     tables = ~mask.cpu().numpy()
     listed = [np.argwhere(table) for table in tables]

@@ -1,6 +1,7 @@
 """Exact joint draws of a few units, for any energy of discrete sites: no gradient, no structure."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ class RandomBlocks(Kernel):
     Args:
         sites: The sites of bits, spins and labels to move; all discrete ones if left out.
         size: The number of units in a block.
+        groups: Units, by site and number, of which a block is drawn: from one of the groups, each
+            as likely. All of the sites' units are one group if none is given.
 
     Raises:
         ValueError: If the size is not positive.
@@ -51,6 +54,7 @@ class RandomBlocks(Kernel):
 
     sites: tuple[str, ...] | None = None
     size: int = 3
+    groups: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size < 1:
@@ -82,6 +86,13 @@ class RandomBlocks(Kernel):
                 f"{largest**self.size} joint values; wanted at most {MOST_OPTIONS}: a size of "
                 f"{int(math.log(MOST_OPTIONS) / math.log(largest))} or less."
             )
+        known = {(s, k) for s in levels for k in range(energy.sites[s].shape.numel())}
+        if wrong := [group for group in self.groups if not group or not set(group) <= known]:
+            raise ValueError(
+                f"The group {wrong[0]!r} has no units, or others than those of {list(levels)}; "
+                f"wanted pairs of a site and the number of a unit, for example "
+                f"(({next(iter(levels))!r}, 0), ({next(iter(levels))!r}, 1))."
+            )
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
@@ -100,7 +111,11 @@ class RandomBlocks(Kernel):
     def drawn(self, energy: Energy) -> "OneBlock":
         """The same with a block drawn at random."""
         levels = self.moved(energy)
-        units = [(s, k) for s in levels for k in range(energy.sites[s].shape.numel())]
+        units: Sequence[tuple[str, int]]
+        if self.groups:
+            units = self.groups[int(torch.randint(len(self.groups), ()))]
+        else:
+            units = [(s, k) for s in levels for k in range(energy.sites[s].shape.numel())]
         block = tuple(units[k] for k in drawn_block(len(units), self.size))
         return OneBlock(self, block, joint_values([levels[site] for site, _ in block]))
 
