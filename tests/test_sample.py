@@ -42,13 +42,19 @@ from pyro_ebm.kernels import (
 )
 from pyro_ebm.kernels.composite.tempering import TemperingTuning
 from pyro_ebm.kernels.start import random_start
-from pyro_ebm.sampling import NotMixedWarning, sample
+from pyro_ebm.sampling import NotMixedWarning, exact_draws, sample
 from pyro_ebm.sampling import sample as package_sample
 from pyro_ebm.sites import Site, boolean, random_values, spin
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian
 
 V, H = "visible", "hidden"
 MODULE = sys.modules["pyro_ebm.sampling.sample"]
+
+
+@pytest.fixture(autouse=True)
+def no_exact_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains are what is tested here, of energies that are small enough for exact draws."""
+    monkeypatch.setattr(exact_draws, "SHARE", 0.0)
 
 
 def site(support: Any, *shape: int) -> Site:

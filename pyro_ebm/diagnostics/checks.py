@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, unit_names
 from pyro_ebm.statistics import frozen_units
 
-from .evidence import Evidence, Verdict
+from .evidence import INDEPENDENT, Evidence, Verdict
 from .fixed import fixed_by_form, fixed_by_support
 from .judgement import Judgement
 from .reading import Material
@@ -62,6 +62,11 @@ NOT_SWAPPED = (
     "Put more temperatures between the first and the last: hardly a swap is accepted. Whether "
     "replicas come through, `round_trips` tells."
 )
+PINNED = (
+    "Move units together that forbidden states tie: `choose_kernel(energy)` does, and so does "
+    "RandomBlocks with a size of 2 or more; or temper from β = 0, where nothing is forbidden "
+    "(ParallelTempering); or draw exactly (`exact.sample`), where the energy is small enough."
+)
 DIVERGED = "Shorten the step size, or change to coordinates in which the scales are alike."
 
 
@@ -81,14 +86,6 @@ class Setting(NamedTuple):
     comparisons: int  # quantities that share the rate of false alarms
     slow: str  # what to try where chains move, but not everywhere
     trapped: str  # and where they sit in different modes
-
-
-def unit_names(site: str, shape: torch.Size) -> list[str]:
-    """visible[0], visible[1], ..."""
-    if not shape:
-        return [site]
-    indices = torch.cartesian_prod(*(torch.arange(size) for size in shape)).reshape(-1, len(shape))
-    return [f"{site}[{', '.join(map(str, index))}]" for index in indices.tolist()]
 
 
 def not_finite(material: Material) -> list[Evidence]:
@@ -115,6 +112,24 @@ def first_break(x: Tensor) -> str:
     where = (~x.isfinite()).flatten(2).any(-1) if x.dim() > 2 else ~x.isfinite()
     chain, draw = min(where.nonzero().tolist(), key=lambda place: place[1])
     return f"first in chain {chain} at draw {draw}"
+
+
+def independent_evidence(material: Material) -> list[Evidence]:
+    """That draws are exact and independent of each other, if they are."""
+    if not material.independent:
+        return []
+    count = material.chains * material.draws
+    return [Evidence(INDEPENDENT, count, "any", MIXED, material.independent)]
+
+
+def pinned_evidence(material: Material) -> list[Evidence]:
+    """Units that forbidden states hold in place, if there are any."""
+    units, by = material.pinned
+    names = [name for name in units.split("; ") if name.partition("[")[0] in material.sites]
+    if not names:
+        return []
+    name = "units held in place, every other value being forbidden"
+    return [Evidence(name, len(names), "0", NOT_MIXED, f"{'; '.join(names)}, by {by}", PINNED)]
 
 
 def frozen_evidence(material: Material, rows: Sites) -> list[Evidence]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.sites import Sites, only_site
+from pyro_ebm.sites import Sites, only_site, unit_names
 from pyro_ebm.statistics import indicators, labels
 from pyro_ebm.statistics.arrays import Array, tensor_of
 from pyro_ebm.statistics.nested import check_superchains
@@ -27,12 +27,13 @@ from .checks import (
     chance_evidence,
     enough,
     frozen_evidence,
+    independent_evidence,
     kernel_evidence,
     ladder_evidence,
     left_out,
     mixing_evidence,
     not_finite,
-    unit_names,
+    pinned_evidence,
 )
 from .evidence import Diagnosis, Evidence, weigh
 from .judgement import Judgement, agreement_of_sets, judge, judge_superchains
@@ -77,8 +78,11 @@ def diagnose(
         check_superchains(material.chains, superchains)
     if broken := not_finite(material):
         return weigh(broken)
+    if independent := independent_evidence(material):
+        return weigh([*left_out(material), *independent])
     evidence = [
         *left_out(material),
+        *pinned_evidence(material),
         *frozen_evidence(material, rows),
         *enough(material, superchains),
     ]

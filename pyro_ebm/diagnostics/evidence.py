@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+INDEPENDENT = "independent draws of the exact law"  # the name of that evidence
+
 
 class Verdict(StrEnum):
     """What can be said of chains; `str` is in words."""
@@ -72,6 +74,9 @@ class Diagnosis:
     def summary(self) -> str:
         """The verdict in one sentence."""
         if not self.against:
+            told = next((e for e in self.evidence if e.name == INDEPENDENT), None)
+            if told is not None:
+                return f"Mixed: {told.detail}, which are independent."
             return "Mixed: the chains agree, and their draws suffice."
         first = self.against[0]
         where = f" ({first.detail})" if first.detail else ""

@@ -33,6 +33,8 @@ class Material(NamedTuple):
     known: Mapping[str, Site]  # what is known of the sites, where anything is
     left_out: tuple[str, ...]  # the variables that cannot be read
     round_trips: tuple[float, ...] = ()  # on each ladder since the warm-up, mean of chains
+    independent: str = ""  # how, where draws are exact and independent by construction
+    pinned: tuple[str, str] = ("", "")  # units that forbidden states hold in place, and by what
 
     @property
     def chains(self) -> int:
@@ -54,8 +56,8 @@ def read(draws: Draws) -> Material:
     """
     if isinstance(draws, Chains):
         statistics = draws.statistics
-        trips = round_trips_of(draws.attributes)
-        found = Material(draws.draws, -statistics["lp"], statistics, draws.sites, (), trips)
+        said = said_of(draws.attributes)
+        found = Material(draws.draws, -statistics["lp"], statistics, draws.sites, (), *said)
     else:
         found = read_groups(draws)
     if not found.sites and found.left_out:
@@ -89,7 +91,7 @@ def read_groups(data: Any) -> Material:  # noqa: ANN401 (either ArviZ's)
         statistics, others = {}, ()
     attributes = getattr(group, "attrs", {})
     own = attributes.get("inference_library") == OWN
-    derived, trips = (DERIVED, round_trips_of(attributes)) if own else ((), ())
+    derived, said = (DERIVED, said_of(attributes)) if own else ((), ())
     sites = {name: value for name, value in posterior.items() if name not in derived}
     energy = None
     if derived and "model_energy" in posterior:
@@ -98,7 +100,13 @@ def read_groups(data: Any) -> Material:  # noqa: ANN401 (either ArviZ's)
         energy = -statistics["lp"].double()
     if len({value.shape[:2] for value in sites.values()}) > 1:
         raise ValueError("The variables of 'posterior' have different numbers of chains or draws.")
-    return Material(sites, energy, statistics, {}, (*left_out, *others), trips)
+    return Material(sites, energy, statistics, {}, (*left_out, *others), *said)
+
+
+def said_of(attributes: Mapping[str, Any]) -> tuple[tuple[float, ...], str, tuple[str, str]]:
+    """What `run` has told: round trips, how draws are independent, and units held in place."""
+    pinned = str(attributes.get("pinned", "")), str(attributes.get("pinned_by", ""))
+    return round_trips_of(attributes), str(attributes.get("independent", "")), pinned
 
 
 def round_trips_of(attributes: Mapping[str, Any]) -> tuple[float, ...]:

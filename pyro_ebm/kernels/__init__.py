@@ -11,11 +11,13 @@ from .continuous.langevin import MALA, Langevin
 from .continuous.mass import DenseMass, DiagonalMass, Mass, UnitMass
 from .continuous.random_walk import RandomWalk
 from .discrete.cluster import SwendsenWang, Wolff
+from .discrete.constraint_blocks import ConstraintBlocks
 from .discrete.gibbs import Gibbs
 from .discrete.gradient_gibbs import DiscreteLangevin, GibbsWithGradients
 from .discrete.integer_walk import IntegerWalk
 from .discrete.random_blocks import RandomBlocks
 from .metropolis_hastings import MetropolisHastings
+from .pinned import ForbiddenStatesWarning
 from .run import resume, run
 from .warmup import warmup
 
@@ -23,10 +25,12 @@ __all__ = [
     "HMC",
     "MALA",
     "Chains",
+    "ConstraintBlocks",
     "Cycle",
     "DenseMass",
     "DiagonalMass",
     "DiscreteLangevin",
+    "ForbiddenStatesWarning",
     "Gibbs",
     "GibbsWithGradients",
     "IntegerWalk",

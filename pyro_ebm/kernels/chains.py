@@ -130,6 +130,7 @@ def summary(chains: Chains) -> dict[str, str]:
         "picked": "{picked_because}",
         "ladder": "{picked_for_ladder}",
         "tried": "{tried}",
+        "pinned": "{pinned}, by {pinned_by}",
         "verdict": "{verdict_in_words}",
         "advice": "{advice}",
     }

@@ -2,19 +2,21 @@
 
 from typing import NamedTuple
 
-from pyro_ebm.energies import Energy, ModelEnergy, knows_conditional
+from pyro_ebm.energies import Energy, FieldEnergy, ModelEnergy, PairwiseEnergy, knows_conditional
 from pyro_ebm.kernels.composite.cycle import Cycle
 from pyro_ebm.kernels.continuous.hmc import HMC
 from pyro_ebm.kernels.continuous.random_walk import RandomWalk
 from pyro_ebm.kernels.discrete.alphabets import alphabet_of
 from pyro_ebm.kernels.discrete.cluster import SwendsenWang, suits_clusters
+from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks, ties
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import DiscreteLangevin
 from pyro_ebm.kernels.discrete.integer_walk import IntegerWalk
 from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_share
-from pyro_ebm.sites import describe, is_integer
+from pyro_ebm.sites import Sites, describe, is_integer
 
 from .base import Kernel
+from .pinned import tied_groups
 
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
 # and makes two to three times the effective draws of the first there, for up to twice the work.
@@ -35,10 +37,11 @@ def choose_kernel(energy: Energy) -> Kernel:
     """A kernel that moves every site of an energy, chosen by what the energy knows of itself.
 
     Sites whose conditional laws are known are drawn from them by `Gibbs`; bits and spins on a graph
-    that frustrates none of its couplings in clusters as well, by `SwendsenWang`. Other discrete
-    sites are moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which needs
-    energies only: by both, where both can. Counts and wide ranges of integers walk, each site on
-    its own (`IntegerWalk`). Continuous sites are moved by `HMC`, tuned in the warm-up to a high
+    that frustrates none of its couplings in clusters as well, by `SwendsenWang`, and units that
+    forbidden states hold in place in blocks, by `ConstraintBlocks` or `RandomBlocks`. Other
+    discrete sites are moved by `DiscreteLangevin`, by the gradient, and by `RandomBlocks`, which
+    needs energies only: by both, where both can. Counts and wide ranges of integers walk, each site
+    on its own (`IntegerWalk`). Continuous sites are moved by `HMC`, tuned in the warm-up to a high
     acceptance; those that bound the data of a Pyro model by `RandomWalk`, since no gradient tells
     of a bound. Where there are several kernels, one follows the other in a `Cycle`.
 
@@ -61,7 +64,10 @@ def joined(parts: list[Part]) -> Kernel:
 
 
 def parts_of(
-    energy: Energy, target_acceptance: float = CAREFUL, longest: int = LONGEST
+    energy: Energy,
+    target_acceptance: float = CAREFUL,
+    longest: int = LONGEST,
+    initial: Sites | None = None,
 ) -> list[Part]:
     """The kernels for the sites of an energy.
 
@@ -69,6 +75,7 @@ def parts_of(
         energy: The energy.
         target_acceptance: Of HMC.
         longest: The leapfrog steps of its trajectories at most.
+        initial: Values of all sites where chains will start, if known.
 
     Raises:
         TypeError, ValueError: As `choose_kernel`.
@@ -84,6 +91,7 @@ def parts_of(
     hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
+        tied_part(energy, known, initial),
         Part(SwendsenWang(), known, "no coupling is frustrated")
         if suits_clusters(energy)
         else None,
@@ -122,6 +130,27 @@ def discrete_parts(energy: Energy, names: list[str]) -> list[Part]:
         langevin = DiscreteLangevin(sloped)
         found.insert(0, Part(langevin, sloped, "changes are told by the gradient"))
     return found
+
+
+def tied_part(energy: Energy, known: tuple[str, ...], initial: Sites | None = None) -> Part | None:
+    """What moves units together that forbidden states hold in place; None if none are held.
+
+    Args:
+        energy: The energy.
+        known: The sites whose units have conditional laws.
+        initial: Values of all sites where chains will start, if known.
+    """
+    if isinstance(energy, FieldEnergy):
+        reason = "factors forbid joint labels"
+        return Part(ConstraintBlocks(), known, reason) if ties(energy) else None
+    listed = tuple(name for name in known if can_share(energy, name))
+    if not listed or isinstance(energy, PairwiseEnergy):
+        return None
+    groups = tied_groups(energy, listed, initial)
+    if groups is None:
+        return None
+    reason = "forbidden states hold units in place"
+    return Part(blocks_of(energy, listed, groups), listed, reason)
 
 
 def said(parts: list[Part]) -> str:

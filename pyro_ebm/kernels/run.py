@@ -18,6 +18,7 @@ from pyro_ebm.sites import Site, Sites, describe, two_values
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
+from .pinned import Pinned, pinned_units, warn_of
 from .start import finite_start, given_start, require_finite_start
 
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
@@ -47,6 +48,9 @@ def run(
         initial: Where the chains start (chain, *site.shape), by site; if left out they
             start at random, scattered over each site's support, where the energy is finite.
         seed: Of this run; the global generators stay untouched. If left out it is drawn from them.
+
+    Warns:
+        ForbiddenStatesWarning: If units have kept their values since all others are forbidden.
 
     Raises:
         TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
@@ -100,7 +104,9 @@ def run(
             state,
             generator_state(energy.device),
         )
-        return go_on(start, energy, schedule.warmup, schedule.draws)
+        found = go_on(start, energy, schedule.warmup, schedule.draws)
+    warn_of(found.attributes)
+    return found
 
 
 def note_left_out(kernel: Kernel, energy: Energy) -> None:
@@ -126,6 +132,9 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
         energy: The energy; if its parameters have changed, the new draws follow the new ones.
         draws: How many more.
 
+    Warns:
+        ForbiddenStatesWarning: As `run`.
+
     Raises:
         ValueError: If `draws` is not positive, or the energy is not of the chains' sites.
         NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
@@ -139,6 +148,7 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
             more = go_on(replace(chains, state=state), energy, left, draws)
         except NonFiniteEnergyError as error:
             raise NonFiniteEnergyError(str(error), joined(chains, error.chains)) from None
+    warn_of(more.attributes)
     return joined(chains, more)
 
 
@@ -190,6 +200,8 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
         except FloatingPointError as error:
             problem = error
     (warmup_draws, warmup_statistics), (draws_, statistics) = (r.kept() for r in records)
+    before_it = {k: v for k, v in start.attributes.items() if k not in Pinned._fields}
+    pinned = None if problem else pinned_units(energy, draws_)
     chains = replace(
         start,
         draws=draws_,
@@ -197,7 +209,8 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
         warmup_draws=warmup_draws if kept_warmup else {},
         warmup_statistics=warmup_statistics if kept_warmup else {},
         attributes={
-            **start.attributes,
+            **before_it,
+            **(pinned._asdict() if pinned else {}),
             "kernel": repr(kernel),
             **findings_of(kernel),
             **ladder_findings(kernel, state),

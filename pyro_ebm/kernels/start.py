@@ -1,15 +1,23 @@
 """Where chains start, and which energies a kernel accepts."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import (
     Energy,
+    FieldEnergy,
     ModelEnergy,
     PairwiseEnergy,
     PairwiseTerms,
     require_finite,
+    sweep_blocks,
 )
+from pyro_ebm.energies.fields.constraints import Constraints
+from pyro_ebm.energies.fields.energy import GivenField
+from pyro_ebm.kernels import chance
 from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
 
 from .base import require_machines, same_batch
@@ -104,11 +112,15 @@ def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> 
 
 
 TRIES = 100  # random starts at most, until all chains have a finite energy
+FEW_TRIES = 8  # where a few values are enough
+PENALTY = 20.0  # nats, for what a field forbids, while a start is sought
 
 
 @torch.no_grad()
 def finite_start(energy: Energy, chains: int) -> Sites:
     """A random start where p(x) is not 0; chains that have come elsewhere try again.
+
+    In a random field they go on from where they are, to where less is forbidden.
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
@@ -119,11 +131,12 @@ def finite_start(energy: Energy, chains: int) -> Sites:
     x = random_start(energy, chains)
     if isinstance(energy, PairwiseEnergy):  # finite everywhere
         return x
+    mender = Mender.of(energy) if isinstance(energy, FieldEnergy) else None
     for _ in range(TRIES):
         outside = ~heights(energy, x).isfinite()
         if not bool(outside.any()):
             return x
-        again = random_start(energy, chains)
+        again = random_start(energy, chains) if mender is None else mender.mended(x)
         x = {
             name: torch.where(outside.reshape(-1, *[1] * (v.dim() - 1)), again[name], v)
             for name, v in x.items()
@@ -133,6 +146,81 @@ def finite_start(energy: Energy, chains: int) -> Sites:
         f"In {TRIES} random starts {int(outside.sum())} of {chains} chains have found no finite "
         f"energy. Give initial={{name: tensor}} with a leading chain dimension, where it is finite."
     )
+
+
+class Mender(NamedTuple):
+    """Leads the states of a random field to where nothing is forbidden.
+
+    Args:
+        field: What is forbidden costs a penalty, and all else nothing.
+        constraints: Of the field itself.
+    """
+
+    field: GivenField
+    constraints: Constraints
+
+    @classmethod
+    def of(cls, energy: FieldEnergy) -> "Mender":
+        """That of a field."""
+        graph = energy.read()
+        groups = {
+            name: replace(group, table=-PENALTY * group.table.isneginf().to(group.table))
+            for name, group in graph.groups.items()
+        }
+        field = GivenField(energy.sites, replace(graph, groups=groups), energy.colours)
+        return cls(field, Constraints.of(graph))
+
+    def mended(self, x: Sites) -> Sites:
+        """The values after a sweep over the nodes, and one over the blocks that are tied."""
+        ((name, value),) = x.items()
+        swept = sweep_blocks(self.field, name, {name: value})
+        labels, graph = swept.to(torch.int64), self.field.read()
+        for blocks in self.constraints.sets:
+            option = chance.choose(blocks.log_weights(graph, labels).movedim(0, -1))
+            labels = blocks.taken(labels, option)
+        return {name: labels.to(value.dtype)}
+
+
+class Starts(NamedTuple):
+    """Random values, and which of them have a finite energy.
+
+    Args:
+        x: The values (start, *laws, *shape) by site, laws where chains follow several.
+        inside: Where p(x) is not 0 (start, *laws).
+    """
+
+    x: Sites
+    inside: Tensor
+
+
+@torch.no_grad()
+def some_starts(energy: Energy, count: int) -> Starts:
+    """As many random values at least, tried a few times as long as none of them has p(x) > 0."""
+    tried = []
+    for _ in range(FEW_TRIES):
+        x = scattered(energy, count)
+        laws = energy.evaluate({name: value[:1] for name, value in x.items()}).shape
+        if laws.numel() > 1:
+            x = {
+                name: value.reshape(count, *[1] * len(laws), *value.shape[1:]).expand(
+                    count, *laws, *value.shape[1:]
+                )
+                for name, value in x.items()
+            }
+        inside = energy.evaluate(x).isfinite().expand(same_batch(x, energy))
+        tried.append(Starts(x, inside))
+        if sum(int(found.inside.sum()) for found in tried) >= count:
+            break
+    values = {name: torch.cat([found.x[name] for found in tried]) for name in energy.sites}
+    return Starts(values, torch.cat([found.inside for found in tried]))
+
+
+def scattered(energy: Energy, count: int) -> Sites:
+    """Random values (count, *shape), of a model drawn from itself."""
+    if not isinstance(energy, ModelEnergy):
+        return random_start(energy, count)
+    rows = [energy.random_values() for _ in range(count)]
+    return {name: torch.stack([row[name] for row in rows]) for name in energy.sites}
 
 
 @torch.no_grad()

@@ -18,13 +18,14 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, knows_conditional
 from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels.base import Kernel
+from pyro_ebm.kernels.choice import tied_part
 from pyro_ebm.kernels.composite.cycle import Cycle
 from pyro_ebm.kernels.discrete.alphabets import alphabet_of
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import GibbsWithGradients
 from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_move
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
-from pyro_ebm.kernels.start import check_reference, given_start, random_start
+from pyro_ebm.kernels.start import check_reference, finite_start, given_start, random_start
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, describe
 
@@ -62,11 +63,11 @@ def anneal(
     Args:
         energy: The energy.
         betas: The inverse temperatures (steps,), none negative; 1 is the energy's own, and a
-            minimum is sought by going far above it.
+            minimum is sought by going far above it. States that are forbidden are so at 0 too.
         kernel: What moves the chains: an object with all its settings, since there is no warm-up;
             a site that it does not move stays at its start. If left out it is Gibbs for the sites
-            whose conditional laws are known, and GibbsWithGradients or RandomBlocks for other
-            discrete ones.
+            whose conditional laws are known, with blocks where forbidden states hold units in
+            place, and GibbsWithGradients or RandomBlocks for other discrete ones.
         reference: The energy at β = 0; zero if left out. With one, β is at most 1.
         chains: How many; those of `initial` where it is given.
         initial: Where they start (chain, *shape), by site; at random if left out.
@@ -90,9 +91,10 @@ def anneal(
             kernel = default_kernel(path.at(schedule[-1]))
         require_kernel(kernel)
         require_settings(kernel, "anneal")
-        x = random_start(energy, chains) if initial is None else given_start(energy, initial)
+        x = allowed_start(energy, chains) if initial is None else given_start(energy, initial)
         state: Any = None
-        for beta in schedule:
+        # Not 0, at which nothing is forbidden: chains would come to where no later step leads back.
+        for beta in schedule.clamp_min(torch.finfo(schedule.dtype).tiny):
             here = path.at(beta)
             state = kernel.init(here, x) if state is None else kernel.refresh(here, state, state.x)
             state, _ = kernel.step(here, state)
@@ -132,9 +134,10 @@ def default_kernel(energy: Energy) -> Kernel:
     Raises:
         ValueError: If none of these moves a site.
     """
-    if knows_all(energy):
-        return Gibbs()
     known = tuple(name for name in energy.sites if knows_conditional(energy, name))
+    tied = tied_part(energy, known) if known else None
+    if tied is None and len(known) == len(energy.sites):
+        return Gibbs()
     left = [name for name in energy.sites if name not in known]
     sloped = tuple(name for name in left if alphabet_of(energy, name) is not None)
     listed = tuple(name for name in left if name not in sloped and can_move(energy, name))
@@ -147,10 +150,19 @@ def default_kernel(energy: Energy) -> Kernel:
         )
     parts = [
         *([Gibbs(known)] if known else []),
+        *([tied.kernel] if tied else []),
         *([GibbsWithGradients(sloped)] if sloped else []),
         *([blocks_of(energy, listed)] if listed else []),
     ]
     return parts[0] if len(parts) == 1 else Cycle(tuple(parts))
+
+
+def allowed_start(energy: Energy, chains: int) -> Sites:
+    """A random start of finite energy; where none is found so, any."""
+    try:
+        return finite_start(energy, chains)
+    except ValueError:
+        return random_start(energy, chains)
 
 
 def knows_all(energy: Energy) -> bool:

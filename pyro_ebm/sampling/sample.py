@@ -1,6 +1,7 @@
 """Draws from any energy: kernel and schedule are chosen, and the chains are judged.
 
-Chains of the kernel that the structure suggests come first. What speaks against them decides what
+Where exact sums cost less than a warm-up, draws are exact. Elsewhere chains of the kernel that the
+structure suggests come first. What speaks against them decides what
 is tried next: shorter steps, a ladder of temperatures, more steps between draws. The best of these
 runs is returned, with the verdict on it. Whatever happens on the way, a finished run is kept.
 """
@@ -29,13 +30,26 @@ from pyro_ebm.diagnostics.diagnose import diagnose
 from pyro_ebm.diagnostics.evidence import Diagnosis, Evidence, Verdict, weigh
 from pyro_ebm.energies import Energy, ModelEnergy
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels import Chains, Kernel, ParallelTempering, Schedule, SwendsenWang, resume, run
-from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, joined, parts_of, said
+from pyro_ebm.kernels import (
+    Chains,
+    ForbiddenStatesWarning,
+    Kernel,
+    ParallelTempering,
+    Schedule,
+    SwendsenWang,
+    resume,
+    run,
+)
+from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, Part, joined, parts_of, said
 from pyro_ebm.kernels.composite.reference import reference_of
 from pyro_ebm.kernels.start import given_start, is_one_law, random_start
+from pyro_ebm.partition import exact
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, whole
 from pyro_ebm.statistics import frozen_units, r_hat
+
+from . import exact_draws
+from .exact_draws import ExactDraws
 
 TRIAL = 8  # levels, on which the barrier of the path is measured
 FEWEST, MOST = 4, 32  # levels of a ladder
@@ -124,8 +138,10 @@ def sample(
 ) -> Chains:
     """Draws from p(x) ∝ exp(−energy(x)), by a kernel that suits the energy, judged.
 
-    The kernel is that of `choose_kernel`, tuned in the warm-up, and `diagnose` judges the chains.
-    If they have not mixed, others go on from where they are:
+    Where neither a kernel nor a start is given and exact sums (`exact.seconds`) cost less than the
+    warm-up would, the draws are exact and independent: the kernel is `ExactDraws`, and there is no
+    warm-up. Otherwise the kernel is that of `choose_kernel`, tuned in the warm-up, and `diagnose`
+    judges the chains. If they have not mixed, others go on from where they are:
 
     - by shorter steps of HMC, where its trajectories diverge;
     - by parallel tempering of the kernel: from independent units for a machine, from a normal law
@@ -143,8 +159,7 @@ def sample(
 
     What was picked and found is in the attributes: `picked` and `picked_because`, and for a ladder
     `picked_for_ladder`; `tried`, with the verdict on each; `verdict`, `verdict_in_words` and
-    `advice`; the kernel as tuned. A small energy can be drawn from without chains, by
-    `exact.sample`.
+    `advice`; the kernel as tuned.
 
     Args:
         energy: The energy.
@@ -165,22 +180,27 @@ def sample(
 
     Example:
         >>> from pyro_ebm import BoltzmannMachine, sample
-        >>> chains = sample(BoltzmannMachine.restricted(4, 3), draws=200, chains=16, seed=0)
+        >>> chains = sample(BoltzmannMachine.restricted(40, 30), draws=200, chains=16, seed=0)
         >>> chains.attributes["picked"], chains.attributes["verdict"]
         ("Gibbs(sites=('visible', 'hidden'))", 'mixed')
+        >>> sample(BoltzmannMachine.restricted(4, 3), seed=0).attributes["picked"]
+        'ExactDraws()'
     """
-    parts = [] if kernel else parts_of(energy)
-    mover = kernel or joined(parts)
-    because = said(parts) if parts else GIVEN
     task = Task(energy, kernel, Schedule(warmup, draws), chosen_seed(seed))
-    if isinstance(energy, Energy):  # `run` refuses what is none
+    exactly = initial is None and can_draw_exactly(task, chains)
+    if isinstance(energy, Energy):  # what is none is refused below
         with forked(task.seed, energy.device):
-            if initial is None and isinstance(energy, ModelEnergy):
+            if initial is None and isinstance(energy, ModelEnergy) and not exactly:
                 initial = energy.initial(chains)  # of finite energy
             require_one_law(energy, initial)
+    parts = exact_part(energy) if exactly else [] if kernel else suited_parts(energy, initial)
+    mover = kernel or joined(parts)
+    because = said(parts) if parts else GIVEN
     tell(f"Picked {mover!r}: {because}.")
-    first = run(mover, energy, task.schedule, chains=chains, initial=initial, seed=task.seed)
-    tried = improved(judged("as chosen", first), task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ForbiddenStatesWarning)  # the verdict says it
+        first = first_run(mover, task, chains, initial)
+        tried = improved(judged("as chosen", first), task)
     best = best_of(tried)
     notes = {
         "picked": repr(mover),
@@ -196,6 +216,35 @@ def sample(
         message = f"{best.diagnosis.summary} {notes['advice']} Tried were: {notes['tried']}."
         warnings.warn(message, NotMixedWarning, stacklevel=2)
     return replace(best.chains, attributes={**best.chains.attributes, **notes})
+
+
+def can_draw_exactly(task: Task, chains: int) -> bool:
+    """Whether exact draws are cheap enough, and no kernel is given."""
+    count = whole(chains)
+    if task.kernel is not None or not isinstance(task.energy, Energy) or not count or count < 1:
+        return False
+    return exact_draws.pays(task.energy, count, task.schedule.warmup, task.schedule.draws)
+
+
+def exact_part(energy: Energy) -> list[Part]:
+    """All sites drawn exactly, as a kernel with its reason."""
+    reason = "exact sums cost less than a warm-up, and make independent draws"
+    return [Part(ExactDraws(), tuple(energy.sites), reason)]
+
+
+def suited_parts(energy: Energy, initial: Sites | Tensor | None) -> list[Part]:
+    """The kernels that suit an energy, seen from where its chains start if that is known."""
+    if not isinstance(energy, Energy) or initial is None:
+        return parts_of(energy)
+    return parts_of(energy, initial=given_start(energy, initial))
+
+
+def first_run(mover: Kernel, task: Task, chains: int, initial: Sites | Tensor | None) -> Chains:
+    """The run that was chosen; of exact draws without a warm-up, from an exact draw."""
+    energy, schedule = task.energy, task.schedule
+    if isinstance(mover, ExactDraws) and initial is None:
+        initial, schedule = exact.sample(energy, chains, task.seed), replace(schedule, warmup=0)
+    return run(mover, energy, schedule, chains=chains, initial=initial, seed=task.seed)
 
 
 def tell(message: str) -> None:

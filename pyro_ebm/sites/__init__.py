@@ -21,6 +21,7 @@ from .site import (
     batch_shape,
     covers,
     same_support,
+    unit_names,
 )
 from .values import (
     LARGEST,
@@ -92,6 +93,7 @@ __all__ = [
     "storage_dtype",
     "trusting",
     "two_values",
+    "unit_names",
     "units_of",
     "values_at",
     "values_of",

@@ -97,3 +97,11 @@ def covers(shape: torch.Size, batch: torch.Size) -> bool:
         return torch.broadcast_shapes(shape, batch) == shape
     except RuntimeError:
         return False
+
+
+def unit_names(site: str, shape: torch.Size) -> list[str]:
+    """visible[0], visible[1], ..."""
+    if not shape:
+        return [site]
+    indices = torch.cartesian_prod(*(torch.arange(size) for size in shape)).reshape(-1, len(shape))
+    return [f"{site}[{', '.join(map(str, index))}]" for index in indices.tolist()]

@@ -291,6 +291,24 @@ def test_random_blocks_draw_from_their_law_and_know_their_energy() -> None:
     assert drawn == set(itertools.permutations(range(4), 2))
 
 
+def test_blocks_of_groups_leave_the_law_unchanged_and_all_else_as_it_is() -> None:
+    energy, states = target("cubic")
+    groups = ((("bits", 0), ("spins", 1)), (("bits", 2),))
+    kernel = RandomBlocks(size=2, groups=groups)
+    law = law_of(energy, states)
+    drawn = set()
+    for seed in range(12):
+
+        def step(x: Sites, seed: int = seed) -> Sites:
+            torch.manual_seed(seed)
+            return kernel.drawn(energy).step(energy, kernel.init(energy, x))[0].x
+
+        torch.manual_seed(seed)
+        drawn.add(frozenset(kernel.drawn(energy).units))
+        assert violation_of(matrix_of(step, states), law).found() == {"unreachable"}
+    assert drawn == {frozenset(group) for group in groups}
+
+
 @pytest.mark.parametrize("fault", ["wrong sign", "a unit besides"])
 def test_a_fault_in_random_blocks_is_found(fault: str) -> None:
     energy, states = target("cubic")
@@ -328,6 +346,9 @@ def test_bad_blocks_are_refused_with_the_way_out() -> None:
     wide = CallableEnergy(lambda n: n.sum(-1), {"n": many})
     with pytest.raises(ValueError, match="a MetropolisHastings"):
         RandomBlocks(size=1).init(wide, {"n": torch.zeros(3, 2)})
+    for group in ((), (("bits", 3),), (("no", 0),)):
+        with pytest.raises(ValueError, match="wanted pairs of a site and the number of a unit"):
+            RandomBlocks(groups=(group,)).init(energy, states)
     real = CallableEnergy(lambda x: x.square().sum(-1), 2)
     with pytest.raises(ValueError, match="has none"):
         RandomBlocks().init(real, {"visible": torch.zeros(3, 2)})

@@ -399,7 +399,7 @@ class ModelEnergy(SweepEnergy):
             for name, value in handler.told().values.items()
         }
 
-    def random_values(self, strategy: InitStrategy | None, radius: float) -> Sites:
+    def random_values(self, strategy: InitStrategy | None = None, radius: float = RADIUS) -> Sites:
         """Values of one chain, as `random_pass` has them."""
         with pyro.validation_enabled(False):  # values far out may make a parameter invalid
             return self.reduced(self.values_in(random_pass(self.model, strategy, radius)))

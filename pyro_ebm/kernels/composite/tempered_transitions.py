@@ -11,6 +11,7 @@ from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels.base import Kernel, moved_by_any, reverse_of, same_batch
 from pyro_ebm.kernels.continuous.hmc import HMC, halton
 from pyro_ebm.kernels.continuous.langevin import Langevin
+from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks
 from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
@@ -153,6 +154,8 @@ def both_ways(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kern
         return one.moving_by(there), one.moving_by(back)
     if isinstance(kernel, RandomBlocks):
         kernel = kernel.drawn(energy)
+    elif isinstance(kernel, ConstraintBlocks):
+        kernel = kernel.drawn()
     elif isinstance(kernel, HMC):
         kernel = numbered_trajectory(kernel, number)
     return kernel, reversal(kernel, energy)

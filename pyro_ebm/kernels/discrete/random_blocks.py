@@ -1,6 +1,6 @@
 """Exact joint draws of a few units, for any energy of discrete sites: no gradient, no structure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -15,6 +15,9 @@ from pyro_ebm.sites import Levels, Sites, check_names, describe, is_count, level
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
 SIZE = 3  # units in a block
+
+NumberedUnit = tuple[str, int]  # a site, and the number of one of its units
+Groups = tuple[tuple[NumberedUnit, ...], ...]
 
 
 class RandomBlocksState(NamedTuple):
@@ -49,6 +52,8 @@ class RandomBlocks(ReversibleKernel):
         sites: The sites of bits, spins, labels and one-hot units to move; all discrete ones if left
             out.
         size: The number of units in a block.
+        groups: Units, by site and number, of which a block is drawn: from one of the groups, each
+            as likely. All of the sites' units are one group if none is given.
 
     Raises:
         ValueError: If the size is not positive.
@@ -60,6 +65,7 @@ class RandomBlocks(ReversibleKernel):
 
     sites: tuple[str, ...] | None = None
     size: int = SIZE
+    groups: Groups = ()
 
     def __post_init__(self) -> None:
         if not is_count(self.size):
@@ -103,6 +109,13 @@ class RandomBlocks(ReversibleKernel):
                 f"A block of {self.size} units with {largest} values each has up to "
                 f"{largest**self.size} joint values; wanted at most {MOST_OPTIONS}: {cure}."
             )
+        known = {(s, k) for s, values in levels.items() for k in range(len(values))}
+        if wrong := [group for group in self.groups if not group or not set(group) <= known]:
+            raise ValueError(
+                f"The group {wrong[0]!r} has no units, or others than those of {list(levels)}; "
+                f"wanted pairs of a site and the number of a unit, for example "
+                f"(({next(iter(levels))!r}, 0), ({next(iter(levels))!r}, 1))."
+            )
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
@@ -124,7 +137,9 @@ class RandomBlocks(ReversibleKernel):
 
     def block_of(self, levels: Mapping[str, Levels]) -> "OneBlock":
         """A block drawn at random of units with these values."""
-        units = [(s, k) for s, values in levels.items() for k in range(len(values))]
+        every = [(s, k) for s, values in levels.items() for k in range(len(values))]
+        group = int(torch.randint(len(self.groups), ())) if self.groups else 0
+        units: Sequence[NumberedUnit] = self.groups[group] if self.groups else every
         block = tuple(units[k] for k in drawn_block(len(units), self.size))
         return OneBlock(self, block, joint_values([levels[s][k] for s, k in block]))
 
@@ -235,10 +250,10 @@ def largest_block(values: int) -> int:
     return size
 
 
-def blocks_of(energy: Energy, sites: tuple[str, ...]) -> RandomBlocks:
+def blocks_of(energy: Energy, sites: tuple[str, ...], groups: Groups = ()) -> RandomBlocks:
     """Blocks of units of sites that `can_move`: of three, or of as many as there may be."""
     largest = most_values({name: require_levels(energy, name) for name in sites})
-    return RandomBlocks(sites, largest_block(largest))
+    return RandomBlocks(sites, largest_block(largest), groups)
 
 
 def drawn_block(units: int, size: int) -> list[int]:

@@ -1,0 +1,143 @@
+"""Joint draws of nodes that a random field ties together by what it forbids."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from pyro_ebm.energies import Energy, FactorGraph, FieldEnergy
+from pyro_ebm.energies.fields.constraints import BlockSet, Constraints, forbidding
+from pyro_ebm.kernels import chance
+from pyro_ebm.kernels.base import ReversibleKernel, same_batch
+from pyro_ebm.sites import Sites, check_names
+
+
+class ConstraintBlocksState(NamedTuple):
+    """The position, the factors as read, and the blocks in sets that are drawn at once."""
+
+    x: Sites
+    graph: FactorGraph
+    sets: tuple[BlockSet, ...]
+
+
+class ConstraintBlocksInfo(NamedTuple):
+    """Nothing to tell: every draw is accepted, and `run` counts the flips."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConstraintBlocks(ReversibleKernel):
+    r"""Nodes of a random field that forbidding factors join, drawn anew together given the rest.
+
+    .. math:: p(x_B \mid x_{-B}) \propto \prod_f \psi_f(x_f), \quad x_B \in L_B
+
+    L_B are the joint labels of the block that the factors inside it allow. A component of nodes
+    joined by forbidding factors is one block where these are few; of a larger one there is a block
+    for each factor, with those that overlap it. A step draws one set of blocks that do not touch
+    each other, a set chosen at random, the same for all chains. Nodes that no forbidding factor
+    joins stay as they are: `choose_kernel` puts `Gibbs` before it in a `Cycle`.
+
+    References:
+        | Blocking Gibbs sampling in very large probabilistic expert systems
+        | (Jensen, Kong & Kjærulff, 1995) https://doi.org/10.1006/ijhc.1995.1029
+    """
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
+
+    def init(self, energy: Energy, x: Sites) -> ConstraintBlocksState:
+        if not isinstance(energy, FieldEnergy):
+            raise TypeError(
+                f"ConstraintBlocks looks at the factors of a random field, which "
+                f"{type(energy).__name__} does not have. Use RandomBlocks(size=2) or more."
+            )
+        x = energy.accept(x)
+        check_names(x, energy.sites)
+        same_batch(x, energy)
+        with torch.no_grad():
+            graph = energy.read()
+        return ConstraintBlocksState(x, graph, Constraints.of(graph).sets)
+
+    def refresh(
+        self, energy: Energy, state: ConstraintBlocksState, x: Sites
+    ) -> ConstraintBlocksState:
+        assert isinstance(energy, FieldEnergy)  # checked in `init`
+        with torch.no_grad():
+            graph = energy.read()
+        # Blocks stay what they are, which is right at any parameters; but where a path begins,
+        # nothing is forbidden yet.
+        sets = state.sets if state.sets else Constraints.of(graph).sets
+        return ConstraintBlocksState(x, graph, sets)
+
+    @torch.no_grad()
+    def step(
+        self, energy: Energy, state: ConstraintBlocksState
+    ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
+        return self.drawn().step(energy, state)
+
+    def drawn(self) -> "OneSet":
+        """The same with a set of blocks chosen at random."""
+        return OneSet(self, float(torch.rand((), dtype=torch.float64)))
+
+
+@dataclass(frozen=True, eq=False)
+class OneSet(ReversibleKernel):
+    """What constraint blocks have chosen: a set that is drawn anew at every step.
+
+    Args:
+        blocks: The kernel that chose it.
+        share: Where it stands among all of them, in [0, 1).
+    """
+
+    blocks: ConstraintBlocks
+    share: float
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
+
+    def init(self, energy: Energy, x: Sites) -> ConstraintBlocksState:
+        return self.blocks.init(energy, x)
+
+    def refresh(
+        self, energy: Energy, state: ConstraintBlocksState, x: Sites
+    ) -> ConstraintBlocksState:
+        return self.blocks.refresh(energy, state, x)
+
+    @torch.no_grad()
+    def step(
+        self, energy: Energy, state: ConstraintBlocksState
+    ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
+        if not state.sets:
+            return state, ConstraintBlocksInfo()
+        chosen = state.sets[number_of(self.share, len(state.sets))]
+        ((name, value),) = state.x.items()
+        labels = redrawn(state.graph, chosen, value.to(torch.int64))
+        return state._replace(x={name: labels.to(value.dtype)}), ConstraintBlocksInfo()
+
+
+def number_of(share: float, sets: int) -> int:
+    """Which set of blocks is drawn anew."""
+    return int(share * sets)
+
+
+def redrawn(graph: FactorGraph, blocks: BlockSet, x: Tensor) -> Tensor:  # (*batch, n)
+    """The labels, after a draw of blocks from their joint laws given the rest.
+
+    A block whose labels are none of its options stays: from these it could not come back to them.
+    """
+    option = chance.choose(blocks.log_weights(graph, x).movedim(0, -1))
+    new = blocks.taken(x, option)
+    kept = ~blocks.are_allowed(x)
+    if not bool(kept.any()):
+        return new
+    stays = torch.zeros_like(x, dtype=torch.bool)
+    stays[..., blocks.nodes] = kept.index_select(-1, blocks.owner)
+    return torch.where(stays, x, new)
+
+
+def ties(energy: Energy) -> bool:
+    """Whether an energy is a random field with forbidding factors of two nodes or more."""
+    if not isinstance(energy, FieldEnergy):
+        return False
+    with torch.no_grad():
+        return any(True for _ in forbidding(energy.read()))
