@@ -32,7 +32,7 @@ from pyro_ebm.kernels import (
     choose_kernel,
     run,
 )
-from pyro_ebm.kernels.discrete.alphabets import ListedLevels
+from pyro_ebm.kernels.discrete.alphabets import ListedLevels, TwoValued
 from pyro_ebm.minima import descend, mode
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import (
@@ -267,6 +267,16 @@ def test_levels_are_found_after_rounding(dtype: torch.dtype) -> None:
     assert change.undoing.tolist() == [0, 4, 8, 4]
     undone = alphabet.after(after, alphabet.change(after, change.undoing).features)
     torch.testing.assert_close(undone, x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_a_potential_of_two_values_is_a_part_of_the_change(low: float) -> None:
+    x = torch.tensor([[low, 1.0], [1.0, low]], dtype=torch.float64)
+    slope = torch.tensor([0.4, -0.9], dtype=torch.float64)
+    u = torch.tensor([[0.3, 1.0], [-0.2, 0.5]], dtype=torch.float64)  # of the lower, the higher
+    found = TwoValued(low + 1).differences(x, slope, u)
+    rise = slope * (1 - low) + u[:, 1] - u[:, 0]
+    torch.testing.assert_close(found, torch.where(x == low, rise, -rise))
 
 
 def path_of(unit: Unit) -> BoltzmannMachine:
