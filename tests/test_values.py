@@ -32,6 +32,7 @@ from pyro_ebm.kernels import (
     choose_kernel,
     run,
 )
+from pyro_ebm.kernels.discrete.alphabets import ListedLevels, TwoValued
 from pyro_ebm.minima import descend, mode
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import (
@@ -246,6 +247,36 @@ def test_a_unit_names_its_levels_and_their_potentials(trials: int) -> None:
     torch.testing.assert_close(log_weights.log_softmax(-1), wanted)
     for plain in (Bernoulli(), Spin()):
         assert plain.level_potentials(7, field) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_are_found_after_rounding(dtype: torch.dtype) -> None:
+    levels = torch.tensor([-0.7, 0.1, 2.3], dtype=torch.float64)
+    alphabet = ListedLevels(levels, levels[:, None])
+    x = levels.float().to(dtype).expand(4, 3)
+    assert alphabet.places(x).tolist() == [[0, 1, 2]] * 4
+    assert alphabet.count(torch.Size([3])) == 9
+    slope = torch.tensor([1.0, -2.0, 0.5], dtype=dtype).expand(4, 3)
+    found = alphabet.differences(x, slope, None)
+    wanted = slope[..., None] * (levels.to(dtype) - x[..., None])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    element = torch.tensor([0, 4, 8, 5])
+    change = alphabet.change(x, element)
+    after = alphabet.after(x, change.features)
+    assert after[3].tolist() == pytest.approx([-0.7, 2.3, 2.3])
+    assert change.undoing.tolist() == [0, 4, 8, 4]
+    undone = alphabet.after(after, alphabet.change(after, change.undoing).features)
+    torch.testing.assert_close(undone, x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_a_potential_of_two_values_is_a_part_of_the_change(low: float) -> None:
+    x = torch.tensor([[low, 1.0], [1.0, low]], dtype=torch.float64)
+    slope = torch.tensor([0.4, -0.9], dtype=torch.float64)
+    u = torch.tensor([[0.3, 1.0], [-0.2, 0.5]], dtype=torch.float64)  # of the lower, the higher
+    found = TwoValued(low + 1).differences(x, slope, u)
+    rise = slope * (1 - low) + u[:, 1] - u[:, 0]
+    torch.testing.assert_close(found, torch.where(x == low, rise, -rise))
 
 
 def path_of(unit: Unit) -> BoltzmannMachine:

@@ -238,8 +238,8 @@ class ListedLevels(Alphabet):
     features: Tensor
 
     def places(self, x: Tensor) -> Tensor:  # (*batch, *shape) -> the same, as int64
-        """Which of the levels each value is."""
-        return (x.unsqueeze(-1) == self.values.to(x)).long().argmax(-1)
+        """Which of the levels each value is: the nearest, as a level may have been rounded."""
+        return (x.unsqueeze(-1) - self.values.to(x)).abs().argmin(-1)
 
     def count(self, shape: torch.Size) -> int:
         return shape.numel() * len(self.values)
@@ -250,7 +250,8 @@ class ListedLevels(Alphabet):
         return relative(heights if potentials is None else heights + potentials, self.places(x))
 
     def unchanged(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(-1) == self.values.to(x)
+        levels = torch.arange(len(self.values), device=x.device)
+        return self.places(x).unsqueeze(-1) == levels
 
     def change(self, x: Tensor, element: Tensor) -> SingleChange:
         levels, width = self.features.shape
