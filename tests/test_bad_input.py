@@ -407,8 +407,10 @@ SAMPLERS = {
         exact.TooManyStatesError,
         ("states", "bytes"),
     ),
-    "moments of several machines at once": Bad(
-        lambda: exact.moments(dense(bias=torch.zeros(3, N))), ValueError, ("batch", "one by one")
+    "rows that are not those of several machines": Bad(
+        lambda: exact.log_prob(dense(bias=torch.zeros(3, N)), torch.zeros(4, N)),
+        ValueError,
+        ("batch shape (4,)", "(3,)", "broadcast", "x[:, None]"),
     ),
     "an exact sum over real numbers": Bad(
         lambda: exact.log_partition(CallableEnergy(lambda x: x.square().sum(-1), 2)),

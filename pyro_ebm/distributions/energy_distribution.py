@@ -212,6 +212,8 @@ class AbstractEnergyDistribution(TorchDistribution):
                 broadcast to that of the distribution.
         """
         accepted = self.of_site(value)
+        if not self.batch_shape:
+            return accepted
         batch = accepted.shape[: accepted.dim() - len(self.event_shape)]
         try:
             torch.broadcast_shapes(batch, self.batch_shape)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies.base import times
-from pyro_ebm.sites import all_true
+from pyro_ebm.sites import is_trusting
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +148,11 @@ class FactorGraph:
         Raises:
             FloatingPointError: If there is one; the message names where.
         """
+        if is_trusting():
+            return
         named = {f"the tables of {name!r}": group.table for name, group in self.groups.items()}
         for name, value in {**named, "the constant": -self.constant}.items():
-            if not all_true(value < math.inf):
+            if not bool((value < math.inf).all()):
                 raise FloatingPointError(
                     f"There are NaN or infinite values in {name}; wanted log-potentials, where −∞ "
                     f"forbids a state. Has learning diverged? Go back to earlier parameters and "

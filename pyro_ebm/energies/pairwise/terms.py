@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies.base import Block
-from pyro_ebm.sites import Sites, all_true
+from pyro_ebm.sites import Sites, is_trusting
 from pyro_ebm.units import Gaussian, PlainUnit, QuadraticUnit, Unit
 
 from .colouring import Colour
@@ -143,9 +143,11 @@ class PairwiseTerms:
             FloatingPointError: If there is one; the message names where.
             ValueError: If a precision is not positive, so that its logarithm is none.
         """
+        if is_trusting():
+            return
         named = [*self.named(), ("the constant", self.constant)]
         # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
-        if all_true(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
+        if bool(functools.reduce(add, (value.sum() for _, value in named)).isfinite()):
             return
         for site, unit in self.units.items():
             if isinstance(unit, QuadraticUnit) and bool(
