@@ -474,7 +474,7 @@ class BoltzmannMachine(PairwiseEnergy):
                 for link in terms.links
             },
         )
-        machine.constant = terms.constant
+        machine.constant, machine.names = terms.constant, dict(self.names)
         return machine
 
     def to_spins(self) -> "BoltzmannMachine":
