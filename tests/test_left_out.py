@@ -148,8 +148,8 @@ class Net(PyroModule):  # type: ignore[misc]
         self.lin.bias = PyroSample(dist.Normal(0.0, 1.0).expand([1]).to_event(1))
 
     def forward(self, rows: torch.Tensor) -> None:
+        mean = self.lin(rows).squeeze(-1)
         with pyro.plate("rows", len(rows)):
-            mean = self.lin(rows).squeeze(-1)
             pyro.sample("y", dist.Normal(mean, 1.0), obs=torch.zeros(len(rows)))
 
 
