@@ -7,9 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC as PyroMCMC
+from pyro.nn import PyroModule, PyroSample
 from torch.distributions import constraints
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, clamp
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, ModelEnergy, clamp
 from pyro_ebm.infer import MCMC, EnergyKernel
 from pyro_ebm.kernels import (
     HMC,
@@ -121,3 +122,43 @@ def test_every_kernel_tells_what_it_moves(kernel: Kernel, moved: set[str]) -> No
     }
     energy = CallableEnergy(lambda a, b, n, x: (a + b + n - x).square() + n, sites)
     assert set(left_out(kernel, energy)) == set(sites) - moved
+
+
+# --- several laws, and sites with dots in their names --------------------------------------------
+
+
+@pytest.mark.parametrize("chains", [1, 2, 6])
+def test_another_number_of_chains_than_of_laws_is_refused(chains: int) -> None:
+    bits = {"x": Site(constraints.boolean, torch.Size([2]))}
+    energy = torch.tensor([1.0, 2.0, 3.0]) * CallableEnergy(lambda x: x.sum(-1), bits)
+    with pytest.raises(ValueError, match=r"batch shape \(3,\).*chains=3"):
+        run(RandomBlocks(), energy, Schedule(1, 2), chains=chains, seed=0)
+    with pytest.raises(ValueError, match=r"batch shape \(3,\).*chains=3"):
+        run(RandomBlocks(), energy, Schedule(1, 2), initial=torch.zeros(chains, 2), seed=0)
+    run(RandomBlocks(), energy, Schedule(1, 2), chains=3, seed=0)
+
+
+class Net(PyroModule):  # type: ignore[misc]
+    """A line with random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = PyroModule[torch.nn.Linear](2, 1)
+        self.lin.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+        self.lin.bias = PyroSample(dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+
+    def forward(self, rows: torch.Tensor) -> None:
+        mean = self.lin(rows).squeeze(-1)
+        with pyro.plate("rows", len(rows)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=torch.zeros(len(rows)))
+
+
+def test_sites_of_pyro_modules_are_held() -> None:
+    energy, x = ModelEnergy(Net(), torch.ones(3, 2)), torch.tensor([[0.5, -1.0]])
+    whole = energy({"lin.weight": x, "lin.bias": torch.tensor([2.0])})
+    held = clamp(energy, {"lin.bias": torch.tensor([2.0])})
+    assert torch.allclose(held({"lin.weight": x}), whole)
+    mask = {"lin.weight": torch.tensor([[True, False]])}
+    partly = clamp(energy, {"lin.weight": x}, mask=mask)
+    free = {"lin.weight": torch.tensor([-1.0]), "lin.bias": torch.tensor([2.0])}
+    assert torch.allclose(partly(free), whole)
