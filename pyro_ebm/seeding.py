@@ -11,7 +11,7 @@ stopped, and changes what a fork of another thread draws.
 import operator
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -36,15 +36,14 @@ class OneThread:
     def __call__(self) -> Iterator[None]:
         """Waits for the right, and gives it back at the end."""
         lock = self.lock
-        held: list[bool] = []
+        taken: list[Callable[[], None]] = []
 
         def give_back() -> None:
-            if held:
-                held.pop()
-                lock.release()
+            while taken:
+                taken.pop()()
 
         with at_last(give_back):
-            held.append(lock.acquire())
+            taken += [lock.release] * lock.acquire()  # in one line: an exception comes between two
             yield
 
 

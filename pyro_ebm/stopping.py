@@ -10,20 +10,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 @contextmanager
 def at_last(undo: Callable[[], object]) -> Iterator[None]:
-    """Calls `undo` once at the end, also where an exception comes just before that call."""
-    pending = [undo]
+    """Calls `undo` at the end; twice on an exception, which may have come in its midst."""
     try:
         try:
             yield
         finally:
-            pending.pop()()
-    finally:
-        while pending:
-            pending.pop()()
+            undo()
+    except BaseException:
+        undo()
+        raise
 
 
 def carry(error: BaseException, **made: object) -> None:
@@ -106,7 +106,7 @@ def stopping_on(*signals: signal.Signals) -> Iterator[None]:
             "stopping_on was called in another thread, and signals come to the main thread alone; "
             "call it there, around what starts the threads."
         )
-    old = {number: signal.getsignal(number) for number in signals}
+    old: dict[signal.Signals, Any] = {}
 
     def put_back() -> None:
         for number, handler in old.items():
@@ -116,7 +116,7 @@ def stopping_on(*signals: signal.Signals) -> Iterator[None]:
     with at_last(put_back):
         for number in signals:
             try:
-                signal.signal(number, signal.default_int_handler)
+                old[number] = signal.signal(number, signal.default_int_handler)
             except (OSError, TypeError) as error:
                 raise ValueError(
                     f"{number!r} cannot be handled ({error}); wanted for example signal.SIGTERM."
