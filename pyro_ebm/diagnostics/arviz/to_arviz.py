@@ -163,7 +163,7 @@ def pyro_to_arviz(
     if include:
         if result.model is None or not observed:
             raise TypeError(f"{list(include)} was asked for, but there is no model with data.")
-        for name in include:
+        for name in include if draw else ():  # of no draws there is nothing to compute
             found = COMPUTED[name](result.model, result.draws, observed)
             groups[name] = {**groups.get(name, {}), **{n: as_array(v) for n, v in found.items()}}
     if warmup:
@@ -199,7 +199,7 @@ def two_valued(sites: Mapping[str, Site]) -> list[str]:
 
 def magnetisation(draws: Tensor, site: Site) -> Tensor:  # (chain, draw, *shape) -> (chain, draw)
     """The mean over units of the spin, x itself or 2x - 1."""
-    mean = draws.reshape(*draws.shape[:2], -1).mean(-1, dtype=torch.float64)
+    mean = draws.reshape(*draws.shape[:2], site.shape.numel()).mean(-1, dtype=torch.float64)
     return mean if isinstance(site.support, type(spin)) else 2 * mean - 1
 
 

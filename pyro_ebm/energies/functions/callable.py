@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 from pyro_ebm.energies.base import Energy
 from pyro_ebm.seeding import forked, generator_state
 from pyro_ebm.sites import Site, Sites, batch_shape, is_count, is_trusting, random_values, whole
+from pyro_ebm.stopping import at_last
 
 PROBES = 3  # rows that a new energy is tried on
 
@@ -219,11 +220,13 @@ def alike(one: Tensor, other: Tensor) -> bool:
 def buffers_kept(module: nn.Module | None) -> Iterator[None]:
     """Puts back what forward passes write into buffers, such as batch normalisation's means."""
     held = [(b, b.clone()) for b in module.buffers()] if module is not None else []
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for buffer, value in held:
             buffer.copy_(value)
+
+    with at_last(put_back):
+        yield
 
 
 def named_sites(sites: Mapping[str, Site] | Sequence[int] | int) -> dict[str, Site]:
