@@ -223,7 +223,7 @@ DATA = {
         lambda: dense()(2 * BITS - 1), ValueError, ("visible", "-1", "(x + 1) / 2", "Spin()")
     ),
     "bits for spins": Bad(
-        lambda: dense(unit=Spin())(BITS), ValueError, ("visible", "0", "2 * x - 1", "Bernoulli()")
+        lambda: dense(unit=Spin())(BITS), ValueError, ("visible", "0", "2.0 * x - 1", "Bernoulli()")
     ),
     "grey levels": Bad(
         lambda: dense()(torch.full((2, N), 0.3)), ValueError, ("0.3", "{0, 1}", "threshold")

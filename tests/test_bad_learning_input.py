@@ -136,7 +136,7 @@ def assert_says(raised: BaseException, words: list[str]) -> None:
 
 
 def test_bits_in_a_machine_of_spins_are_refused_with_the_hint() -> None:
-    with pytest.raises(ValueError, match=r"contains 0, which is not in \{-1, 1\}.*2 \* x - 1"):
+    with pytest.raises(ValueError, match=r"contains 0, which is not in \{-1, 1\}.*2\.0 \* x - 1"):
         fit(spins(), BITS, PCD())
 
 

@@ -175,7 +175,7 @@ def test_arvizs_own_converter_takes_the_driver() -> None:
 def test_the_arviz_data_of_the_driver() -> None:
     mcmc = driver(keep="everything")
     data = to_arviz(mcmc, include=("log_likelihood", "posterior_predictive"))
-    assert data["posterior"]["label"].dtype == np.int8
+    assert data["posterior"]["label"].dtype == np.int64
     assert np.array_equal(
         data["posterior"]["scale"], mcmc.get_samples(group_by_chain=True)["scale"].numpy()
     )
@@ -237,7 +237,7 @@ def test_our_kernels_move_a_chain_under_pyros_driver() -> None:
     found = mcmc.diagnostics()
     assert "divergences" in found
     assert 0.3 < found["acceptance rate"]["chain 0"] <= 1
-    assert to_arviz(mcmc)["posterior"]["label"].dtype == np.int8
+    assert to_arviz(mcmc)["posterior"]["label"].dtype == np.int64
 
 
 def test_a_ladder_moves_a_chain_under_pyros_driver() -> None:
@@ -317,7 +317,7 @@ def test_blocks_of_every_kind_run_under_pyros_driver(name: str) -> None:
     mcmc = stock(WithinGibbs(model, BLOCKS[name]))
     assert mcmc.get_samples()["level"].unique().numel() > 1
     assert "divergences" in mcmc.diagnostics()
-    assert to_arviz(mcmc)["posterior"]["label"].dtype == np.int8
+    assert to_arviz(mcmc)["posterior"]["label"].dtype == np.int64
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ PICKED: dict[str, tuple[Any, list[tuple[type[Kernel], tuple[str, ...]]]]] = {
     ),
     "one-hot": (
         lambda: of_sites(x=site(constraints.one_hot, 3, 4)),
-        [(DiscreteLangevin, ("x",))],
+        [(DiscreteLangevin, ("x",)), (RandomBlocks, ("x",))],
     ),
     "mixed": (
         lambda: of_sites(a=site(spin, 2), b=site(constraints.positive), c=site(boolean)),

@@ -7,11 +7,12 @@ import arviz as az
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ebm.diagnostics import to_arviz
-from pyro_ebm.sites import Site, boolean, spin
+from pyro_ebm.sites import Site, boolean, spin, storage_dtype
 
 NAMES = ["ink", "paper", "glue"]
 SITES = {
@@ -91,11 +92,35 @@ def test_variables_are_where_arviz_looks_for_them() -> None:
     assert posterior["offset"].dims == ("chain", "draw")
 
 
+def test_products_of_draws_do_not_wrap() -> None:
+    # Kept in int8, in which the sum over 4,000 draws would be -126 or the like.
+    generator = torch.Generator().manual_seed(0)
+    site = Site(boolean, torch.Size([3]))
+    bit = torch.randint(0, 2, (4, 1000, 3), generator=generator, dtype=torch.int8)
+    data = to_arviz(only("visible", bit))
+    found = data["posterior"]["visible"]
+    wanted = bit.double().flatten(0, 1).mT @ bit.double().flatten(0, 1)
+    flat = found.values.reshape(-1, 3)
+    assert np.array_equal(flat.T @ flat, wanted.numpy())
+    both = xr.dot(found, found, dim=("chain", "draw"))
+    assert np.array_equal(both.values, wanted.diagonal().numpy())
+    label = Site(constraints.integer_interval(0, 100), torch.Size([3]))
+    large = chains(
+        draws={"label": 100 * bit},
+        statistics={"lp": torch.zeros(4, 1000)},
+        sites={"label": label},
+        warmup_draws={},
+    )
+    posterior = to_arviz(large)["posterior"]["label"].values.reshape(-1, 3)
+    assert np.array_equal(posterior.T @ posterior, 10_000 * wanted.numpy())
+    assert storage_dtype(site.support) == storage_dtype(label.support) == torch.int8
+
+
 def test_a_site_keeps_its_integers() -> None:
     data = to_arviz(chains(), observed_data={"visible": torch.ones(5, 3)})
-    assert data["posterior"]["visible"].dtype == np.int8
-    assert data["posterior"]["hidden"].dtype == np.int8
-    assert data["observed_data"]["visible"].dtype == np.int8
+    assert data["posterior"]["visible"].dtype == np.int64
+    assert data["posterior"]["hidden"].dtype == np.int64
+    assert data["observed_data"]["visible"].dtype == np.int64
     assert data["sample_stats"]["n_flips"].dtype == np.int32
 
 

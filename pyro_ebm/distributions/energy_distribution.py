@@ -73,7 +73,7 @@ class AbstractEnergyDistribution(TorchDistribution):
     def support(self) -> Constraint:
         """Where values live."""
         site = self.machine.sites[self.site]
-        return constraints.independent(site.support, len(site.shape))
+        return constraints.independent(site.support, len(site.shape) - site.support.event_dim)
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "AbstractEnergyDistribution | None" = None

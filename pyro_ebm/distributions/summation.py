@@ -7,8 +7,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import DistributionEnergy, Energy, FieldEnergy, PairwiseEnergy
 from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.partition.sums.finite import levels_of
-from pyro_ebm.sites import Site
+from pyro_ebm.sites import Site, levels_of
 
 MAX_STATES = 2**16  # of a site that is enumerated: 16 bits
 

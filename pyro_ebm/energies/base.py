@@ -137,11 +137,6 @@ class Energy(AbstractModule):
         Raises:
             TypeError, ValueError: As `forward`.
         """
-        if self.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"The energy is in {self.dtype}, whose few digits spoil sums and comparisons; "
-                f"wanted float32 or float64: energy.float()."
-            )
         if not isinstance(x, Mapping):
             x = {only_site(self.sites, preferred): x}
         accepted = {}

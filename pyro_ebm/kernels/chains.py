@@ -60,7 +60,8 @@ class Chains:
 
     Args:
         sites: What the draws are of.
-        draws: Values by site (chain, draw, *site.shape); discrete ones as small integers.
+        draws: Values by site (chain, draw, *site.shape); discrete ones as small integers, whose
+            products wrap: take `.double()` before a product. `to_arviz` has them in int64.
         statistics: Numbers by name (chain, draw): `lp` is −E(x) in nats, which is ln p(x) up to
             log Z; `n_flips` the number of discrete units that the step which ended in the draw
             has changed; the others are the kernel's, of that step, and may have further dimensions.

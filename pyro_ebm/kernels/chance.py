@@ -19,14 +19,16 @@ def happens(probability: Tensor) -> Tensor:  # (*shape) -> bool (*shape)
 def choose(log_weights: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)
     """One index for each element of the batch, with probabilities ∝ exp(log_weights).
 
-    What has a weight of NaN is not chosen, as if it were −∞.
+    What has a weight of NaN is not chosen, as if it were −∞. Where nothing can be chosen the index
+    is −1: whoever chooses stays where it is.
     """
     cumulative = log_weights.softmax(-1).cumsum(-1)
-    if math.isnan(float(cumulative[..., -1].sum())):  # which one reduction tells of all
-        highest = torch.finfo(log_weights.dtype).max
-        known = log_weights.nan_to_num(nan=-math.inf, posinf=highest, neginf=-math.inf)
-        cumulative = known.softmax(-1).cumsum(-1)
-    return choose_cumulated(cumulative)
+    if not math.isnan(float(cumulative[..., -1].sum())):  # which one reduction tells of all
+        return choose_cumulated(cumulative)
+    highest = torch.finfo(log_weights.dtype).max
+    known = log_weights.nan_to_num(nan=-math.inf, posinf=highest, neginf=-math.inf)
+    index = choose_cumulated(known.softmax(-1).cumsum(-1))
+    return index.masked_fill_(known.isneginf().all(-1), -1)
 
 
 def choose_cumulated(cumulative: Tensor) -> Tensor:  # (*batch, n) -> (*batch,)

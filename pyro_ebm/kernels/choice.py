@@ -9,7 +9,7 @@ from pyro_ebm.kernels.discrete.alphabets import alphabet_of
 from pyro_ebm.kernels.discrete.cluster import SwendsenWang, suits_clusters
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import DiscreteLangevin
-from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks, can_move
+from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_move
 from pyro_ebm.sites import describe
 
 from .base import Kernel
@@ -76,7 +76,7 @@ def parts_of(
     left = [name for name in energy.sites if name not in known]
     discrete = [name for name in left if energy.sites[name].support.is_discrete]
     sloped = tuple(name for name in discrete if alphabet_of(energy, name) is not None)
-    listed = tuple(name for name in discrete if can_move(energy.sites[name]))
+    listed = tuple(name for name in discrete if can_move(energy, name))
     real = tuple(name for name in left if name not in discrete)
     if stuck := [name for name in discrete if name not in sloped + listed]:
         raise ValueError(
@@ -93,7 +93,7 @@ def parts_of(
         Part(DiscreteLangevin(sloped), sloped, "changes are told by the gradient")
         if sloped
         else None,
-        Part(RandomBlocks(listed), listed, "a few units at a time") if listed else None,
+        Part(blocks_of(energy, listed), listed, "a few units at a time") if listed else None,
         Part(hamiltonian, real, "continuous, with a gradient") if real else None,
     ]
     return [part for part in found if part is not None]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels.composite.tempering import ladder_findings
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
-from pyro_ebm.sites import Site, Sites, boolean, describe, spin
+from pyro_ebm.sites import Site, Sites, describe, two_values
 from pyro_ebm.stopping import carry, whole_steps
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch
@@ -313,11 +313,13 @@ def count_flips(energy: Energy, before: Sites, after: Sites) -> dict[str, Tensor
         if site.support.is_discrete:
             change = after[name] - before[name]
             change = change.reshape(len(change), -1)  # a site may be a single unit
-            if site.support not in (boolean, spin):
+            two = two_values(site.support)
+            if two is None:
                 change = change.sign()
             # Not (after != before).sum(-1), which is three times as slow.
             squares = torch.linalg.vecdot(change, change)
-            counts.append(squares / 4 if site.support is spin else squares)
+            low, high = two or (0.0, 1.0)
+            counts.append(squares if high - low == 1 else squares / (high - low) ** 2)
     return {"n_flips": functools.reduce(torch.add, counts).to(torch.int32)} if counts else {}
 
 
@@ -356,11 +358,11 @@ def require_same_sites(chains: Chains, energy: Energy) -> None:
     Raises:
         ValueError: If its sites, or its dtype, are not those of the chains.
     """
-    old, new = (
-        {n: in_words(s) for n, s in sites.items()} for sites in (chains.sites, energy.sites)
-    )
     dtype = str(energy.dtype).removeprefix("torch.")
-    if old != new or dtype != chains.attributes["dtype"]:
+    if dict(chains.sites) != dict(energy.sites) or dtype != chains.attributes["dtype"]:
+        old, new = (
+            {n: in_words(s) for n, s in sites.items()} for sites in (chains.sites, energy.sites)
+        )
         raise ValueError(
             f"The chains have the sites {old} in {chains.attributes['dtype']}, the energy {new} in "
             f"{dtype}; wanted the same: give the energy that they were drawn from, whose "

@@ -22,7 +22,7 @@ from pyro_ebm.kernels.composite.cycle import Cycle
 from pyro_ebm.kernels.discrete.alphabets import alphabet_of
 from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import GibbsWithGradients
-from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks, can_move
+from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_move
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
 from pyro_ebm.kernels.start import check_reference, given_start, random_start
 from pyro_ebm.seeding import chosen_seed, forked
@@ -137,7 +137,7 @@ def default_kernel(energy: Energy) -> Kernel:
     known = tuple(name for name in energy.sites if knows_conditional(energy, name))
     left = [name for name in energy.sites if name not in known]
     sloped = tuple(name for name in left if alphabet_of(energy, name) is not None)
-    listed = tuple(name for name in left if name not in sloped and can_move(energy.sites[name]))
+    listed = tuple(name for name in left if name not in sloped and can_move(energy, name))
     if stuck := [name for name in left if name not in sloped + listed]:
         raise ValueError(
             f"No kernel for annealing is known that moves {stuck[0]!r}, which is "
@@ -148,7 +148,7 @@ def default_kernel(energy: Energy) -> Kernel:
     parts = [
         *([Gibbs(known)] if known else []),
         *([GibbsWithGradients(sloped)] if sloped else []),
-        *([RandomBlocks(listed)] if listed else []),
+        *([blocks_of(energy, listed)] if listed else []),
     ]
     return parts[0] if len(parts) == 1 else Cycle(tuple(parts))
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
 from pyro_ebm.kernels.base import same_batch
 from pyro_ebm.kernels.discrete.alphabets import Alphabet, alphabet_of, change_one
-from pyro_ebm.kernels.discrete.random_blocks import can_move, values_of
+from pyro_ebm.kernels.discrete.random_blocks import require_levels
 from pyro_ebm.kernels.settings import require_energy
 from pyro_ebm.kernels.start import given_start, read_terms, where
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Levels, Sites, levels_of
 from pyro_ebm.units import Unit
 
 from .annealing import Annealed, knows_all
@@ -60,7 +60,7 @@ def stuck_in_descent(energy: Energy) -> list[str]:
         name
         for name, site in energy.sites.items()
         if not site.support.is_discrete
-        or not (by_law or alphabet_of(energy, name) is not None or can_move(site))
+        or not (by_law or alphabet_of(energy, name) or levels_of(site))
     ]
 
 
@@ -145,12 +145,12 @@ class SingleChanges:
     Args:
         energy: The energy.
         alphabets: Of the sites that have one.
-        values: Of a unit of the others (values,).
+        others: Of the others, the unit that each change concerns, and its value (changes,).
     """
 
     energy: Energy
     alphabets: dict[str, Alphabet]
-    values: dict[str, Tensor]
+    others: dict[str, tuple[Tensor, Tensor]]
 
     @classmethod
     def of(cls, energy: Energy) -> "SingleChanges":
@@ -160,38 +160,44 @@ class SingleChanges:
             ValueError: If the values of a site's units cannot be listed.
         """
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
-        alphabets, values = {}, {}
+        alphabets, others = {}, {}
         for name, site in energy.sites.items():
             alphabet = alphabet_of(energy, name)
             if alphabet is not None:
                 alphabets[name] = alphabet
             elif site.support.is_discrete:
-                values[name] = values_of(site, name, like)
-        return cls(energy, alphabets, values)
+                levels = require_levels(energy, name)
+                others[name] = units_of_values(levels, energy.device), torch.cat(levels).to(like)
+        return cls(energy, alphabets, others)
 
     def size(self, name: str) -> int:
         """The number of changes of a site."""
-        shape = self.energy.sites[name].shape
         if name in self.alphabets:
-            return self.alphabets[name].count(shape)
-        return shape.numel() * len(self.values[name])
+            return self.alphabets[name].count(self.energy.sites[name].shape)
+        return len(self.others[name][0])
 
     @property
     def count(self) -> int:
         """The number of all changes."""
-        return sum(map(self.size, [*self.alphabets, *self.values]))
+        return sum(map(self.size, [*self.alphabets, *self.others]))
 
     def made(self, x: Sites, change: Tensor) -> Sites:
         """The values after one change of each chain (*batch,)."""
         first = sum(map(self.size, self.alphabets))
         x = change_one(x, change, self.alphabets, self.energy).x
-        for name, values in self.values.items():
+        for name, (units, values) in self.others.items():
             last = first + self.size(name)
             here = (change >= first) & (change < last)
             own = change.clamp(first, last - 1) - first
             flat = x[name].reshape(*change.shape, -1)
-            unit, value = (own // len(values)).unsqueeze(-1), values[own % len(values)]
-            new = flat.scatter(-1, unit, value.unsqueeze(-1)).reshape(x[name].shape)
+            unit, value = units[own].unsqueeze(-1), values[own].unsqueeze(-1)
+            new = flat.scatter(-1, unit, value).reshape(x[name].shape)
             x[name] = where(here, new, x[name])
             first = last
         return x
+
+
+def units_of_values(levels: Levels, device: torch.device) -> Tensor:  # (values of all units,)
+    """Of all values of some units in order, whose each is."""
+    counts = torch.tensor([len(values) for values in levels], device=device)
+    return torch.arange(len(levels), device=device).repeat_interleave(counts)

@@ -121,7 +121,7 @@ def typical_change(energy: Energy) -> float:
     if not changes.count:
         return 1.0
     with torch.no_grad():
-        if changes.values:
+        if changes.others:
             tried = torch.randint(changes.count, (TRIED, PROBES), device=energy.device)
             height = energy.evaluate(x)
             sizes = torch.cat([energy.evaluate(changes.made(x, k)) - height for k in tried]).abs()

@@ -17,11 +17,11 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy
 from pyro_ebm.partition.sums.enumeration import MAX_STATES, TooManyStatesError, in_digits
 from pyro_ebm.partition.sums.fields import FieldSum, field_of
-from pyro_ebm.partition.sums.finite import FiniteSum, levels_of
+from pyro_ebm.partition.sums.finite import FiniteSum
 from pyro_ebm.partition.sums.pairwise import MachineSum
 from pyro_ebm.partition.sums.summation import Moments, Summation
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites
+from pyro_ebm.sites import Sites, levels_of
 
 
 def summation(energy: Energy) -> Summation:

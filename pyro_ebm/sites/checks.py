@@ -13,9 +13,11 @@ from torch.distributions.constraints import Constraint
 from pyro_ebm.stopping import at_last
 
 from .site import Site
-from .values import boolean, describe, spin
+from .values import boolean, describe, spin, two_values
 
 _trusting = ContextVar("trusting", default=False)
+
+SHORT = (torch.float16, torch.bfloat16)  # three digits: a probability of 0.001 off in each draw
 
 
 @contextmanager
@@ -83,9 +85,15 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
     real dtype is converted to the energy's own.
 
     Raises:
-        TypeError: If the value is no tensor or array of real numbers.
+        TypeError: If the value is no tensor or array of real numbers, or the energy's dtype is one
+            of half precision.
         ValueError: If the tensor lives on another device than the energy.
     """
+    if dtype in SHORT:
+        raise TypeError(
+            f"The energy is in {dtype}, whose rounding changes the law that is sampled; wanted "
+            f"float32 or float64, for example energy.float()."
+        )
     value = array_of(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
@@ -146,10 +154,11 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
     """Whether every element lies in the support; made for every call of a door."""
     if _trusting.get():
         return True
-    if support in (boolean, spin) and value.is_floating_point() and value.numel():
+    two = two_values(support)
+    if two and value.is_floating_point() and value.numel():
         # x − x² = 0, or 1 − x² = 0: a fifth of the time of comparisons and `all`. Infinity gives
         # NaN or −∞, which are not 0.
-        first = value if support is boolean else value.new_ones(())
+        first = value.new_ones(()) if two[0] else value
         low, high = torch.addcmul(first, value, value, value=-1).aminmax()
         return bool(low == 0) and bool(high == 0)
     if isinstance(support, constraints.integer_interval) and value.numel():
@@ -166,11 +175,13 @@ def is_inside(value: Tensor, support: Constraint) -> bool:
 
 def cure(value: Tensor, support: Constraint) -> str:
     """What to do about values outside a support."""
-    if support is boolean and bool(spin.check(value).all()):
+    two = two_values(support)
+    if two == (0.0, 1.0) and bool(spin.check(value).all()):
         return "These look like spins: use (x + 1) / 2, or a layer of Spin() units."
-    if support is spin and bool(boolean.check(value).all()):
-        return "These look like bits: use 2 * x - 1, or a layer of Bernoulli() units."
-    if support in (boolean, spin):
+    if two == (-1.0, 1.0) and bool(boolean.check(value).all()):
+        # Not 2 * x, which stays in the dtype of the data: unsigned ones have no -1.
+        return "These look like bits: use 2.0 * x - 1, or a layer of Bernoulli() units."
+    if two:
         return "Binarise the data first, for example (x > threshold)."
     return "Only values in the support can be given."
 

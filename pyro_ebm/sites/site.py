@@ -7,6 +7,7 @@ computed with in the dtype of the energy's parameters; `Chains` keeps them as sm
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from torch.distributions.constraints import Constraint
 Sites = dict[str, Tensor]  # name -> (*batch, *site.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One named variable: where its values live, and its own shape without the batch.
+
+    Sites are equal where they have the same values, whichever objects say so.
 
     Args:
         support: The set of allowed values of one element.
@@ -26,6 +29,45 @@ class Site:
 
     support: Constraint
     shape: torch.Size
+
+    def __eq__(self, other: object) -> bool:
+        """Whether shape and support are the same."""
+        if not isinstance(other, Site):
+            return NotImplemented
+        return self.shape == other.shape and same_support(self.support, other.support)
+
+    def __hash__(self) -> int:
+        """One number for all sites of a kind and shape."""
+        return hash((type(self.support), self.shape))
+
+
+def same_support(first: Constraint, second: Constraint) -> bool:
+    """Whether two supports are of one kind, with the same numbers.
+
+    A copy of an energy, or one that was read from a file, has support objects of its own, and torch
+    compares these by identity.
+    """
+    if first is second:
+        return True
+    mine, yours = vars(first), vars(second)
+    return (
+        type(first) is type(second)
+        and mine.keys() == yours.keys()
+        and all(same_setting(value, yours[name]) for name, value in mine.items())
+    )
+
+
+def same_setting(first: Any, second: Any) -> bool:  # noqa: ANN401 (whatever a constraint holds)
+    """Whether two settings of supports are equal; a number equals a tensor of that number."""
+    if isinstance(first, Constraint) and isinstance(second, Constraint):
+        return same_support(first, second)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(same_setting, first, second))
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        mine, yours = (torch.as_tensor(value).cpu() for value in (first, second))
+        alike = mine.shape == yours.shape or not mine.dim() or not yours.dim()
+        return alike and bool((mine == yours).all())
+    return bool(first == second)
 
 
 def batch_shape(x: Sites, sites: Mapping[str, Site]) -> torch.Size:

@@ -13,14 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_ebm.energies import Energy, energy_and_gradient
-from pyro_ebm.sites import Site, Sites, batch_shape, check_names, describe
+from pyro_ebm.sites import Sites, batch_shape, check_names, describe, is_real
 
 ROWS = 4096  # of which gradients are computed together
 BLOCK = 2**22  # pairs of draws that are held at once
-REAL = (type(constraints.real), type(constraints.real_vector))
 
 
 class SteinDiscrepancy(NamedTuple):
@@ -119,7 +117,7 @@ def median_distance(x: Tensor) -> float:
 
 def gradients(energy: Energy, x: Sites) -> Tensor:  # (rows, n)
     """∂E/∂x of the real sites, flattened and side by side, in float64."""
-    names = [name for name, site in energy.sites.items() if is_real(site)]
+    names = [name for name, site in energy.sites.items() if is_real(site.support)]
     count = len(next(iter(x.values())))
     parts = []
     for first in range(0, count, ROWS):
@@ -139,21 +137,13 @@ def real_sites(energy: Energy) -> list[str]:
     Raises:
         ValueError: If one is not real.
     """
-    if other := [name for name, site in energy.sites.items() if not is_real(site)]:
+    if other := [name for name, site in energy.sites.items() if not is_real(site.support)]:
         raise ValueError(
             f"The sites {other} are not real ({sorted_supports(energy)}): Stein's identity with "
             "gradients holds on all of space. Sum discrete sites out, or judge chains with "
             "diagnose(...)."
         )
     return list(energy.sites)
-
-
-def is_real(site: Site) -> bool:
-    """Whether a site's values are all real numbers."""
-    support = site.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return isinstance(support, REAL)
 
 
 def sorted_supports(energy: Energy) -> str:

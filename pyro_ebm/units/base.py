@@ -90,6 +90,18 @@ class Unit(ABC):
     def sample(self, field: Tensor) -> Tensor:  # (*batch, n * width) -> (*batch, n)
         """A draw from `conditional(field)`, for hot loops: `field` is overwritten on the way."""
 
+    def level_potentials(self, count: int, like: Tensor) -> Tensor | None:
+        """u of every level of so many units (*batch, count, levels); None where it is 0.
+
+        Args:
+            count: The number of units.
+            like: A tensor of the dtype and device.
+        """
+        if not self.has_potential or self.levels is None:
+            return None
+        every = (self.potential(like.new_full((count,), level)) for level in self.levels)
+        return torch.stack(torch.broadcast_tensors(*every), -1)
+
     # ------------------------------------------------------------------ parameters of u
 
     @property

@@ -90,9 +90,11 @@ def test_a_constant_shifts_energies_and_log_z_and_keeps_the_structure(name: str)
         (energy + torch.tensor(0.25), 0.25),
         (energy + np.float32(0.25), 0.25),
         (2.0 + energy + 1, 3.0),
+        (copy.deepcopy(energy) + 3.0, 3.0),
         (sum([energy], 0.5), 0.5),
     ):
         assert str(shifted.sites) == str(energy.sites)
+        assert exact.log_partition(copy.deepcopy(shifted)).isfinite()
         torch.testing.assert_close(shifted(x).detach(), before + by, rtol=0, atol=1e-5)
         found = exact.log_partition(shifted).detach()
         torch.testing.assert_close(found, log_z - by, rtol=0, atol=1e-5, check_dtype=False)

@@ -38,7 +38,13 @@ from pyro_ebm.kernels.continuous import dynamics, langevin, mass
 from pyro_ebm.kernels.continuous.coordinates import Coordinates
 from pyro_ebm.kernels.metropolis import choose, metropolis
 from pyro_ebm.sites import Site, Sites
-from tests.support.densities import ALPHA, COVARIANCE, SMALL, from_exact_start
+from tests.support.densities import (
+    ALPHA,
+    COVARIANCE,
+    SMALL,
+    from_exact_start,
+    from_fixed_start,
+)
 
 Patch = pytest.MonkeyPatch
 DIAGONAL = DiagonalMass(torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64))
@@ -108,6 +114,49 @@ def test_exact_draws_stay_exact_draws(kernel: str, density: str) -> None:
 def test_exact_draws_stay_exact_draws_of_special_kernels(name: str) -> None:
     kernel, density = SPECIAL[name]
     assert from_exact_start(kernel, SMALL[density]) > ALPHA
+
+
+# Steps after which nothing is seen of the start: of slow kernels, and of the others.
+STEPS = {"random walk": 400, "MALA": 400, "MALA, diagonal": 200}
+UNMOVED = "with a label"  # which the kernels of continuous sites leave as it is
+
+
+def from_one_place(name: str, density: str, seed: int = 0) -> float:
+    kernel = KERNELS[name] if name in KERNELS else SPECIAL[name][0]
+    return from_fixed_start(kernel, SMALL[density], STEPS.get(name, 80), seed=seed)
+
+
+PLACES = [
+    *((kernel, density) for kernel in KERNELS for density in SMALL if density != UNMOVED),
+    *((name, density) for name, (_, density) in SPECIAL.items()),
+]
+
+
+@pytest.mark.parametrize(("kernel", "density"), PLACES)
+def test_chains_from_one_place_come_to_follow_the_law(kernel: str, density: str) -> None:
+    # α = 1e-6, N = 2,000: a distribution function that is 0.06 off somewhere is found.
+    assert from_one_place(kernel, density) > ALPHA
+
+
+# Kernels that leave a site where it is, and the law of all.
+STILL: list[tuple[Kernel, str]] = [
+    (MALA(("a",), 0.3), "correlated normal in two sites"),
+    (Mixture((MALA(("a",), 0.3), HMC(("a",), 0.3, 1.0))), "correlated normal in two sites"),
+    (RandomWalk(("x",), 0.8), UNMOVED),
+    (HMC(("x",), 0.6, 1.5), UNMOVED),
+]
+
+
+def test_a_site_that_stands_still_is_found() -> None:
+    for kernel, density in STILL:
+        assert from_fixed_start(kernel, SMALL[density], 80) < ALPHA
+
+
+@pytest.mark.slow
+def test_a_site_that_stands_still_is_found_whatever_the_seed() -> None:
+    for kernel, density in STILL:
+        found = [from_fixed_start(kernel, SMALL[density], 80, seed=s) < ALPHA for s in range(20)]
+        assert sum(found) >= 19
 
 
 LADDER = (0.2, 0.5, 1.0)

@@ -37,6 +37,7 @@ from pyro_ebm.kernels.discrete import gradient_gibbs, random_blocks
 from pyro_ebm.kernels.discrete.alphabets import TwoValued, change_one, single_changes
 from pyro_ebm.sites import Site, Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Categorical, Spin
+from tests.support.binomial import Binomial
 from tests.support.checks import random_states
 from tests.support.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
 from tests.support.machines import SMALL, draw, ring_edges, stacked, varied
@@ -116,7 +117,20 @@ def field() -> RandomField:
     )
 
 
-BUILT: dict[str, Callable[[], Energy]] = {"labels": labelled, "field": field}
+def counts() -> BoltzmannMachine:
+    """Two units that a user wrote, with three levels and a potential, and a bit."""
+    number = torch.arange(4, dtype=torch.float64)
+    layers = {
+        "count": Layer(Binomial(2), 2, bias=number[:2].cos() - 0.4),
+        "bit": Layer(Bernoulli(), 1, bias=number[:1] - 0.3),
+    }
+    inside = 0.6 * torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    return BoltzmannMachine(
+        layers, {("count", "count"): inside, ("count", "bit"): number[:2, None] - 0.7}
+    )
+
+
+BUILT: dict[str, Callable[[], Energy]] = {"labels": labelled, "field": field, "counts": counts}
 
 
 def callable_energy(name: str) -> CallableEnergy:
@@ -306,9 +320,14 @@ def test_bad_blocks_are_refused_with_the_way_out() -> None:
         RandomBlocks("bits").init(energy, states)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is to move"):
         RandomBlocks(("no",)).init(energy, states)
-    one_hot, labels = target("potts")
-    with pytest.raises(ValueError, match="bits, spins and labels"):
-        RandomBlocks().init(one_hot, labels)
+    counts = Site(constraints.nonnegative_integer, torch.Size([2]))
+    numbers = CallableEnergy(lambda n: n.sum(-1), {"n": counts})
+    with pytest.raises(ValueError, match="bits, spins, labels and one-hot"):
+        RandomBlocks().init(numbers, {"n": torch.zeros(3, 2)})
+    many = Site(constraints.integer_interval(0, 9999), torch.Size([2]))
+    wide = CallableEnergy(lambda n: n.sum(-1), {"n": many})
+    with pytest.raises(ValueError, match="a MetropolisHastings"):
+        RandomBlocks(size=1).init(wide, {"n": torch.zeros(3, 2)})
     real = CallableEnergy(lambda x: x.square().sum(-1), 2)
     with pytest.raises(ValueError, match="has none"):
         RandomBlocks().init(real, {"visible": torch.zeros(3, 2)})

@@ -67,6 +67,16 @@ def from_exact_start(
     return 3 * min(found)
 
 
+def from_fixed_start(
+    kernel: Kernel, density: Density, steps: int, *, chains: int = 2_000, seed: int = 0
+) -> float:
+    """The p-value of chains that all started at one place, after so many steps."""
+    torch.manual_seed(seed)
+    energy = density.as_energy()
+    place = {n: v.expand(chains, *v.shape[1:]).clone() for n, v in density.start(1, 1).items()}
+    return density.p_value(advance(kernel, energy, kernel.init(energy, place), steps).x)
+
+
 def one(support: constraints.Constraint, *shape: int) -> dict[str, Site]:
     return {"x": Site(support, torch.Size(shape))}
 

@@ -60,8 +60,12 @@ class Draws:
         options = log_weights.shape[-1]
         rows = log_weights.reshape(self.rows, -1, options).double()
         outcome = self.next(rows.shape[1], options)
-        log_prob = rows.log_softmax(-1).gather(-1, outcome[..., None])
+        none = rows.isneginf().all(-1, keepdim=True)  # where it is −1, whatever the outcome
+        log_prob = rows.masked_fill(none, 0).log_softmax(-1).gather(-1, outcome[..., None])
         self.weighed(log_prob.flatten(1).sum(1))
+        # What cannot be chosen weighs 0, and is something that can be: it may stand for no value.
+        possible = log_prob.squeeze(-1) > -math.inf
+        outcome = torch.where(possible, outcome, rows.argmax(-1)).masked_fill(none.squeeze(-1), -1)
         return outcome.reshape(log_weights.shape[:-1])
 
     def choose_cumulated(self, cumulative: Tensor) -> Tensor:

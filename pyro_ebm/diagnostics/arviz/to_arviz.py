@@ -24,12 +24,11 @@ from torch import Tensor
 from pyro_ebm.sites import (
     Site,
     Sites,
-    boolean,
     check_shape,
     check_support,
     only_site,
-    spin,
     storage_dtype,
+    two_values,
 )
 
 from . import pyro_results
@@ -98,7 +97,7 @@ def to_arviz(
     groups = {
         "posterior": posterior(chains.draws, chains.statistics, sites),
         "sample_stats": sample_stats(chains.statistics),
-        "observed_data": {name: as_array(value) for name, value in observed.items()},
+        "observed_data": {name: values_as_array(value) for name, value in observed.items()},
     }
     if chains.warmup_draws:
         groups["warmup_posterior"] = posterior(chains.warmup_draws, chains.warmup_statistics, sites)
@@ -154,9 +153,9 @@ def pyro_to_arviz(
     groups = {
         "posterior": posterior(draws, result.statistics, sites),
         "sample_stats": sample_stats(result.statistics),
-        "observed_data": {n: as_array(nodes[n]["value"]) for n in observed},
+        "observed_data": {n: values_as_array(nodes[n]["value"]) for n in observed},
         "posterior_predictive": {
-            n: as_array(v if v.shape[:2] == (chain, draw) else v.unflatten(0, (chain, draw)))
+            n: values_as_array(v if v.shape[:2] == (chain, draw) else v.unflatten(0, (chain, draw)))
             for n, v in given.items()
         },
     }
@@ -182,7 +181,7 @@ def posterior(
     if names := two_valued(sites):
         spins = [magnetisation(draws[name], sites[name]) for name in names]
         variables["magnetisation"] = torch.stack(spins, -1)
-    return {name: as_array(value) for name, value in variables.items()}
+    return {name: values_as_array(value) for name, value in variables.items()}
 
 
 def sample_stats(statistics: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -193,14 +192,14 @@ def sample_stats(statistics: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 def two_valued(sites: Mapping[str, Site]) -> list[str]:
     """The sites whose units are bits or spins."""
-    kinds = (type(boolean), type(spin))
-    return [name for name, site in sites.items() if isinstance(site.support, kinds)]
+    return [name for name, site in sites.items() if two_values(site.support)]
 
 
 def magnetisation(draws: Tensor, site: Site) -> Tensor:  # (chain, draw, *shape) -> (chain, draw)
-    """The mean over units of the spin, x itself or 2x - 1."""
+    """The mean over units of the spin: -1 for the lower value of a unit, 1 for the higher."""
     mean = draws.reshape(*draws.shape[:2], site.shape.numel()).mean(-1, dtype=torch.float64)
-    return mean if isinstance(site.support, type(spin)) else 2 * mean - 1
+    low, high = two_values(site.support) or (-1.0, 1.0)
+    return (2 * mean - (low + high)) / (high - low)
 
 
 def own_dimensions(name: str, site: Site) -> list[str]:
@@ -275,3 +274,12 @@ def observed_sites(observed: Tensor | Sites, sites: Mapping[str, Site]) -> Sites
 def as_array(value: Tensor) -> np.ndarray:
     """A tensor as a numpy array of its dtype."""
     return value.detach().cpu().numpy()
+
+
+def values_as_array(value: Tensor) -> np.ndarray:
+    """Values of a site as a numpy array, integers in NumPy's own width.
+
+    Draws are kept as small integers, whose products and sums wrap: 120 + 10 is -126 in int8.
+    """
+    is_whole = not (value.is_floating_point() or value.dtype == torch.bool)
+    return as_array(value.long() if is_whole else value)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_ebm.energies.base import (
     Block,
@@ -26,7 +25,7 @@ from pyro_ebm.energies.pairwise.couplings import register
 from pyro_ebm.energies.pairwise.energy import PairwiseEnergy
 from pyro_ebm.energies.pairwise.links import GraphLink
 from pyro_ebm.energies.pairwise.terms import PairwiseTerms
-from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, only_site
+from pyro_ebm.sites import Site, Sites, as_tensor, check_shape, check_support, only_site, part_of
 
 
 def clamp(
@@ -157,16 +156,6 @@ class Held(nn.Module):
             )
             found[name] = every.unflatten(-1, shape)
         return found
-
-
-def part_of(support: constraints.Constraint, elements: Tensor) -> constraints.Constraint:
-    """The support of some elements, where each has bounds of its own."""
-    if isinstance(support, constraints.integer_interval):
-        bounds = [torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound)]
-        if any(bound.dim() for bound in bounds):
-            low, high = (b.flatten()[elements] if b.dim() else b for b in bounds)
-            return constraints.integer_interval(low, high)
-    return support
 
 
 class AbstractClamped(Energy):

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_ebm.energies.base import Block, BlockEnergy, Energy
 from pyro_ebm.energies.fields.energy import FieldEnergy
@@ -70,18 +69,6 @@ def values_of_units(site: Site, name: str, like: Tensor) -> Tensor:  # (states, 
             f"energy or its gradient, and join the kernels in a Cycle."
         )
     return found.to(like)
-
-
-def allowed_values(site: Site, values: Tensor) -> Tensor | None:  # (elements, states)
-    """Which values an element may have, where that differs from element to element."""
-    support = site.support
-    if not isinstance(support, constraints.integer_interval):
-        return None
-    bounds = [torch.as_tensor(b) for b in (support.lower_bound, support.upper_bound)]
-    if not any(bound.dim() for bound in bounds):
-        return None
-    tried = values.reshape(-1, *[1] * len(site.shape)).expand(-1, *site.shape)
-    return support.check(tried).flatten(1).mT
 
 
 def log_weights(energy: Energy, site: str, x: Sites, block: Block, values: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ from pyro_ebm.energies.pairwise.energy import PairwiseEnergy
 from pyro_ebm.energies.pairwise.overlay import Ends, GraphUnion, PairwiseOverlay, added
 from pyro_ebm.energies.pairwise.terms import PairwiseTerms
 from pyro_ebm.energies.pyro_models.model import ModelEnergy
-from pyro_ebm.sites import Site, Sites, batch_shape, covers
+from pyro_ebm.sites import Site, Sites, allowed_values, batch_shape, covers
 
-from .conditionals import allowed_values, common_blocks, log_weights, values_of_units
+from .conditionals import common_blocks, log_weights, values_of_units
 
 Weight = float | Tensor
 
@@ -251,7 +251,7 @@ def union_of_sites(energies: Sequence[Energy]) -> dict[str, Site]:
     for energy in energies:
         for name, site in energy.sites.items():
             known = sites.setdefault(name, site)
-            if known.shape != site.shape or str(known.support) != str(site.support):
+            if known != site:
                 raise ValueError(
                     f"The site {name!r} is {known} in one energy and {site} in another; energies "
                     f"are added where they agree on it."

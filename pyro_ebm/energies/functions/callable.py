@@ -12,7 +12,16 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies.base import Energy
 from pyro_ebm.seeding import forked, generator_state
-from pyro_ebm.sites import Site, Sites, batch_shape, is_count, is_trusting, random_values, whole
+from pyro_ebm.sites import (
+    Site,
+    Sites,
+    batch_shape,
+    is_count,
+    is_trusting,
+    of_one_element,
+    random_values,
+    whole,
+)
 from pyro_ebm.stopping import at_last
 
 PROBES = 3  # rows that a new energy is tried on
@@ -199,10 +208,6 @@ def probes(site: Site, like: Tensor) -> Tensor:  # (PROBES, *site.shape)
     Raises:
         NotImplementedError, ValueError: If none is known for the support.
     """
-    if site.support is constraints.one_hot:
-        levels = site.shape[-1]
-        chosen = torch.randint(levels, (PROBES, *site.shape[:-1]), device=like.device)
-        return nn.functional.one_hot(chosen, levels).to(like.dtype)
     return random_values(site, (PROBES,), like)
 
 
@@ -283,7 +288,7 @@ def proper_site(name: str, site: Site) -> Site:
             f"The site {name!r} has the shape {tuple(shape)}; wanted positive sizes, and at least "
             f"{site.support.event_dim} of them for one value in {site.support}."
         )
-    return Site(site.support, shape)
+    return Site(of_one_element(site.support), shape)
 
 
 def module_of(function: Callable[..., Tensor]) -> nn.Module | None:

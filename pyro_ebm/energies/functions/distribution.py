@@ -18,7 +18,7 @@ from torch.distributions.constraints import Constraint
 from pyro_ebm.energies.base import Block, BlockEnergy
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.seeding import forked
-from pyro_ebm.sites import Site, Sites, bounded, random_values, values_at
+from pyro_ebm.sites import Site, Sites, bounded, is_real, of_one_element, random_values, values_at
 
 
 class DistributionEnergy(BlockEnergy):
@@ -95,7 +95,7 @@ class DistributionEnergy(BlockEnergy):
                 f"x has the batch shape {tuple(batch)}, and the distribution "
                 f"{tuple(self.law.batch_shape)}; wanted shapes that broadcast."
             ) from None
-        if site.support is constraints.real:
+        if is_real(site.support):
             return sloped(-self.law.log_prob(value), value, site.shape)
         allowed = site.support.check(value)
         elements = len(site.shape) - site.support.event_dim
@@ -182,11 +182,10 @@ def support_of(distribution: Distribution) -> Constraint:
             f"{type(distribution).__name__} does not know its support; give it the property "
             f"`support`, for example constraints.real."
         )
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint  # of a real vector the elements are real
+    support = of_one_element(support)  # of a real vector the elements are real
     # So is a mixture of real laws; of others each component may have bounds of its own.
     inner = getattr(support, "base_constraint", None)
-    return constraints.real if inner is constraints.real else support
+    return constraints.real if inner is not None and is_real(inner) else support
 
 
 def law_of_elements(distribution: Distribution) -> Distribution | None:

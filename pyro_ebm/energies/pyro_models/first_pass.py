@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.sites import Site, values_of
+from pyro_ebm.sites import Site, of_one_element, values_at
 
 from .log_joint import AtValues, Message, Model, is_latent, term, unwrapped
 
@@ -123,20 +123,12 @@ def is_discrete(law: Any) -> bool:  # noqa: ANN401
 
 def element_support(law: Any) -> Constraint:  # noqa: ANN401
     """The support of one element: that of a distribution without `to_event` around it."""
-    support = unwrapped(law).support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
+    return of_one_element(unwrapped(law).support)
 
 
 def listed_values(law: Any) -> Tensor | None:  # noqa: ANN401
     """The values (states, *event) of one element; None where they cannot be listed."""
-    support = element_support(law)
-    found = values_of(support)
-    own = unwrapped(law)
-    if found is None and support is constraints.one_hot:
-        return torch.eye(own.event_shape[0], dtype=torch.float64)
-    return found
+    return values_at(Site(element_support(law), unwrapped(law).event_shape))
 
 
 def latent_site(name: str, msg: Message) -> tuple[Site, Any]:

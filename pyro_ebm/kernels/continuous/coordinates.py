@@ -17,12 +17,11 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
-from torch.distributions.constraints import Constraint
+from torch.distributions import Transform, biject_to
 
 from pyro_ebm.energies import Energy, energy_and_gradient
 from pyro_ebm.kernels.base import same_batch
-from pyro_ebm.sites import Site, Sites, check_names, describe
+from pyro_ebm.sites import Site, Sites, check_names, describe, is_real
 
 
 class Height(NamedTuple):
@@ -195,13 +194,6 @@ class Coordinates:
                 own = part.to_support.log_abs_det_jacobian(free, values[part.name])
                 total = total + own.reshape(*batch, -1).sum(-1)
         return total
-
-
-def is_real(support: Constraint) -> bool:
-    """Whether every real number is allowed, element by element."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return isinstance(support, type(constraints.real))
 
 
 def moved_sites(energy: Energy, sites: Sequence[str] | None) -> tuple[str, ...]:

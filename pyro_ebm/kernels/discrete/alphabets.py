@@ -1,22 +1,36 @@
 """How a unit of a discrete site may change, and what a change does to the energy.
 
-Sites are two-valued ({0, 1} or {-1, 1}, of any shape), one-hot (*units, values), or labels (units,)
-of a machine or a random field. A single change is numbered by an element: the bit that is turned,
-or the place to which the one of a one-hot unit moves. Labels are one-hot units, written shorter.
+Sites are two-valued ({0, 1} or {-1, 1}, of any shape), one-hot (*units, values), labels (units,) of
+a machine or a random field, or units of a machine with listed levels. A single change is numbered
+by an element: the bit that is turned, or the place to which the one of a one-hot unit moves. Labels
+and levels are one-hot units, written shorter.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-from pyro_ebm.energies import Change, Energy, PairwiseEnergy, RandomField
+from pyro_ebm.energies import Change, Energy, FieldEnergy, PairwiseEnergy, PairwiseTerms
 from pyro_ebm.kernels import chance
-from pyro_ebm.sites import Sites, boolean, describe, spin
+from pyro_ebm.sites import Sites, describe, is_one_hot, two_values
+from pyro_ebm.units import Unit
+
+
+class SingleChange(NamedTuple):
+    """What a single change does.
+
+    Args:
+        features: What it adds to which features.
+        undoing: The element (*batch,) whose change undoes it.
+    """
+
+    features: Change
+    undoing: Tensor
 
 
 class Alphabet(ABC):
@@ -27,12 +41,13 @@ class Alphabet(ABC):
         """The number of elements: all single changes of a site of that shape."""
 
     @abstractmethod
-    def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def differences(self, x: Tensor, slope: Tensor, potentials: Tensor | None) -> Tensor:
         """ΔE of every single change (*batch, *elements), to first order; 0 where it is none.
 
         Args:
             x: The values (*batch, *shape).
-            gradient: ∂E/∂x, or by feature where x are labels.
+            slope: ∂E/∂x, or by feature where x are labels or levels, without the potentials.
+            potentials: Those of the levels of a machine's units, if there are any.
         """
 
     @abstractmethod
@@ -40,8 +55,8 @@ class Alphabet(ABC):
         """Which elements are no change (*batch, *elements); None if there are none."""
 
     @abstractmethod
-    def change(self, x: Tensor, element: Tensor) -> Change:
-        """What a single change (*batch,) adds to which features; the last undoes it, as element."""
+    def change(self, x: Tensor, element: Tensor) -> SingleChange:
+        """What the single change to an element (*batch,) does."""
 
     @abstractmethod
     def after(self, x: Tensor, change: Change) -> Tensor:  # (*batch, *shape)
@@ -62,7 +77,7 @@ def added(x: Tensor, change: Change) -> Tensor:  # (*batch, *shape)
     return flat.scatter_add(-1, change.columns, change.amounts).reshape(x.shape)
 
 
-def exchange(element: Tensor, old: Tensor, values: int, dtype: torch.dtype) -> Change:
+def exchange(element: Tensor, old: Tensor, values: int, dtype: torch.dtype) -> SingleChange:
     """The one of a one-hot unit moves from a place to an element.
 
     Args:
@@ -71,9 +86,33 @@ def exchange(element: Tensor, old: Tensor, values: int, dtype: torch.dtype) -> C
         values: The places of a unit.
         dtype: That of features.
     """
-    columns = torch.stack([element, element - element % values + old], -1)
+    undoing = element - element % values + old
+    columns = torch.stack([element, undoing], -1)
     amounts = torch.tensor([1, -1], dtype=dtype, device=columns.device)
-    return Change(columns, amounts.expand(columns.shape))
+    return SingleChange(Change(columns, amounts.expand(columns.shape)), undoing)
+
+
+def at(x: Tensor, unit: Tensor) -> Tensor:  # (*batch, *shape), (*batch,) -> (*batch,)
+    """The value of one unit of each."""
+    return x.reshape(*unit.shape, -1).gather(-1, unit.unsqueeze(-1)).squeeze(-1)
+
+
+def relative(heights: Tensor, place: Tensor) -> Tensor:  # (*batch, *units, values)
+    """Heights of the values of units, above that of the values they have, at places (*units)."""
+    # A difference and no product with 0s and 1s: what is impossible is infinitely high.
+    here = heights.gather(-1, place.unsqueeze(-1))
+    return heights - here.clamp_(max=torch.finfo(heights.dtype).max)
+
+
+def chosen_places(place: Tensor, log_weights: Tensor) -> Tensor:  # (*batch, *units)
+    """Places drawn for all units at once: the present ones (*batch, *units) have log weight 0."""
+    return chance.choose(log_weights.scatter(-1, place.unsqueeze(-1), 0))
+
+
+def log_chosen_places(place: Tensor, to: Tensor, log_weights: Tensor) -> Tensor:
+    """Of each unit, the log-probability that `chosen_places` takes it to a place."""
+    log_weights = log_weights.scatter(-1, place.unsqueeze(-1), 0)
+    return log_weights.gather(-1, to.unsqueeze(-1)).squeeze(-1) - log_weights.logsumexp(-1)
 
 
 @dataclass(frozen=True)
@@ -86,19 +125,25 @@ class TwoValued(Alphabet):
 
     total: float
 
+    @property
+    def gap(self) -> float:
+        """The higher value less the lower one, where the higher one is 1."""
+        return 2 - self.total
+
     def count(self, shape: torch.Size) -> int:
         return shape.numel()
 
-    def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
-        return gradient * torch.rsub(x, self.total, alpha=2)
+    def differences(self, x: Tensor, slope: Tensor, potentials: Tensor | None) -> Tensor:
+        if potentials is not None:
+            slope = slope + potentials.diff(dim=-1).squeeze(-1) / self.gap
+        return slope * torch.rsub(x, self.total, alpha=2)
 
     def unchanged(self, x: Tensor) -> None:
         return None
 
-    def change(self, x: Tensor, element: Tensor) -> Change:
-        index = element.unsqueeze(-1)
-        value = x.reshape(*element.shape, -1).gather(-1, index)
-        return Change(index, torch.rsub(value, self.total, alpha=2))
+    def change(self, x: Tensor, element: Tensor) -> SingleChange:
+        amount = torch.rsub(at(x, element), self.total, alpha=2)
+        return SingleChange(Change(element.unsqueeze(-1), amount.unsqueeze(-1)), element)
 
     def after(self, x: Tensor, change: Change) -> Tensor:
         return added(x, change)
@@ -109,10 +154,9 @@ class TwoValued(Alphabet):
         return torch.addcmul(x, turned, torch.rsub(x, self.total, alpha=2))
 
     def log_prob(self, x: Tensor, y: Tensor, log_weights: Tensor) -> Tensor:
-        gap = 2 - self.total  # between the two values
         step = x - y
         # 1 where the value changes, else −1: at many units in half the time of torch.where.
-        sign = torch.addcmul(step.new_tensor(-1), step, step, value=2 / gap**2)
+        sign = torch.addcmul(step.new_tensor(-1), step, step, value=2 / self.gap**2)
         return logsigmoid(sign.mul_(log_weights))
 
 
@@ -122,85 +166,148 @@ class OneHot(Alphabet):
     def count(self, shape: torch.Size) -> int:
         return shape.numel()
 
-    def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
-        return gradient - (gradient * x).sum(-1, keepdim=True)
+    def differences(self, x: Tensor, slope: Tensor, potentials: Tensor | None) -> Tensor:
+        return relative(slope, x.argmax(-1))
 
     def unchanged(self, x: Tensor) -> Tensor:
         return x > 0
 
-    def change(self, x: Tensor, element: Tensor) -> Change:
+    def change(self, x: Tensor, element: Tensor) -> SingleChange:
         values = x.shape[-1]
-        unit = (element // values)[..., None, None].expand(*element.shape, 1, values)
-        old = x.reshape(*element.shape, -1, values).gather(-2, unit).argmax(-1).squeeze(-1)
-        return exchange(element, old, values, x.dtype)
+        places = x.reshape(*element.shape, -1, values).argmax(-1)
+        return exchange(element, at(places, element // values), values, x.dtype)
 
     def after(self, x: Tensor, change: Change) -> Tensor:
         return added(x, change)
 
     def redrawn(self, x: Tensor, log_weights: Tensor) -> Tensor:
-        value = chance.choose(log_weights.masked_fill(x > 0, 0)).unsqueeze(-1)
-        return torch.zeros_like(x).scatter(-1, value, 1)
+        place = chosen_places(x.argmax(-1), log_weights)
+        return torch.zeros_like(x).scatter(-1, place.unsqueeze(-1), 1)
 
     def log_prob(self, x: Tensor, y: Tensor, log_weights: Tensor) -> Tensor:
-        log_weights = log_weights.masked_fill(x > 0, 0)
-        # Not a product with y: an impossible change has −∞.
-        chosen = log_weights.gather(-1, y.argmax(-1, keepdim=True)).squeeze(-1)
-        return chosen - log_weights.logsumexp(-1)
+        return log_chosen_places(x.argmax(-1), y.argmax(-1), log_weights)
 
 
 @dataclass(frozen=True)
 class Labels(Alphabet):
-    """Units of a machine with labels 0, …, states − 1: one-hot units, written shorter.
+    """Units of a machine or a field with labels 0, …, states − 1, by the energy of each label.
+
+    Units may have fewer labels: what they do not have is infinitely high.
 
     Args:
-        states: How many labels there are.
+        states: How many labels there are, at most.
     """
 
     states: int
 
-    def one_hot(self, x: Tensor) -> Tensor:  # (*batch, *shape) -> (*batch, *shape, states)
-        """The one-hot units."""
-        return torch.nn.functional.one_hot(x.long(), self.states).to(x.dtype)
-
     def count(self, shape: torch.Size) -> int:
         return shape.numel() * self.states
 
-    def differences(self, x: Tensor, gradient: Tensor) -> Tensor:
-        units = gradient.unflatten(-1, (-1, self.states))
-        return OneHot().differences(self.one_hot(x), units)
+    def differences(self, x: Tensor, slope: Tensor, potentials: Tensor | None) -> Tensor:
+        heights = slope.unflatten(-1, (-1, self.states))
+        return relative(heights if potentials is None else heights + potentials, x.long())
 
     def unchanged(self, x: Tensor) -> Tensor:
-        return self.one_hot(x) > 0
+        return x.unsqueeze(-1) == torch.arange(self.states, device=x.device)
 
-    def change(self, x: Tensor, element: Tensor) -> Change:
-        unit = (element // self.states).unsqueeze(-1)
-        old = x.reshape(*element.shape, -1).gather(-1, unit).squeeze(-1)
-        return exchange(element, old.to(element.dtype), self.states, x.dtype)
+    def change(self, x: Tensor, element: Tensor) -> SingleChange:
+        old = at(x, element // self.states).to(element.dtype)
+        return exchange(element, old, self.states, x.dtype)
 
     def after(self, x: Tensor, change: Change) -> Tensor:
         new, old = change.columns.split(1, -1)
         return added(x, Change(new // self.states, (new - old) * change.amounts[..., :1]))
 
     def redrawn(self, x: Tensor, log_weights: Tensor) -> Tensor:
-        return OneHot().redrawn(self.one_hot(x), log_weights).argmax(-1).to(x.dtype)
+        return chosen_places(x.long(), log_weights).to(x.dtype)
 
     def log_prob(self, x: Tensor, y: Tensor, log_weights: Tensor) -> Tensor:
-        return OneHot().log_prob(self.one_hot(x), self.one_hot(y), log_weights)
+        return log_chosen_places(x.long(), y.long(), log_weights)
+
+
+@dataclass(frozen=True, eq=False)
+class ListedLevels(Alphabet):
+    """Units of a machine with levels of any kind, by what these have for features.
+
+    Args:
+        values: The levels (levels,).
+        features: Those of each level (levels, width).
+    """
+
+    values: Tensor
+    features: Tensor
+
+    def places(self, x: Tensor) -> Tensor:  # (*batch, *shape) -> the same, as int64
+        """Which of the levels each value is."""
+        return (x.unsqueeze(-1) == self.values.to(x)).long().argmax(-1)
+
+    def count(self, shape: torch.Size) -> int:
+        return shape.numel() * len(self.values)
+
+    def differences(self, x: Tensor, slope: Tensor, potentials: Tensor | None) -> Tensor:
+        by_unit = slope.unflatten(-1, (-1, self.features.shape[1]))
+        heights = by_unit @ self.features.to(slope).mT
+        return relative(heights if potentials is None else heights + potentials, self.places(x))
+
+    def unchanged(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(-1) == self.values.to(x)
+
+    def change(self, x: Tensor, element: Tensor) -> SingleChange:
+        levels, width = self.features.shape
+        unit, new = element // levels, element % levels
+        old = self.places(at(x, unit))
+        features = self.features.to(x)
+        columns = unit.unsqueeze(-1) * width + torch.arange(width, device=unit.device)
+        return SingleChange(Change(columns, features[new] - features[old]), unit * levels + old)
+
+    def after(self, x: Tensor, change: Change) -> Tensor:
+        width = self.features.shape[1]
+        unit = change.columns[..., :1] // width
+        now = self.features.to(x)[self.places(at(x, unit.squeeze(-1)))] + change.amounts
+        place = (now.unsqueeze(-2) - self.features.to(x)).square().sum(-1).argmin(-1)
+        value = self.values.to(x)[place].unsqueeze(-1)
+        return x.reshape(*place.shape, -1).scatter(-1, unit, value).reshape(x.shape)
+
+    def redrawn(self, x: Tensor, log_weights: Tensor) -> Tensor:
+        return self.values.to(x)[chosen_places(self.places(x), log_weights)]
+
+    def log_prob(self, x: Tensor, y: Tensor, log_weights: Tensor) -> Tensor:
+        return log_chosen_places(self.places(x), self.places(y), log_weights)
 
 
 def alphabet_of(energy: Energy, name: str) -> Alphabet | None:
     """The alphabet of a site; None if its units cannot be moved by a gradient."""
+    if isinstance(energy, PairwiseEnergy):
+        with torch.no_grad():
+            return alphabet_of_unit(energy.read().units[name])
+    if isinstance(energy, FieldEnergy):
+        return Labels(max(energy.states))
     support = energy.sites[name].support
-    if support is boolean:
-        return TwoValued(1.0)
-    if support is spin:
-        return TwoValued(0.0)
-    if support is constraints.one_hot:
-        return OneHot()
-    has_tables = isinstance(energy, PairwiseEnergy | RandomField)
-    if has_tables and isinstance(support, constraints.integer_interval):
-        return Labels(int(torch.as_tensor(support.upper_bound).max()) + 1)
-    return None
+    if two := two_values(support):
+        return TwoValued(sum(two))
+    return OneHot() if is_one_hot(support) else None
+
+
+def alphabet_of_unit(unit: Unit) -> Alphabet | None:
+    """The alphabet of a kind of unit; None if its values cannot be listed."""
+    if unit.levels is None:
+        return None
+    if (two := two_values(unit.support)) and unit.width == 1:
+        return TwoValued(sum(two))
+    values = torch.tensor(unit.levels, dtype=torch.float64)
+    features = unit.features(values.unsqueeze(-1))
+    if torch.equal(features, torch.eye(len(values), dtype=torch.float64)) and torch.equal(
+        values, torch.arange(len(values), dtype=torch.float64)
+    ):
+        return Labels(len(values))
+    return ListedLevels(values, features)
+
+
+def level_potentials(
+    terms: PairwiseTerms, sites: Iterable[str]
+) -> dict[str, Tensor | None]:  # (*batch, n, levels) each
+    """The potentials of the levels of some sites' units; None where they are 0."""
+    return {s: terms.units[s].level_potentials(terms.count(s), terms.constant) for s in sites}
 
 
 def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[str, Alphabet]:
@@ -275,14 +382,14 @@ class Changed(NamedTuple):
 
 
 def change_one(x: Sites, change: Tensor, alphabets: dict[str, Alphabet], energy: Energy) -> Changed:
-    """One change (*batch,) in the order of `single_changes`."""
+    """One change (*batch,) in the order of `single_changes`; −1 is none."""
     x, undoing, features, first = dict(x), change, {}, 0
     for site, alphabet in alphabets.items():
         last = first + alphabet.count(energy.sites[site].shape)
         here = (change >= first) & (change < last)
         own = alphabet.change(x[site], change.clamp(first, last - 1) - first)
-        own = own._replace(amounts=own.amounts * here.unsqueeze(-1))
-        x[site], features[site] = alphabet.after(x[site], own), own
-        undoing = torch.where(here, own.columns[..., -1] + first, undoing)
+        added_here = own.features._replace(amounts=own.features.amounts * here.unsqueeze(-1))
+        x[site], features[site] = alphabet.after(x[site], added_here), added_here
+        undoing = torch.where(here, own.undoing + first, undoing)
         first = last
     return Changed(x, undoing, features)

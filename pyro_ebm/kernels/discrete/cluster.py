@@ -21,7 +21,7 @@ from pyro_ebm.energies.pairwise.links import GraphLink
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.start import accept_at_door
-from pyro_ebm.sites import Sites, boolean, spin
+from pyro_ebm.sites import Site, Sites, two_values
 from pyro_ebm.units import Bernoulli, Spin
 
 
@@ -120,11 +120,14 @@ class Wolff(ReversibleKernel):
 @torch.no_grad()
 def suits_clusters(energy: Energy) -> bool:
     """Whether it is bits or spins on a graph, all of whose couplings can be satisfied at once."""
-    two_valued = all(site.support in (boolean, spin) for site in energy.sites.values())
-    if not isinstance(energy, PairwiseEnergy) or not two_valued:
+    if not isinstance(energy, PairwiseEnergy):
         return False
     terms = energy.read()
-    if not terms.links or not all(isinstance(link, GraphLink) for link in terms.links):
+    if (
+        not has_spins(terms)
+        or not terms.links
+        or not all(isinstance(link, GraphLink) for link in terms.links)
+    ):
         return False
     try:
         gauge(read_bonds(terms), "SwendsenWang")
@@ -139,14 +142,13 @@ def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
     Raises:
         TypeError, ValueError: If the energy has no clusters, or x is not what is wanted.
     """
-    two_valued = all(site.support in (boolean, spin) for site in energy.sites.values())
-    if not isinstance(energy, PairwiseEnergy) or not two_valued:
-        raise TypeError(
-            f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
-            f"Use GibbsWithGradients() or DiscreteLangevin() for other discrete energies."
-        )
     with torch.no_grad():
-        terms = energy.read()
+        terms = energy.read() if isinstance(energy, PairwiseEnergy) else None
+        if terms is None or not has_spins(terms):
+            raise TypeError(
+                f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
+                f"Use GibbsWithGradients() or DiscreteLangevin() for other discrete energies."
+            )
         terms.require_finite()
         bonds = read_bonds(terms)
     x = accept_at_door(energy, x, terms)
@@ -165,6 +167,11 @@ def refresh_clusters(energy: Energy, state: ClusterState, x: Sites) -> ClusterSt
     if not (same and torch.equal(bonds.weight.sign(), state.bonds.weight.sign())):
         gauge(bonds, "A cluster move")
     return ClusterState(x, bonds)
+
+
+def has_spins(terms: PairwiseTerms) -> bool:
+    """Whether all units are bits or spins, without a potential of their own."""
+    return all(unit in (Bernoulli(), Spin()) for unit in terms.units.values())
 
 
 def read_bonds(terms: PairwiseTerms) -> Bonds:
@@ -203,10 +210,15 @@ def read_bonds(terms: PairwiseTerms) -> Bonds:
 def joined_spins(energy: Energy, x: Sites) -> Tensor:  # (*batch, nodes)
     """The units of all sites as spins, and the ghost."""
     parts = [
-        2 * x[name] - 1 if site.support is boolean else x[name]
+        x[name] if total_of(site) == 0 else 2 * x[name] - total_of(site)
         for name, site in energy.sites.items()
     ]
     return torch.cat([*parts, torch.ones_like(parts[0][..., :1])], -1)
+
+
+def total_of(site: Site) -> float:
+    """The sum of the two values of a unit: 1 of bits, 0 of spins."""
+    return sum(two_values(site.support) or ())
 
 
 def bond_probability(spins: Tensor, bonds: Bonds) -> Tensor:  # (*batch, edges)
@@ -297,8 +309,7 @@ def settle(
     for name, site in energy.sites.items():
         last = first + site.shape.numel()
         value = state.x[name]
-        total = 1 if site.support is boolean else 0
-        x[name] = torch.where(turned[..., first:last], total - value, value)
+        x[name] = torch.where(turned[..., first:last], total_of(site) - value, value)
         first = last
     units = root[..., :-1]
     size = torch.zeros_like(root, dtype=value.dtype)

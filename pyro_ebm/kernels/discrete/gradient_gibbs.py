@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms, RandomField, energy_and_gradient
+from pyro_ebm.energies import Energy, FieldEnergy, PairwiseTerms, energy_and_gradient
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
 from pyro_ebm.kernels.metropolis import metropolis
@@ -25,7 +25,7 @@ from pyro_ebm.kernels.step_size import StepSize, as_length, reported
 from pyro_ebm.sites import Sites
 
 from . import kept_fields
-from .alphabets import Alphabet, change_one, movable, single_changes
+from .alphabets import Alphabet, change_one, level_potentials, movable, single_changes
 from .kept_fields import KeptFields
 
 ACCEPTANCE = 0.574  # at which locally balanced proposals do most in many dimensions
@@ -56,37 +56,53 @@ def local_differences(
         x: Values of all its sites.
         alphabets: Of the sites that are to be changed.
     """
-    if isinstance(energy, RandomField):
-        value, gradients = energy.evaluate(x), {site: of_labels(energy, x) for site in alphabets}
+    potentials: dict[str, Tensor | None] = dict.fromkeys(alphabets)
+    if isinstance(energy, FieldEnergy):
+        value, slopes = of_labels(energy, x)
     elif terms is None:
-        value, gradients = energy_and_gradient(energy, x, tuple(alphabets))
+        value, slopes = energy_and_gradient(energy, x, tuple(alphabets))
     else:
         features = terms.features(x)
         fields = {site: terms.field(site, features) for site in alphabets}
-        gradients = {site: -field for site, field in fields.items()}
+        slopes = {site: -field for site, field in fields.items()}
         every = len(fields) == len(terms.units)
         value = terms.energy_in_fields(fields, features) if every else terms.energy(features)
+        potentials = level_potentials(terms, alphabets)
     return Landscape(
         value,
-        {site: a.differences(x[site], gradients[site]) for site, a in alphabets.items()},
+        {s: a.differences(x[s], slopes[s], potentials[s]) for s, a in alphabets.items()},
     )
 
 
-def of_labels(field: RandomField, x: Sites) -> Tensor:  # (*batch, n q)
-    """The energy of every label of every node given the others, up to a number for each node."""
-    (value,) = x.values()
-    graph, labels = field.read(), value.to(torch.int64)
-    parts = [graph.logits(labels, colour).neg().movedim(0, -1) for colour in field.colours]
-    order = torch.cat([colour.nodes for colour in field.colours]).argsort()
-    return torch.cat(parts, -2).index_select(-2, order).flatten(-2).to(value.dtype)
+def of_labels(energy: FieldEnergy, x: Sites) -> tuple[Tensor, Sites]:
+    """E(x), and that of every label of every node given the others, up to a number for each node.
+
+    Returns:
+        E (*batch,), and by site (*batch, n q), infinity for what a node cannot be.
+    """
+    ((site, value),) = x.items()
+    graph, labels = energy.read(), value.to(torch.int64)
+    parts = [graph.logits(labels, colour).neg().movedim(0, -1) for colour in energy.colours]
+    order = torch.cat([colour.nodes for colour in energy.colours]).argsort()
+    heights = torch.cat(parts, -2).index_select(-2, order)
+    here = graph.energy(labels).expand(heights.shape[:-2])
+    return here, {site: heights.flatten(-2).to(value.dtype)}
 
 
 class GradientState(NamedTuple):
-    """The position, the energy and its differences there, and a machine's parameters as read."""
+    """The position, the energy and its differences there, and what was read.
+
+    Args:
+        x: The values.
+        landscape: The energy around them.
+        terms: The parameters of a machine.
+        alphabets: Of the sites that are moved.
+    """
 
     x: Sites
     landscape: Landscape
     terms: PairwiseTerms | None
+    alphabets: dict[str, Alphabet]
 
     @property
     def energy(self) -> Tensor:  # (*batch,)
@@ -112,7 +128,8 @@ def start(
 ) -> GradientState:
     """The state at x, which has passed the door."""
     with torch.no_grad():
-        return GradientState(x, local_differences(energy, terms, x, alphabets), terms)
+        landscape = local_differences(energy, terms, x, alphabets)
+        return GradientState(x, landscape, terms, alphabets)
 
 
 def settle(
@@ -160,13 +177,12 @@ class GibbsWithGradients(ReversibleKernel):
 
     def init(self, energy: Energy, x: Sites) -> GradientState | KeptFields:
         terms = read_terms(energy)
-        return self.begun(energy, terms, accept_at_door(energy, x, terms))
+        return self.begun(energy, terms, accept_at_door(energy, x, terms), self.moved(energy))
 
     def begun(
-        self, energy: Energy, terms: PairwiseTerms | None, x: Sites
+        self, energy: Energy, terms: PairwiseTerms | None, x: Sites, alphabets: dict[str, Alphabet]
     ) -> GradientState | KeptFields:
         """The state at x, which has passed the door."""
-        alphabets = self.moved(energy)
         if terms is None or not kept_fields.can_be_kept(terms):
             return start(energy, terms, x, alphabets)
         return kept_fields.started(kept_fields.copied(terms), x, alphabets)
@@ -176,24 +192,23 @@ class GibbsWithGradients(ReversibleKernel):
     ) -> GradientState | KeptFields:
         terms = read_terms(energy)
         if isinstance(state, KeptFields) and terms is not None and kept_fields.can_be_kept(terms):
-            return kept_fields.refreshed(state, terms, x, self.moved(energy))
-        return self.begun(energy, terms, x)
+            return kept_fields.refreshed(state, terms, x)
+        return self.begun(energy, terms, x, state.alphabets)
 
     @torch.no_grad()
     def step(
         self, energy: Energy, state: GradientState | KeptFields
     ) -> tuple[GradientState | KeptFields, GibbsWithGradientsInfo]:
-        alphabets = self.moved(energy)
         if isinstance(state, KeptFields):
-            kept, rate = kept_fields.step(energy, state, alphabets)
+            kept, rate = kept_fields.step(energy, state)
             return kept, GibbsWithGradientsInfo(rate)
-        batch = state.energy.shape
+        batch, alphabets = state.energy.shape, state.alphabets
         forward = single_changes(halved(state.landscape), state.x, alphabets, batch)
         change = chance.choose(forward)
         changed = change_one(state.x, change, alphabets, energy)
         landscape = local_differences(energy, state.terms, changed.x, alphabets)
         backward = single_changes(halved(landscape), changed.x, alphabets, batch)
-        new = GradientState(changed.x, landscape, state.terms)
+        new = state._replace(x=changed.x, landscape=landscape)
         log_ratio = state.energy - new.energy
         log_ratio = log_ratio + log_chosen(backward, changed.undoing)
         log_ratio = log_ratio - log_chosen(forward, change)
@@ -207,8 +222,8 @@ def halved(landscape: Landscape) -> Sites:
 
 
 def log_chosen(log_weights: Tensor, index: Tensor) -> Tensor:  # (*batch, n), (*batch,)
-    """ln of the probability with which `chance.choose` chooses an index."""
-    chosen = log_weights.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    """ln of the probability with which `chance.choose` chooses an index; NaN where it has none."""
+    chosen = log_weights.gather(-1, index.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return chosen - log_weights.logsumexp(-1)
 
 
@@ -254,18 +269,18 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
         return start(energy, terms, accept_at_door(energy, x, terms), self.moved(energy))
 
     def refresh(self, energy: Energy, state: GradientState, x: Sites) -> GradientState:
-        return start(energy, read_terms(energy), x, self.moved(energy))
+        return start(energy, read_terms(energy), x, state.alphabets)
 
     @torch.no_grad()
     def step(
         self, energy: Energy, state: GradientState
     ) -> tuple[GradientState, DiscreteLangevinInfo]:
-        alphabets = self.moved(energy)
+        alphabets = state.alphabets
         forward = self.log_weights(state)
         drawn = {s: alphabets[s].redrawn(state.x[s], w) for s, w in forward.items()}
         x = {**state.x, **drawn}
         landscape = local_differences(energy, state.terms, x, alphabets)
-        new = GradientState(x, landscape, state.terms)
+        new = state._replace(x=x, landscape=landscape)
         log_ratio = state.energy - new.energy
         for site, backward in self.log_weights(new).items():
             there = alphabets[site].log_prob(state.x[site], x[site], forward[site])

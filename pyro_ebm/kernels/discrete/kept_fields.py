@@ -21,7 +21,7 @@ from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.sites import Sites
 
-from .alphabets import Alphabet, change_one, single_changes
+from .alphabets import Alphabet, change_one, level_potentials, single_changes
 
 RENEWED = 1000  # steps
 
@@ -47,6 +47,7 @@ class KeptFields(NamedTuple):
         halves: Half the fields on the sites that are moved, by feature (*batch, n * width).
         proposals: Of the next step.
         age: The steps since the fields were last computed from x.
+        alphabets: Of the sites that are moved.
     """
 
     x: Sites
@@ -54,6 +55,7 @@ class KeptFields(NamedTuple):
     halves: Sites
     proposals: Proposals
     age: int
+    alphabets: dict[str, Alphabet]
 
     @property
     def energy(self) -> Tensor:  # (*batch,)
@@ -77,12 +79,10 @@ def started(terms: PairwiseTerms, x: Sites, alphabets: dict[str, Alphabet]) -> K
     halves = {
         site: (terms.field(site, features) / 2).expand(features[site].shape) for site in alphabets
     }
-    return KeptFields(x, terms, halves, proposals(x, halves, alphabets), 0)
+    return KeptFields(x, terms, halves, proposals(terms, x, halves, alphabets), 0, alphabets)
 
 
-def refreshed(
-    state: KeptFields, terms: PairwiseTerms, x: Sites, alphabets: dict[str, Alphabet]
-) -> KeptFields:
+def refreshed(state: KeptFields, terms: PairwiseTerms, x: Sites) -> KeptFields:
     """The state at x with these parameters; the same fields, to the last bit, if nothing changed.
 
     Else a run that is resumed would differ from an unbroken one by rounding errors.
@@ -90,7 +90,7 @@ def refreshed(
     unchanged = terms.equals(state.terms)
     if unchanged and all(torch.equal(x[site], value) for site, value in state.x.items()):
         return state._replace(x=x)
-    return started(state.terms if unchanged else copied(terms), x, alphabets)
+    return started(state.terms if unchanged else copied(terms), x, state.alphabets)
 
 
 @torch.no_grad()
@@ -99,21 +99,27 @@ def copied(terms: PairwiseTerms) -> PairwiseTerms:
     return terms.mapped(torch.clone)
 
 
-def proposals(x: Sites, halves: Sites, alphabets: dict[str, Alphabet]) -> Proposals:
+def proposals(
+    terms: PairwiseTerms, x: Sites, halves: Sites, alphabets: dict[str, Alphabet]
+) -> Proposals:
     """The weights of all single changes."""
     batch = next(iter(halves.values())).shape[:-1]
     # −ΔE/2, as the gradient is minus the field.
-    weights = {site: a.differences(x[site], halves[site]) for site, a in alphabets.items()}
+    potentials = level_potentials(terms, alphabets)
+    weights = {}
+    for site, alphabet in alphabets.items():
+        own = potentials[site]
+        own = None if own is None else own / -2
+        weights[site] = alphabet.differences(x[site], halves[site], own)
     every = single_changes(weights, x, alphabets, batch)
     largest = every.amax(-1, keepdim=True)
     cumulative = every.sub_(largest).exp_().cumsum(-1)
     return Proposals(cumulative, cumulative[..., -1].log() + largest[..., 0])
 
 
-def step(
-    energy: Energy, state: KeptFields, alphabets: dict[str, Alphabet]
-) -> tuple[KeptFields, Tensor]:
+def step(energy: Energy, state: KeptFields) -> tuple[KeptFields, Tensor]:
     """The state after a proposal and its test, and the probability of acceptance (*batch,)."""
+    alphabets = state.alphabets
     if state.age == RENEWED:
         state = started(state.terms, state.x, alphabets)
     chosen = chance.choose_cumulated(state.proposals.cumulative)
@@ -122,9 +128,9 @@ def step(
     for site, change in changed.features.items():
         half = change._replace(amounts=change.amounts / 2)
         halves = state.terms.fields_after(halves, site, half)
-    made = proposals(changed.x, halves, alphabets)
+    made = proposals(state.terms, changed.x, halves, alphabets)
     verdict = metropolis(state.proposals.log_total - made.log_total)
-    new = KeptFields(changed.x, state.terms, halves, made, state.age + 1)
+    new = state._replace(x=changed.x, halves=halves, proposals=made, age=state.age + 1)
     return put_back(new, state, ~verdict.accepted), verdict.acceptance_rate
 
 

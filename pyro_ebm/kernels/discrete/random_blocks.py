@@ -1,26 +1,34 @@
 """Exact joint draws of a few units, for any energy of discrete sites: no gradient, no structure."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel, same_batch
-from pyro_ebm.sites import Site, Sites, boolean, check_names, describe, is_count, spin
+from pyro_ebm.kernels.start import where
+from pyro_ebm.sites import Levels, Sites, check_names, describe, is_count, levels_of
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
+SIZE = 3  # units in a block
 
 
 class RandomBlocksState(NamedTuple):
-    """The position, with the energy there."""
+    """The position, with the energy there.
+
+    Args:
+        x: The values.
+        energy: E(x) (*batch,).
+        levels: The values of each unit of the sites that are moved.
+    """
 
     x: Sites
-    energy: Tensor  # (*batch,)
+    energy: Tensor
+    levels: dict[str, Levels]
 
 
 class RandomBlocksInfo(NamedTuple):
@@ -38,7 +46,8 @@ class RandomBlocks(ReversibleKernel):
     leaves it unchanged.
 
     Args:
-        sites: The sites of bits, spins and labels to move; all discrete ones if left out.
+        sites: The sites of bits, spins, labels and one-hot units to move; all discrete ones if left
+            out.
         size: The number of units in a block.
 
     Raises:
@@ -50,14 +59,14 @@ class RandomBlocks(ReversibleKernel):
     """
 
     sites: tuple[str, ...] | None = None
-    size: int = 3
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         if not is_count(self.size):
             raise ValueError(f"size is {self.size!r}; wanted a positive whole number of units.")
 
-    def moved(self, energy: Energy) -> dict[str, Tensor]:
-        """The sites that it moves, with the values of one unit of each."""
+    def moved(self, energy: Energy) -> dict[str, Levels]:
+        """The sites that it moves, with the values of each unit."""
         if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
             raise ValueError(
                 f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
@@ -71,41 +80,49 @@ class RandomBlocks(ReversibleKernel):
         if not names:
             raise ValueError("RandomBlocks moves discrete sites, but the energy has none.")
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
-        return {name: values_of(energy.sites[name], name, like) for name in names}
+        return {name: [v.to(like) for v in require_levels(energy, name)] for name in names}
 
     def reversed(self, energy: Energy) -> Self:
         return self
 
     def init(self, energy: Energy, x: Sites) -> RandomBlocksState:
         levels = self.moved(energy)
-        largest = max(len(values) for values in levels.values())
+        largest = most_values(levels)
         if largest**self.size > MOST_OPTIONS:
+            fitting = next((k for k in range(self.size, 0, -1) if largest**k <= MOST_OPTIONS), 0)
+            cure = (
+                f"a size of {fitting} or less"
+                if fitting
+                else "a MetropolisHastings(site, proposal) in a Cycle moves one of more"
+            )
             raise ValueError(
                 f"A block of {self.size} units with {largest} values each has up to "
-                f"{largest**self.size} joint values; wanted at most {MOST_OPTIONS}: a size of "
-                f"{int(math.log(MOST_OPTIONS) / math.log(largest))} or less."
+                f"{largest**self.size} joint values; wanted at most {MOST_OPTIONS}: {cure}."
             )
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
-        return self.refresh(energy, RandomBlocksState(x, torch.empty(0)), x)
+        return self.refresh(energy, RandomBlocksState(x, torch.empty(0), levels), x)
 
     def refresh(self, energy: Energy, state: RandomBlocksState, x: Sites) -> RandomBlocksState:
         with torch.no_grad():
-            return RandomBlocksState(x, energy.evaluate(x))
+            return state._replace(x=x, energy=energy.evaluate(x))
 
     @torch.no_grad()
     def step(
         self, energy: Energy, state: RandomBlocksState
     ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
-        return self.drawn(energy).step(energy, state)
+        return self.block_of(state.levels).step(energy, state)
 
     def drawn(self, energy: Energy) -> "OneBlock":
         """The same with a block drawn at random."""
-        levels = self.moved(energy)
-        units = [(s, k) for s in levels for k in range(energy.sites[s].shape.numel())]
+        return self.block_of(self.moved(energy))
+
+    def block_of(self, levels: Mapping[str, Levels]) -> "OneBlock":
+        """A block drawn at random of units with these values."""
+        units = [(s, k) for s, values in levels.items() for k in range(len(values))]
         block = tuple(units[k] for k in drawn_block(len(units), self.size))
-        return OneBlock(self, block, joint_values([levels[site] for site, _ in block]))
+        return OneBlock(self, block, joint_values([levels[s][k] for s, k in block]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +132,12 @@ class OneBlock(ReversibleKernel):
     Args:
         blocks: The kernel that drew them.
         units: Their sites and numbers.
-        options: Their joint values (options, units).
+        options: Of each, its values in all their joint ones (options, *event).
     """
 
     blocks: RandomBlocks
     units: tuple[tuple[str, int], ...]
-    options: Tensor
+    options: tuple[Tensor, ...]
 
     def reversed(self, energy: Energy) -> Self:
         return self
@@ -135,16 +152,13 @@ class OneBlock(ReversibleKernel):
     def step(
         self, energy: Energy, state: RandomBlocksState
     ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
-        options = self.options
-        every = {
-            name: value.expand(len(options), *value.shape).clone()
-            for name, value in state.x.items()
-        }
-        batch = state.energy.shape
-        for number, (site, unit) in enumerate(self.units):
-            flat = every[site].view(len(options), *batch, -1)
-            flat[..., unit] = options[:, number].reshape(-1, *[1] * len(batch))
-        energies = energy.evaluate(every).expand(len(options), *batch)
+        count, batch = len(self.options[0]), state.energy.shape
+        every = {name: value.expand(count, *value.shape).clone() for name, value in state.x.items()}
+        for (site, unit), values in zip(self.units, self.options, strict=True):
+            units = every[site].view(count, *batch, -1, *values.shape[1:])
+            place = units.select(1 + len(batch), unit)
+            place[...] = values.reshape(count, *[1] * len(batch), *values.shape[1:])
+        energies = energy.evaluate(every).expand(count, *batch)
         chosen = chance.choose(-energies.movedim(0, -1))
         return taken(energy, state, every, energies, chosen), RandomBlocksInfo()
 
@@ -152,42 +166,64 @@ class OneBlock(ReversibleKernel):
 def taken(
     energy: Energy, state: RandomBlocksState, every: Sites, energies: Tensor, chosen: Tensor
 ) -> RandomBlocksState:
-    """The state with the chosen option (*batch,) of each chain."""
-    x = {}
+    """The state with the chosen option (*batch,) of each chain; −1 is none, where it stays."""
+    x, option = {}, chosen.clamp(min=0)
     for name, value in every.items():
-        index = chosen.reshape(1, *chosen.shape, *[1] * len(energy.sites[name].shape))
+        index = option.reshape(1, *chosen.shape, *[1] * len(energy.sites[name].shape))
         x[name] = value.gather(0, index.expand(1, *state.x[name].shape)).squeeze(0)
-    return RandomBlocksState(x, energies.gather(0, chosen.unsqueeze(0)).squeeze(0))
+    height = energies.gather(0, option.unsqueeze(0)).squeeze(0)
+    if bool((chosen < 0).any()):
+        stays = chosen < 0
+        x = {name: where(stays, state.x[name], value) for name, value in x.items()}
+        height = torch.where(stays, state.energy, height)
+    return state._replace(x=x, energy=height)
 
 
-def values_of(site: Site, name: str, like: Tensor) -> Tensor:  # (values,)
-    """The values of one unit.
+def levels_at(energy: Energy, name: str) -> Levels | None:
+    """The values of each unit of a site; None where they are not finitely many."""
+    site = energy.sites[name]
+    found = levels_of(site)
+    if found is not None or not isinstance(energy, PairwiseEnergy):
+        return found
+    with torch.no_grad():
+        levels = energy.read().units[name].levels
+    return None if levels is None else [torch.tensor(levels)] * site.shape.numel()
+
+
+def require_levels(energy: Energy, name: str) -> Levels:
+    """The values of each unit of a site.
 
     Raises:
-        ValueError: If they are not finitely many, each unit for itself.
+        ValueError: If they are not finitely many.
     """
-    support = site.support
-    if support is boolean:
-        return like.new_tensor([0.0, 1.0])
-    if support is spin:
-        return like.new_tensor([-1.0, 1.0])
-    if not can_move(site):
+    found = levels_at(energy, name)
+    if found is None:
         raise ValueError(
-            f"RandomBlocks moves bits, spins and labels, but {name!r} is {describe(support)}. "
-            f"Leave it out of sites, and move it with another kernel in a Cycle."
+            f"RandomBlocks moves bits, spins, labels and one-hot units, but {name!r} is "
+            f"{describe(energy.sites[name].support)}. Leave it out of sites, and move it with "
+            f"another kernel in a Cycle."
         )
-    low, high = support.lower_bound, support.upper_bound  # type: ignore[attr-defined]
-    return torch.arange(int(low), int(high) + 1).to(like)
+    return found
 
 
-def can_move(site: Site) -> bool:
-    """Whether a unit of a site has finitely many values, the same as the others have."""
-    support = site.support
-    if support in (boolean, spin):
-        return True
-    if not isinstance(support, constraints.integer_interval):
-        return False
-    return not any(torch.as_tensor(b).dim() for b in (support.lower_bound, support.upper_bound))
+def most_values(levels: Mapping[str, Levels]) -> int:
+    """The largest number of values of a unit."""
+    return max(len(values) for units in levels.values() for values in units)
+
+
+def can_move(energy: Energy, name: str) -> bool:
+    """Whether the units of a site have few enough values for a block of one."""
+    found = levels_at(energy, name)
+    return found is not None and most_values({name: found}) <= MOST_OPTIONS
+
+
+def blocks_of(energy: Energy, sites: tuple[str, ...]) -> RandomBlocks:
+    """Blocks of units of sites that `can_move`: of three, or of as many as there may be."""
+    largest = most_values({name: require_levels(energy, name) for name in sites})
+    size = SIZE
+    while size > 1 and largest**size > MOST_OPTIONS:
+        size -= 1
+    return RandomBlocks(sites, size)
 
 
 def drawn_block(units: int, size: int) -> list[int]:
@@ -195,6 +231,10 @@ def drawn_block(units: int, size: int) -> list[int]:
     return torch.randperm(units)[:size].tolist()
 
 
-def joint_values(levels: list[Tensor]) -> Tensor:  # (options, units)
-    """All joint values of some units."""
-    return torch.cartesian_prod(*levels).reshape(-1, len(levels))
+def joint_values(levels: Levels) -> tuple[Tensor, ...]:  # (options, *event) each
+    """The values of each unit in all joint values of some."""
+    sizes, found = [len(values) for values in levels], []
+    for k, values in enumerate(levels):
+        own = values.reshape(-1, *[1] * (len(sizes) - 1 - k), *values.shape[1:])
+        found.append(own.expand(*sizes, *values.shape[1:]).flatten(0, len(sizes) - 1))
+    return tuple(found)

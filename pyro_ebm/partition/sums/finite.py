@@ -8,11 +8,10 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.sites import Site, Sites, boolean, covers, flat_features, spin
+from pyro_ebm.sites import Levels, Sites, covers, flat_features
 
 from .enumeration import (
     BLOCK_ELEMENTS,
@@ -24,24 +23,6 @@ from .enumeration import (
 )
 from .summation import Moments, Summation
 
-Levels = list[Tensor]  # the values of each element of a flattened site
-
-
-def levels_of(site: Site) -> Levels | None:
-    """The values of each element of a site, in order; None where they are not finitely many."""
-    count = math.prod(site.shape)
-    if site.support in (boolean, spin):
-        values = (0.0, 1.0) if site.support is boolean else (-1.0, 1.0)
-        return [torch.tensor(values)] * count
-    if isinstance(site.support, constraints.integer_interval):
-        low, high = (
-            torch.as_tensor(bound).expand(site.shape).flatten()
-            for bound in (site.support.lower_bound, site.support.upper_bound)
-        )
-        pairs = torch.stack([low, high], -1).tolist()
-        return [torch.arange(first, last + 1).double() for first, last in pairs]
-    return None
-
 
 @dataclass(frozen=True)
 class FiniteSum(Summation):
@@ -49,7 +30,7 @@ class FiniteSum(Summation):
 
     Args:
         energy: The energy.
-        levels: The values of each element of the sites that are summed over.
+        levels: The values of each unit of the sites that are summed over.
         held: Values of the other sites (*batch, *shape), in the energy's dtype.
     """
 
@@ -98,7 +79,7 @@ class FiniteSum(Summation):
                 columns.append(values.to(self.energy.dtype).to(index.device)[index % len(values)])
                 index = index // len(values)
             shape = self.energy.sites[site].shape
-            found[site] = torch.stack(columns[::-1], -1).reshape(-1, *shape)
+            found[site] = torch.stack(columns[::-1], 1).reshape(-1, *shape)
         return {site: found[site] for site in self.levels}
 
     def blocks(self) -> Iterator[tuple[int, int]]:
