@@ -132,7 +132,8 @@ def test_a_gaussian_machine_is_made_of_pairs() -> None:
 
 def test_names_stay_with_copies() -> None:
     machine = BoltzmannMachine.from_pairs({("a", "b"): 0.5})
-    for other in (copy.deepcopy(machine), pickle.loads(pickle.dumps(machine)), machine.double()):
+    copied = (copy.deepcopy(machine), pickle.loads(pickle.dumps(machine)), machine.to_spins())
+    for other in (*copied, machine.to_spins().to_bits(), machine.double()):
         assert other.names == {"visible": ("a", "b")}
 
 

@@ -111,8 +111,8 @@ def conditional_network() -> None:
 def in_place_assembly() -> None:
     w = latent()
     weight = torch.zeros(N, N)
-    weight[0, 1] = w
-    weight[2, 3] = 1.0
+    weight[0, 1] = weight[1, 0] = w
+    weight[2, 3] = weight[3, 2] = 1.0
     observe(BoltzmannMachine.fully_visible(N, weight=weight, bias=torch.zeros(N)))
 
 

@@ -494,7 +494,7 @@ BITS, SPINS = BoltzmannMachine.fully_visible(3), BoltzmannMachine.fully_visible(
 MASK = torch.tensor([True, False, True])
 REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "an energy times an energy": (lambda: BITS * SPINS, TypeError, "unsupported operand"),
-    "an energy plus a number": (lambda: BITS + 1, TypeError, "unsupported operand"),
+    "an energy plus a word": (lambda: BITS + "1", TypeError, "unsupported operand"),
     "times a word": (lambda: BITS * "2", TypeError, "wanted a number or a tensor"),
     "times NaN": (lambda: BITS * float("nan"), ValueError, "NaN or an infinite"),
     "times complex": (lambda: BITS * torch.tensor(1j), TypeError, "wanted numbers"),

@@ -15,7 +15,7 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, require_numbers
+from pyro_ebm.sites import Site, is_trusting, require_numbers
 from pyro_ebm.units import Bernoulli, Spin, Unit, name_of
 
 from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
@@ -130,21 +130,14 @@ class BoltzmannMachine(PairwiseEnergy):
             weight = nn.Parameter(self.constant.new_zeros(size, size))
             return Symmetric(site, weight, zeros, layer.unit.width)
         check_parameter(value, f"the coupling inside {site!r}", (size, size))
-        warn_of_one_side(value.detach(), site)
         learned = isinstance(value, nn.Parameter)
         offset = self.constant.new_zeros(size) if layer.offset is None else layer.offset
         upper, bias, constant = fold_square(
             value.detach() if learned else value, offset, layer.unit
         )
-        if bool((bias != 0).any()) and bool((layer.bias != 0).any()):
-            warnings.warn(
-                f"The couplings inside {site!r} have a diagonal, which is a bias beside the one "
-                f"that is given. Where it is not meant give "
-                f"W - W.diagonal(dim1=-2, dim2=-1).diag_embed(); where it is, put the whole bias "
-                f"into one of the two.",
-                CouplingWarning,
-                stacklevel=6,
-            )
+        if not is_trusting():  # vmap cannot ask a tensor of its numbers
+            warn_of_one_side(value.detach(), site)
+            warn_of_diagonal(bias, layer.bias, site)
         self.constant = self.constant + constant.to(self.constant)
         return Symmetric(site, nn.Parameter(upper) if learned else upper, bias, layer.unit.width)
 
@@ -351,8 +344,8 @@ class BoltzmannMachine(PairwiseEnergy):
 
         Example:
             >>> machine = BoltzmannMachine.from_pairs({("a", "b"): 0.7}, {"a": 0.1, "c": 0.5})
-            >>> machine.names["visible"], machine(torch.tensor([1.0, 1.0, 0.0]))
-            (('a', 'c', 'b'), tensor(-0.1000))
+            >>> machine.names["visible"], machine(torch.tensor([1.0, 0.0, 1.0]))
+            (('a', 'c', 'b'), tensor(-0.8000))
         """
         return cls.from_polynomial(Polynomial.of(biases, couplings, dtype), -1.0, constant, unit)
 
@@ -474,7 +467,7 @@ class BoltzmannMachine(PairwiseEnergy):
                 for link in terms.links
             },
         )
-        machine.constant = terms.constant
+        machine.constant, machine.names = terms.constant, dict(self.names)
         return machine
 
     def to_spins(self) -> "BoltzmannMachine":
@@ -532,6 +525,18 @@ def warn_of_one_side(matrix: Tensor, site: str) -> None:
             f"half of its number: they are read as ½ xᵀWx. Give W + W.mT where W[i, j] is meant "
             f"for the pair, or (W + W.mT) / 2 to keep the half. BoltzmannMachine.from_ising, "
             f"from_qubo and from_pairs take other conventions.",
+            CouplingWarning,
+            stacklevel=7,
+        )
+
+
+def warn_of_diagonal(own: Tensor, bias: Tensor, site: str) -> None:
+    """Warns of a bias (*batch, n) that the diagonal of couplings is beside the one of the layer."""
+    if bool((own != 0).any()) and bool((bias != 0).any()):
+        warnings.warn(
+            f"The couplings inside {site!r} have a diagonal, which is a bias beside the one that "
+            f"is given. Where it is not meant give W - W.diagonal(dim1=-2, dim2=-1).diag_embed(); "
+            f"where it is, put the whole bias into one of the two.",
             CouplingWarning,
             stacklevel=7,
         )
