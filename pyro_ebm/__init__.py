@@ -131,6 +131,7 @@ from .statistics import (
     round_trips,
     tail_effective_sample_size,
 )
+from .stopping import stopping_on
 from .units import (
     Bernoulli,
     Categorical,
@@ -213,6 +214,7 @@ __all__ = [
     "Schedule",
     "run",
     "resume",
+    "stopping_on",
     "advance",
     "Chains",
     "NonFiniteEnergyError",

@@ -70,12 +70,14 @@ def diagnose(
             same point and stand together: they are judged by nested R-hat.
 
     Raises:
-        TypeError, ValueError: If there are no draws, or an argument does not fit them.
+        TypeError, ValueError: If there are no chains, or an argument does not fit them.
     """
     material = chosen(read(draws), sites)
     rows = data_rows(data, material)
     if superchains is not None:
         check_superchains(material.chains, superchains)
+    if not material.draws:
+        return weigh(enough(material, None))
     if broken := not_finite(material):
         return weigh(broken)
     if independent := independent_evidence(material):
@@ -118,6 +120,8 @@ def compare_starts(
     pair = [chosen(read(draws), sites) for draws in (from_data, from_random)]
     material = joined(*pair)
     rows = data_rows(data, material)
+    if not material.draws:
+        return weigh(enough(material, None))
     if broken := not_finite(material):
         return weigh(broken)
     evidence = [*left_out(material), *frozen_evidence(material, rows), *enough(material, None)]

@@ -65,7 +65,7 @@ def read(draws: Draws) -> Material:
             f"There are no draws to judge: none of {', '.join(found.left_out)} is an array of "
             "numbers with the dimensions chain and draw."
         )
-    if not found.sites or 0 in (found.chains, found.draws):
+    if not found.sites or not found.chains:
         raise ValueError("There are no draws to judge; run the chains first.")
     return found
 
@@ -126,7 +126,7 @@ def variables(group: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:  # noqa:
         variable = group[name]
         if variable.dtype.kind not in NUMBERS or not {"chain", "draw"} <= set(variable.dims):
             left_out.append(str(name))
-        elif variable.size:
+        elif variable.size or not variable.sizes["draw"]:
             array = variable.transpose("chain", "draw", ...).values
             found[str(name)] = whole_numbers(tensor_of(array, str(name)))
     return found, tuple(left_out)

@@ -1,5 +1,8 @@
 """Pyro's MCMC with all chains at once."""
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,14 +16,17 @@ from pyro_ebm.sites import Sites
 
 from .energy_kernel import EnergyKernel
 
+LEAST = 4  # draws of each chain, of which Pyro has n_eff and R-hat
+
 
 class MCMC(AbstractMCMC):
     """Markov chains of a Pyro model, all of them in one process, batched.
 
     It is used as `pyro.infer.MCMC` is. Draws are (chain, draw, *shape) in the model's space and
     its dtypes; `chains` has them in the energy's space, discrete ones as small integers, with the
-    statistics of each draw, the tuned kernel and what it takes to go on. Ctrl-C keeps the draws
-    made so far. `Predictive` takes `get_samples()`, and `to_arviz` the whole.
+    statistics of each draw, the tuned kernel and what it takes to go on. Ctrl-C, and any exception
+    after the first step, keeps the draws made so far, and `resume` goes on from them. `Predictive`
+    takes `get_samples()`, and `to_arviz` the whole.
 
     Args:
         kernel: The kernel with its model.
@@ -74,8 +80,9 @@ class MCMC(AbstractMCMC):
         self.schedule = Schedule(warmup, num_samples, thinning, keep)
         self.warmup_steps, self.initial_params, self.seed = warmup, initial_params, seed
         self.num_samples = num_samples
-        self._samples: Sites | None = None
-        self.warmup_samples: Sites = {}
+        self.energy: Energy
+        self.made: Chains | None = None
+        self.in_model_space: dict[str, Sites] = {}
 
     def run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (the model's)
         """Draws the samples.
@@ -88,21 +95,23 @@ class MCMC(AbstractMCMC):
             TypeError, ValueError: If the model is no energy, or the kernel cannot move it.
             NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
         """
-        self._args, self._kwargs = args, kwargs
-        self.energy: Energy = self.kernel.energy_of(*args, **kwargs)
+        energy = self.kernel.energy_of(*args, **kwargs)
         seed, start = chosen_seed(self.seed), self.initial_params
         if start is None:
-            with forked(seed, self.energy.device):
-                start = self.kernel.start(self.energy, self.num_chains)
+            with forked(seed, energy.device):
+                start = self.kernel.start(energy, self.num_chains)
         self.take(
-            run(
+            lambda: run(
                 self.kernel.kernel,
-                self.energy,
+                energy,
                 self.schedule,
                 chains=self.num_chains,
                 initial=start,
                 seed=seed,
-            )
+            ),
+            energy=energy,
+            _args=args,
+            _kwargs=kwargs,
         )
 
     def resume(self, num_samples: int) -> None:
@@ -114,24 +123,67 @@ class MCMC(AbstractMCMC):
         Raises:
             ValueError: If the number is not positive, or there has been no run.
         """
-        if self._samples is None:
-            raise ValueError("There are no draws to go on from; call run(...) first.")
-        self.take(resume(self.chains, self.energy, num_samples))
+        before = self.chains
+        self.take(lambda: resume(before, self.energy, num_samples))
 
-    def take(self, chains: Chains) -> None:
-        """Keeps chains, with their draws in the model's space."""
-        self.chains = chains
-        self.num_samples = chains.statistics["lp"].shape[1]
-        self.num_chains = chains.statistics["lp"].shape[0]
-        self._samples = self.constrained(chains.draws)
-        self.warmup_samples = self.constrained(chains.warmup_draws)
+    def take(self, make: Callable[[], Chains], **told: Any) -> None:  # noqa: ANN401
+        """Keeps the chains that are made, those of an exception too, and what is told of them."""
+        chains: Chains | None = None
+        try:
+            chains = make()
+            self.keep(chains, told)
+        except BaseException as error:
+            chains = chains or vars(error).get("chains")
+            if chains is None:
+                raise
+            if not isinstance(error, KeyboardInterrupt):
+                self.keep(chains, told)
+                raise
+            attributes = {**chains.attributes, "interrupted": True}
+            self.keep(replace(chains, attributes=attributes), told)
+
+    def keep(self, chains: Chains, told: dict[str, Any]) -> None:
+        """Keeps chains, all at once."""
+        num_chains, num_samples = chains.statistics["lp"].shape
+        vars(self).update(
+            told, made=chains, num_chains=num_chains, num_samples=num_samples, in_model_space={}
+        )
+
+    @property
+    def chains(self) -> Chains:
+        """What `run` made, in the energy's space.
+
+        Raises:
+            ValueError: If there has been no run.
+        """
+        if self.made is None:
+            raise ValueError("There are no draws yet; call run(...) first.")
+        return self.made
+
+    @property
+    def _samples(self) -> Sites | None:
+        """The draws in the model's space, under Pyro's name; None before the first run."""
+        return None if self.made is None else self.constrained("draws")
+
+    @property
+    def warmup_samples(self) -> Sites:
+        """The draws of the warm-up in the model's space, where they were kept."""
+        return {} if self.made is None else self.constrained("warmup_draws")
 
     @torch.no_grad()
-    def constrained(self, draws: Sites) -> Sites:
-        """Draws in the model's space."""
-        if not draws or not isinstance(self.energy, ModelEnergy):
-            return draws
-        return self.energy.constrain({n: v.to(self.energy.like) for n, v in draws.items()})
+    def constrained(self, name: Literal["draws", "warmup_draws"]) -> Sites:
+        """Draws in the model's space, which are found when they are first asked for."""
+        if name not in self.in_model_space:
+            found = getattr(self.chains, name)
+            if found and isinstance(self.energy, ModelEnergy):
+                # Shapes come from values: of no draws, those of where the chains stand.
+                some = {
+                    n: v if v.shape[1] else self.chains.last[n][:, None] for n, v in found.items()
+                }
+                some = self.energy.constrain({n: v.to(self.energy.like) for n, v in some.items()})
+                found = {n: v[:, : found[n].shape[1]] for n, v in some.items()}
+            self.in_model_space[name] = found
+        return self.in_model_space[name]
 
     def get_samples(
         self,
@@ -147,9 +199,8 @@ class MCMC(AbstractMCMC):
         Raises:
             ValueError: If there has been no run.
         """
-        if self._samples is None:
-            raise ValueError("There are no draws yet; call run(...) first.")
-        found: Sites = select_samples(self._samples, num_samples, group_by_chain)
+        draws = self.constrained("draws")
+        found: Sites = select_samples(draws, num_samples, group_by_chain)
         return found
 
     def latent(self) -> Sites:
@@ -158,8 +209,11 @@ class MCMC(AbstractMCMC):
         return self.energy.reduced(samples) if isinstance(self.energy, ModelEnergy) else samples
 
     def diagnostics(self) -> dict[str, Any]:
-        """As Pyro's: n_eff and R-hat by site, divergent draws and acceptance by chain."""
-        found: dict[str, Any] = diagnostics(in_floats(self.latent()))
+        """As Pyro's: n_eff and R-hat by site, divergent draws and acceptance by chain.
+
+        Of fewer than four draws n_eff and R-hat are NaN.
+        """
+        found: dict[str, Any] = diagnostics(enough(self.latent()))
         statistics = self.chains.statistics
         never = torch.zeros_like(statistics["lp"], dtype=torch.bool)
         diverging = statistics.get("diverging", never)
@@ -174,12 +228,22 @@ class MCMC(AbstractMCMC):
     def summary(self, prob: float = 0.9) -> None:
         """Prints Pyro's table: mean, spread, median, interval, n_eff and R-hat.
 
+        Of fewer than four draws all are NaN.
+
         Args:
             prob: The probability in the interval.
         """
-        print_summary(in_floats(self.latent()), prob=prob)
+        print_summary(enough(self.latent()), prob=prob)
 
 
-def in_floats(samples: Sites) -> Sites:
-    """Draws as Pyro's statistics take them: integers have no mean there."""
-    return {n: v if v.is_floating_point() else v.double() for n, v in samples.items()}
+def enough(samples: Sites) -> Sites:
+    """Draws as Pyro's statistics take them: floats, and four draws or more, NaN if there are fewer.
+
+    Integers have no mean there, and halves of chains are compared.
+    """
+    found = {}
+    for name, value in samples.items():
+        value = value if value.is_floating_point() else value.double()
+        chains, draws, *shape = value.shape
+        found[name] = value if draws >= LEAST else value.new_full((chains, LEAST, *shape), math.nan)
+    return found

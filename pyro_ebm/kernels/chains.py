@@ -1,6 +1,7 @@
 """What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
 
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -180,10 +181,14 @@ class Record:
 
     A draw of all chains is one piece of memory, which a step fills at once; what is kept is turned
     to (chain, draw, ...) as a view.
+
+    Raises:
+        ValueError: If there is not so much memory.
     """
 
     def __init__(self, energy: Energy, chains: int, draws: int) -> None:
         self.filled, self.room = 0, draws
+        require_room(energy, chains, draws)
         self.draws = {
             name: torch.empty(
                 (draws, chains, *site.shape), dtype=storage_dtype(site.support) or energy.dtype
@@ -205,10 +210,30 @@ class Record:
             self.statistics[name][self.filled] = value
         self.filled += 1
 
-    def kept(self) -> tuple[Sites, dict[str, Tensor]]:
-        """What has been filled."""
-        draws = {name: value[: self.filled].transpose(0, 1) for name, value in self.draws.items()}
-        statistics = {
-            name: value[: self.filled].transpose(0, 1) for name, value in self.statistics.items()
-        }
+    def kept(self, count: int) -> tuple[Sites, dict[str, Tensor]]:
+        """The first draws, and their statistics."""
+        draws = {name: value[:count].transpose(0, 1) for name, value in self.draws.items()}
+        statistics = {k: value[:count].transpose(0, 1) for k, value in self.statistics.items()}
         return draws, statistics
+
+
+def require_room(energy: Energy, chains: int, draws: int) -> None:
+    """Refuses draws that the memory of the machine cannot hold.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    size = energy.dtype.itemsize  # of lp
+    for site in energy.sites.values():
+        size += site.shape.numel() * (storage_dtype(site.support) or energy.dtype).itemsize
+    wanted = size * chains * draws
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not told on this system
+        memory = 2**63 - 1
+    if wanted > memory:
+        raise ValueError(
+            f"{draws} draws of {chains} chains take {wanted / 1e9:.3g} GB of memory, and there are "
+            f"{memory / 1e9:.3g} GB; wanted fewer draws, for example Schedule(draws=1000, "
+            f"thinning={-(-draws // 1000)}), which is as many steps."
+        )

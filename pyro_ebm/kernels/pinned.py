@@ -205,5 +205,5 @@ def warn_of(attributes: Mapping[str, object]) -> None:
             f"stays, by {attributes['pinned_by']}. These chains have not left the states that they "
             f"started in. {CURE}",
             ForbiddenStatesWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -3,9 +3,10 @@
 import functools
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from tqdm import tqdm
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels.composite.tempering import ladder_findings
-from pyro_ebm.seeding import chosen_seed, forked, generator_state
+from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
+from pyro_ebm.stopping import carry, whole_steps
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
-from .pinned import Pinned, pinned_units, warn_of
+from .pinned import ForbiddenStatesWarning, Pinned, pinned_units, warn_of
 from .start import finite_start, given_start, require_finite_start
 
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
@@ -38,7 +40,10 @@ def run(
     Settings of the kernel that are None are found in the warm-up and kept for the draws; what was
     found is in the attributes and in the `kernel` of what is returned.
 
-    Ctrl-C ends the run and keeps the draws made so far, marked as interrupted.
+    Ctrl-C ends the run after the step under way (pressed again, at once) and keeps the draws made
+    so far, marked as interrupted; before the first step it is raised. Any other exception that
+    comes from a step has those draws as its `chains`. From either, `resume` goes on to the draws of
+    a run that was not broken. In several threads one run waits for the other.
 
     Args:
         kernel: The transition.
@@ -69,7 +74,8 @@ def run(
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is {schedule!r}; wanted for example Schedule(draws=1000).")
     seed = chosen_seed(seed)
-    with forked(seed, energy.device):
+
+    def begin() -> Chains:
         x = finite_start(energy, chains) if initial is None else given_start(energy, initial)
         if initial is not None:
             require_finite_start(energy, x)
@@ -92,21 +98,10 @@ def run(
             "seconds": 0.0,
             "interrupted": False,
         }
-        start = Chains(
-            energy.sites,
-            {},
-            {},
-            {},
-            {},
-            attributes,
-            moving,
-            schedule,
-            state,
-            generator_state(energy.device),
-        )
-        found = go_on(start, energy, schedule.warmup, schedule.draws)
-    warn_of(found.attributes)
-    return found
+        now = generator_state(energy.device)
+        return Chains(energy.sites, {}, {}, {}, {}, attributes, moving, schedule, state, now)
+
+    return told(carried_out(begin, energy, seed, schedule.draws))
 
 
 def note_left_out(kernel: Kernel, energy: Energy) -> None:
@@ -120,12 +115,28 @@ def note_left_out(kernel: Kernel, energy: Energy) -> None:
         warnings.warn(
             f"The kernel does not move {left}, so all their draws are where the chains start. Add "
             f"a kernel for them in a Cycle, or hold them: clamp(energy, {{{held}}}).",
-            stacklevel=3,
+            stacklevel=5,
         )
+
+
+def told(found: Chains) -> Chains:
+    """The chains of a run, after a warning of what it has seen.
+
+    Raises:
+        ForbiddenStatesWarning: Where warnings are errors; it has the chains.
+    """
+    try:
+        warn_of(found.attributes)
+    except ForbiddenStatesWarning as error:
+        carry(error, chains=found)
+        raise
+    return found
 
 
 def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
     """The same chains with more draws: 60 draws and 40 more are the 100 of one longer run.
+
+    So are chains of a run that was stopped, or that an exception carries.
 
     Args:
         chains: What `run` returned.
@@ -140,16 +151,44 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
         NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
     """
     require_same_sites(chains, energy)
-    Schedule(draws=draws)  # refuses what is no number of draws
-    left = chains.schedule.warmup - int(chains.attributes["warmup_done"])
+    draws = Schedule(draws=draws).draws  # refuses what is no number of draws
     state = chains.kernel.refresh(energy, chains.state, chains.state.x)
-    with forked(chains.generators, energy.device):
-        try:
-            more = go_on(replace(chains, state=state), energy, left, draws)
-        except NonFiniteEnergyError as error:
-            raise NonFiniteEnergyError(str(error), joined(chains, error.chains)) from None
-    warn_of(more.attributes)
-    return joined(chains, more)
+    start = replace(chains, state=state)
+    return told(carried_out(lambda: start, energy, chains.generators, draws))
+
+
+def carried_out(
+    begin: Callable[[], Chains], energy: Energy, generators: int | GeneratorState, draws: int
+) -> Chains:
+    """The chains from `begin` after what is left of their warm-up and so many draws more.
+
+    Args:
+        begin: Makes the chains to go on from.
+        energy: The energy.
+        generators: A seed, or the state of the generators.
+        draws: How many more.
+
+    Raises:
+        NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
+        BaseException: Any other than a KeyboardInterrupt; it has the draws so far as `chains`.
+    """
+    course: Course | None = None
+    try:
+        with whole_steps() as look, forked(generators, energy.device):
+            course = Course(begin(), energy, draws)
+            course.go(look)
+            return with_pinned(course.chains(), energy)
+    except BaseException as error:
+        if course is None:
+            raise
+        return course.ended_by(error)
+
+
+def with_pinned(found: Chains, energy: Energy) -> Chains:
+    """The chains, with what is seen in their draws of units that are held in place."""
+    before = {k: v for k, v in found.attributes.items() if k not in Pinned._fields}
+    pinned = pinned_units(energy, found.draws)
+    return replace(found, attributes={**before, **(pinned._asdict() if pinned else {})})
 
 
 def joined(first: Chains, more: Chains) -> Chains:
@@ -158,8 +197,8 @@ def joined(first: Chains, more: Chains) -> Chains:
     def together(earlier: Sites, later: Sites) -> Sites:
         # A run that was stopped before its first draw has few statistics.
         names = {**earlier, **later}
-        groups = (earlier, later)
-        return {k: torch.cat([group[k] for group in groups if k in group], 1) for k in names}
+        parts = {k: [group[k] for group in (earlier, later) if k in group] for k in names}
+        return {k: torch.cat(both, 1) if both[1:] else both[0] for k, both in parts.items()}
 
     return replace(
         more,
@@ -170,65 +209,142 @@ def joined(first: Chains, more: Chains) -> Chains:
     )
 
 
-def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
-    """The chains after so many steps of warm-up and so many draws more."""
-    kernel, schedule, state = start.kernel, start.schedule, start.state
-    count = int(start.attributes["chains"])
-    thinning = schedule.thinning
-    kept_warmup = warmup // thinning if schedule.keep == "everything" else 0
-    records = Record(energy, count, kept_warmup), Record(energy, count, draws)
-    begin, interrupted, problem, done = time.perf_counter(), False, None, 0
-    with tqdm(total=warmup + draws * thinning, disable=None, leave=False, unit="step") as bar:
+class Whole(NamedTuple):
+    """Where a run stands after a whole step of the warm-up, or after a draw."""
+
+    kernel: Kernel
+    state: Any
+    generators: GeneratorState
+    warmup: int  # steps done, those of earlier runs too
+    kept: tuple[int, int]  # draws in the records, of the warm-up and after it
+
+
+class Course:
+    """A run under way, of which only whole steps count.
+
+    Args:
+        start: The chains that it goes on from.
+        energy: The energy.
+        draws: How many more.
+    """
+
+    def __init__(self, start: Chains, energy: Energy, draws: int) -> None:
+        schedule, count = start.schedule, int(start.attributes["chains"])
+        done = int(start.attributes["warmup_done"])
+        room = schedule.warmup // schedule.thinning - done // schedule.thinning
+        self.start, self.energy = start, energy
+        self.warmup = Record(energy, count, room if schedule.keep == "everything" else 0)
+        self.draws = Record(energy, count, draws)
+        self.whole = Whole(start.kernel, start.state, start.generators, done, (0, 0))
+        self.looked = self.whole  # where the energy was last computed anew
+        self.interrupted, self.begun = False, time.perf_counter()
+
+    def go(self, look: Callable[[], None]) -> None:
+        """Makes all the steps, and calls `look` between them.
+
+        Raises:
+            FloatingPointError: If an energy is not finite.
+        """
+        schedule = self.start.schedule
+        done, steps = self.whole.warmup, self.draws.room * schedule.thinning
+        total = schedule.warmup - done + steps
+        with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
+
+            def between() -> None:
+                bar.update()
+                look()
+
+            self.make(self.warmup, range(done + 1, schedule.warmup + 1), between)
+            kernel, state = after_warmup(self.whole.kernel, self.whole.state)
+            self.whole = self.whole._replace(kernel=kernel, state=state)
+            self.make(self.draws, range(1, steps + 1), between)
+
+    def make(self, record: Record, steps: range, between: Callable[[], None]) -> None:
+        """Makes steps of the warm-up or of the draws, and keeps those that are due."""
+        energy, thinning = self.energy, self.start.schedule.thinning
+        warming = record is self.warmup
+        kernel, state = self.whole.kernel, self.whole.state
+        for step in steps:
+            before, due = state.x, step % thinning == 0
+            state, info = kernel.step(energy, state)
+            if due and record.filled < record.room:
+                lp = -energy_at(energy, state)
+                require_finite(lp, state.x)
+                flips = count_flips(energy, before, state.x)
+                record.add(state.x, {"lp": lp, **flips, **info._asdict()})
+            if due or warming:
+                self.whole = Whole(
+                    kernel,
+                    state,
+                    generator_state(energy.device),
+                    step if warming else self.whole.warmup,
+                    (self.warmup.filled, self.draws.filled),
+                )
+            if step % LOOK == 0 or step == steps[-1]:
+                self.look_anew(state.x)
+            between()
+
+    def look_anew(self, x: Sites) -> None:
+        """Computes the energy anew; where it is not finite, the steps since the last time are void.
+
+        Raises:
+            FloatingPointError: If it is not finite.
+        """
         try:
-            for steps, record in zip((warmup, draws * thinning), records, strict=True):
-                if record is records[1]:
-                    kernel, state = after_warmup(kernel, state)
-                for step in range(1, steps + 1):
-                    before = state.x
-                    state, info = kernel.step(energy, state)
-                    done += 1
-                    bar.update()
-                    if step % thinning == 0 and record.filled < record.room:
-                        lp = -energy_at(energy, state)
-                        require_finite(lp, state.x)
-                        flips = count_flips(energy, before, state.x)
-                        record.add(state.x, {"lp": lp, **flips, **info._asdict()})
-                    if step % LOOK == 0 or step == steps:
-                        require_still_finite(energy, state.x)
-        except KeyboardInterrupt:
-            interrupted = True
-        except FloatingPointError as error:
-            problem = error
-    (warmup_draws, warmup_statistics), (draws_, statistics) = (r.kept() for r in records)
-    before_it = {k: v for k, v in start.attributes.items() if k not in Pinned._fields}
-    pinned = None if problem else pinned_units(energy, draws_)
-    chains = replace(
-        start,
-        draws=draws_,
-        statistics=statistics,
-        warmup_draws=warmup_draws if kept_warmup else {},
-        warmup_statistics=warmup_statistics if kept_warmup else {},
-        attributes={
-            **before_it,
-            **(pinned._asdict() if pinned else {}),
-            "kernel": repr(kernel),
-            **findings_of(kernel),
-            **ladder_findings(kernel, state),
-            "interrupted": interrupted,
-            "warmup_done": int(start.attributes["warmup_done"]) + min(done, warmup),
-            "seconds": float(start.attributes["seconds"]) + time.perf_counter() - begin,
-        },
-        kernel=kernel,
-        state=state,
-        generators=generator_state(energy.device),
-    )
-    if problem:
-        raise NonFiniteEnergyError(
-            f"{problem} after {records[1].filled} draws. The draws so far are in the exception's "
-            f"`chains`; check the parameters and the sites' values there.",
-            chains,
-        ) from problem
-    return chains
+            require_still_finite(self.energy, x)
+        except FloatingPointError:
+            self.whole = self.looked
+            raise
+        self.looked = self.whole
+
+    def chains(self) -> Chains:
+        """What is whole of the run."""
+        start, whole = self.start, self.whole
+        draws, statistics = self.draws.kept(whole.kept[1])
+        warmup_draws, warmup_statistics = self.warmup.kept(whole.kept[0])
+        new = replace(
+            start,
+            draws=draws,
+            statistics=statistics,
+            warmup_draws=warmup_draws if self.warmup.room else {},
+            warmup_statistics=warmup_statistics if self.warmup.room else {},
+            attributes={
+                **start.attributes,
+                "kernel": repr(whole.kernel),
+                **findings_of(whole.kernel),
+                **ladder_findings(whole.kernel, whole.state),
+                "interrupted": self.interrupted,
+                "warmup_done": whole.warmup,
+                "seconds": float(start.attributes["seconds"]) + time.perf_counter() - self.begun,
+            },
+            kernel=whole.kernel,
+            state=whole.state,
+            generators=whole.generators,
+        )
+        return joined(start, new)
+
+    def ended_by(self, error: BaseException) -> Chains:
+        """What is whole of the run that Ctrl-C has ended; any other exception carries it.
+
+        Raises:
+            NonFiniteEnergyError: If an energy is not finite.
+            BaseException: Any other than a KeyboardInterrupt.
+        """
+        broken = isinstance(error, FloatingPointError)
+        if broken and self.whole.warmup < self.start.schedule.warmup:
+            self.whole = self.looked  # not all steps of a warm-up are checked
+        self.interrupted = isinstance(error, KeyboardInterrupt)
+        chains = self.chains()
+        if self.interrupted:
+            return chains
+        if broken:
+            raise NonFiniteEnergyError(
+                f"{error} after {chains.statistics['lp'].shape[1]} draws. The draws so far are in "
+                f"the exception's `chains`; check the parameters and the sites' values there.",
+                chains,
+            ) from error
+        carry(error, chains=chains)
+        raise error
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, is_count
+from pyro_ebm.sites import Sites, whole
+from pyro_ebm.stopping import carry, whole_steps
 
 from .base import Kernel, after_warmup, in_warmup
 
@@ -17,7 +18,8 @@ def warmup(
 ) -> tuple[Kernel, Any]:
     """A tuned kernel, and its state after the warm-up.
 
-    Ctrl-C ends the warm-up and keeps what it has found so far.
+    Ctrl-C ends the warm-up after the step under way and keeps what it has found so far. Any other
+    exception of a step has that as its `kernel` and `state`.
 
     Args:
         kernel: The kernel; its settings that are None are found, the others are kept.
@@ -38,20 +40,28 @@ def warmup(
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")
     if not isinstance(energy, Energy):
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
-    if not is_count(steps):
+    count = whole(steps)
+    if count is None or count < 1:
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")
-    moving = in_warmup(kernel, steps)
-    with forked(chosen_seed(seed), energy.device):
-        state = moving.init(energy, energy.accept(x, preferred=None))
-        done = 0
-        try:
-            while done < steps:
-                state, _ = moving.step(energy, state)
-                done += 1
-        except KeyboardInterrupt:
-            warnings.warn(
-                f"The warm-up was stopped after {done} of {steps} steps; what it has found so far "
-                f"is kept.",
-                stacklevel=2,
-            )
-        return after_warmup(moving, state)
+    moving = in_warmup(kernel, count)
+    state, done = None, 0
+    try:
+        with whole_steps() as look, forked(chosen_seed(seed), energy.device):
+            state = moving.init(energy, energy.accept(x, preferred=None))
+            while done < count:
+                state, done = moving.step(energy, state)[0], done + 1
+                look()
+            return after_warmup(moving, state)
+    except BaseException as error:
+        if state is None:
+            raise
+        kernel, state = after_warmup(moving, state)
+        if not isinstance(error, KeyboardInterrupt):
+            carry(error, kernel=kernel, state=state)
+            raise
+        warnings.warn(
+            f"The warm-up was stopped after {done} of {count} steps; what it has found so far is "
+            f"kept.",
+            stacklevel=2,
+        )
+        return kernel, state

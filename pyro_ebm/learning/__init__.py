@@ -1,7 +1,8 @@
 """Learning an energy from data."""
 
 from .base import Objective, Step
-from .fit import History, Progress, fit
+from .fit import History, fit
+from .loop import Progress
 from .objectives.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
 from .objectives.likelihood import ExactLikelihood
 from .observers.monitor import Monitor

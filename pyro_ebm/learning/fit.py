@@ -1,38 +1,26 @@
 """The training loop: minibatches, an objective, any torch optimiser, and figures on the way."""
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.learning.observers.monitor import Monitor
-from pyro_ebm.seeding import chosen_seed, forked
+from pyro_ebm.seeding import chosen_seed, forked, generator_state
 from pyro_ebm.sites import Sites, is_count
+from pyro_ebm.stopping import carry, whole_steps
 from pyro_ebm.units import Unit
 
-from .base import Objective, Step, held_batch, rows_of
+from .base import Objective, held_batch, rows_of
 from .learned import learned_parameters, require_moved
+from .loop import Callback, Learning, Place, Task
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-class Progress(NamedTuple):
-    """What a callback is told after each epoch."""
-
-    epoch: int  # from 1
-    energy: Energy
-    optimizer: Optimizer
-    figures: dict[str, float]  # the monitor's, empty in epochs that it does not read
-
-
-Callback = Callable[[Progress], Literal["stop"] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +32,16 @@ class History:
         state: The objective's state after the last step, with which another `fit` can go on.
         seed: The seed.
         interrupted: Whether it was stopped by hand; the parameters are those of the last step.
+        optimizer: The optimiser, with its own state.
+        place: What else it takes to go on: where in which epoch, and the random numbers.
     """
 
     figures: list[dict[str, float]]
     state: Any = field(repr=False)
     seed: int
     interrupted: bool
+    optimizer: Optimizer = field(repr=False)
+    place: Place = field(repr=False)
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of one figure.
@@ -84,20 +76,24 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
 ) -> History:
     """Learns the parameters of an energy from data, in place.
 
-    Ctrl-C ends it with the parameters of the last step.
+    Ctrl-C ends it after the step under way (pressed again, at once), with the parameters, the
+    optimiser and the random numbers of the last whole step. So does any other exception, which has
+    the `History` as its `history`. The same call with `state=history` goes on to what an unbroken
+    one would have given, bit for bit; to more epochs, if `epochs` is larger.
 
     Args:
         energy: What is learned: its `parameters()`.
         data: Observed sites (rows, *site.shape), or a bare tensor for `visible`; rows are drawn
             without replacement in every epoch.
         objective: The learning rule.
-        epochs: Passes over the data.
+        epochs: Passes over the data, those of a `History` to go on from included.
         batch_size: Rows of a minibatch (the last of an epoch may be smaller); all if left out.
         optimizer: A torch optimiser of all parameters that require gradients, or what makes one of
             them, for example `functools.partial(torch.optim.SGD, lr=0.05)`.
         monitor: Which figures are taken; every epoch's if left out.
         callbacks: Called after each epoch; one that returns "stop" ends the learning.
-        state: The objective's state from an earlier `fit`, to go on with its chains.
+        state: The `History` of an earlier `fit`, to go on exactly from its end; or the objective's
+            state in it, to go on with its chains alone.
         seed: Of this call; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
@@ -120,101 +116,67 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         rows_of(energy.accept(monitor.held_out), energy.sites)
     if held_batch(energy):
         require_all_rows(rows, batch_size, monitor)
+    history = state if isinstance(state, History) else None
+    if history and not isinstance(optimizer, Optimizer):
+        optimizer = history.optimizer
     optimizer = optimizer(list(parameters.values())) if callable(optimizer) else optimizer
     require_moved(optimizer, parameters)
-    seed = chosen_seed(seed)
-    figures: list[dict[str, float]] = []
-    begin, interrupted = time.perf_counter(), False
-    fantasies: Sites | None = None
-    with forked(seed, energy.device), tqdm(total=epochs, disable=None, unit="epoch") as bar:
-        state = objective.init(energy, x) if state is None else state
-        try:
-            for epoch in range(1, epochs + 1):
-                for batch in batches(x, rows, batch_size):
-                    _, state, fantasies = learn(energy, batch, objective, optimizer, state)
-                read: dict[str, float] = {}
-                if epoch % monitor.every == 0 or epoch == epochs:
-                    read = monitor.read(energy, x, fantasies)
-                    seconds = time.perf_counter() - begin
-                    figures.append({"epoch": epoch, "seconds": seconds, **read})
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in read.items()})
-                bar.update()
-                told = Progress(epoch, energy, optimizer, read)
-                if "stop" in [callback(told) for callback in callbacks]:
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
-    return History(figures, state, seed, interrupted)
-
-
-def learn(
-    energy: Energy,
-    batch: Sites,
-    objective: Objective,
-    optimizer: Optimizer,
-    state: Any,  # noqa: ANN401
-) -> Step:
-    """One step of the optimiser, and what the objective said last.
-
-    Raises:
-        FloatingPointError: If the loss is not finite; no step is made then.
-    """
-    said = None
-    # LBFGS calls the closure at points that it only tries: an end there must not leave them.
-    tries = isinstance(optimizer, torch.optim.LBFGS)
-    before = [p.detach().clone() for p in energy.parameters()] if tries else []
-
-    def closure() -> Tensor:
-        nonlocal said
-        optimizer.zero_grad()
-        said = checked_step(objective.loss(energy, batch, state), objective)
-        if not bool(said.loss.isfinite()):
-            raise FloatingPointError(
-                "The loss became NaN or infinite; the parameters are those before this step. "
-                "Lower the learning rate, or go on from earlier parameters."
-            )
-        said.loss.backward()
-        return said.loss
-
+    if history:
+        require_rest(history, rows, epochs, seed)
+    seed = history.seed if history else chosen_seed(seed)
+    task = Task(energy, x, rows, batch_size, epochs, objective, optimizer, monitor, callbacks)
+    learning: Learning | None = None
     try:
-        optimizer.step(closure)  # type: ignore[arg-type] # torch takes the tensor
-    except (FloatingPointError, ValueError, KeyboardInterrupt):
-        with torch.no_grad():
-            for parameter, value in zip(energy.parameters(), before, strict=False):
-                parameter.copy_(value)
+        start = history.place.generators if history else seed
+        with whole_steps() as look, forked(start, energy.device):
+            learning = Learning(task, history.place if history else beginning(task, state))
+            learning.go(look)
+            return history_of(learning, seed)
+    except BaseException as error:
+        if learning is None:
+            raise
+        done = history_of(learning, seed)
+        if isinstance(error, KeyboardInterrupt):
+            return replace(done, interrupted=True)
+        carry(error, history=done)
         raise
-    assert said is not None  # every optimiser calls the closure
-    return said
 
 
-def checked_step(said: object, objective: Objective) -> Step:
-    """What an objective answered.
+def beginning(task: Task, state: Any) -> Place:  # noqa: ANN401 (the objective's)
+    """Where learning begins: before the first epoch."""
+    if state is None:
+        state = task.objective.init(task.energy, task.data)
+    return Place(state, generator_state(task.energy.device), task.rows)
+
+
+def history_of(learning: Learning, seed: int) -> History:
+    """What was done, up to the last whole step."""
+    place = learning.place._replace(seconds=learning.seconds)
+    return History(list(place.figures), place.state, seed, False, learning.task.optimizer, place)
+
+
+def require_rest(history: History, rows: int, epochs: int, seed: int | None) -> None:
+    """Refuses to go on where nothing is left to do, or with what would not be the same.
 
     Raises:
-        TypeError: If it is no `Step` with a loss that depends on the parameters.
+        ValueError: If so.
     """
-    own = type(objective).__name__
-    if not isinstance(said, Step):
-        raise TypeError(f"{own}.loss returned a {type(said).__name__}; wanted Step(loss, state).")
-    loss = said.loss
-    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
-        what = tuple(loss.shape) if isinstance(loss, Tensor) and loss.dim() else loss
-        raise TypeError(
-            f"{own}.loss has the loss {what!r}; wanted one number () that depends on the "
-            f"energy's parameters."
+    place = history.place
+    if seed is not None and seed != history.seed:
+        raise ValueError(
+            f"seed is {seed}, but the history goes on with its own random numbers, of the seed "
+            f"{history.seed}. Leave seed out; or give state=history.state, which begins anew."
         )
-    return said
-
-
-def batches(x: Sites, rows: int, batch_size: int) -> Iterable[Sites]:
-    """Minibatches of one epoch, in random order; the data themselves where one holds all."""
-    if batch_size == rows:
-        yield x
-        return
-    device = next(iter(x.values())).device
-    for chosen in torch.randperm(rows, device=device).split(batch_size):
-        # Not value[chosen], which takes five times as long.
-        yield {site: value.index_select(0, chosen) for site, value in x.items()}
+    if rows != place.rows:
+        raise ValueError(
+            f"The data have {rows} rows, those of the history {place.rows}. Give the same data; or "
+            f"give state=history.state, which begins anew."
+        )
+    if epochs <= place.epoch and place.phase == "over" and not history.interrupted:
+        raise ValueError(
+            f"epochs is {epochs}, and the history has {place.epoch} already, which count; for ten "
+            f"more give epochs={place.epoch + 10}."
+        )
 
 
 def check_counts(rows: int, epochs: int, batch_size: int | None) -> int:

@@ -9,7 +9,7 @@ runs is returned, with the verdict on it. Whatever happens on the way, a finishe
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ from pyro_ebm.partition import exact
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, whole
 from pyro_ebm.statistics import frozen_units, r_hat
+from pyro_ebm.stopping import carry
 
 from . import exact_draws
 from .exact_draws import ExactDraws
@@ -106,6 +107,9 @@ class Failed(NamedTuple):
     what: str  # was tried
     outcome: str  # and why there are none
     interrupted: bool = False
+
+
+STOPPED = Failed("what was to come", "interrupted", interrupted=True)
 
 
 class Task(NamedTuple):
@@ -176,7 +180,8 @@ def sample(
     Raises:
         TypeError, ValueError: As `run` and `choose_kernel`; or if chains would follow several laws,
             as with batched parameters or several rows held by `clamp`.
-        NonFiniteEnergyError: As `run`, from the first run.
+        NonFiniteEnergyError: As `run`, from the first run. Any exception that comes after draws
+            were made has them as its `chains`.
 
     Example:
         >>> from pyro_ebm import BoltzmannMachine, sample
@@ -197,14 +202,33 @@ def sample(
     mover = kernel or joined(parts)
     because = said(parts) if parts else GIVEN
     tell(f"Picked {mover!r}: {because}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ForbiddenStatesWarning)  # the verdict says it
-        first = first_run(mover, task, chains, initial)
-        tried = improved(judged("as chosen", first), task)
+    picked = {"picked": repr(mover), "picked_because": because}
+    first: Chains | None = None
+    tried: list[Judged | Failed] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ForbiddenStatesWarning)  # the verdict says it
+            first = first_run(mover, task, chains, initial)
+            found = judged("as chosen", first)
+            tried = [found]
+            tried = improved(found, task)
+        return with_notes(tried, picked)
+    except BaseException as error:
+        if first is None:
+            raise
+        tried = tried or [unchecked("as chosen", first)]
+        if isinstance(error, KeyboardInterrupt):
+            return with_notes([*tried, STOPPED], picked)
+        if not isinstance(error, NotMixedWarning):  # which has them, with the notes
+            carry(error, chains=best_of(tried).chains)
+        raise
+
+
+def with_notes(tried: Sequence[Judged | Failed], picked: Mapping[str, str]) -> Chains:
+    """The best of the runs, with what was picked and found."""
     best = best_of(tried)
     notes = {
-        "picked": repr(mover),
-        "picked_because": because,
+        **picked,
         "tried": "; ".join(f"{one.what}: {one.outcome}" for one in tried),
         "verdict": str(best.diagnosis.verdict),
         "verdict_in_words": best.diagnosis.summary,
@@ -212,10 +236,15 @@ def sample(
     }
     if ladders := [one.ladder for one in tried if isinstance(one, Judged) and one.ladder]:
         notes["picked_for_ladder"] = ladders[0]
+    chains = replace(best.chains, attributes={**best.chains.attributes, **notes})
     if not best.is_mixed:
         message = f"{best.diagnosis.summary} {notes['advice']} Tried were: {notes['tried']}."
-        warnings.warn(message, NotMixedWarning, stacklevel=2)
-    return replace(best.chains, attributes={**best.chains.attributes, **notes})
+        try:
+            warnings.warn(message, NotMixedWarning, stacklevel=3)
+        except NotMixedWarning as error:  # where warnings are errors
+            carry(error, chains=chains)
+            raise
+    return chains
 
 
 def can_draw_exactly(task: Task, chains: int) -> bool:
@@ -276,6 +305,15 @@ def require_one_law(energy: Energy, initial: Sites | Tensor | None) -> None:
 def improved(first: Judged, task: Task) -> list[Judged | Failed]:
     """The first run, and those that go on from it, as long as there is a need and a way."""
     tried: list[Judged | Failed] = [first]
+    try:
+        improve(tried, first, task)
+        return tried
+    except KeyboardInterrupt:
+        return [*tried, STOPPED]
+
+
+def improve(tried: list[Judged | Failed], first: Judged, task: Task) -> None:
+    """Adds what goes on from the first run."""
     latest, target = first, CAREFUL
     seeds = iter(other_seeds(task.seed, 4))
 
@@ -300,7 +338,6 @@ def improved(first: Judged, task: Task) -> list[Judged | Failed]:
     if need() and curable and not best.suffers(DIVERGED):
         attempt(f"{best.what}, longer", lambda _: longer(best, task))
     tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}.")
-    return tried
 
 
 def outcome_of(what: str, way: Callable[[Judged], Judged], latest: Judged) -> Judged | Failed:
@@ -336,11 +373,17 @@ def judged(what: str, chains: Chains) -> Judged:
     try:
         return Judged(what, chains, diagnose(chains))
     except KeyboardInterrupt:
-        reason = "interrupted"
-        chains = replace(chains, attributes={**chains.attributes, "interrupted": True})
+        return unchecked(what, chains)
     except Exception as error:  # a verdict that fails must not take the draws with it
         reason = said_by(error)
     return Judged(what, chains, unjudged("checks made", "all", reason, "Ask `diagnose` again."))
+
+
+def unchecked(what: str, chains: Chains) -> Judged:
+    """Chains whose verdict was stopped by hand."""
+    stopped = replace(chains, attributes={**chains.attributes, "interrupted": True})
+    verdict = unjudged("checks made", "all", "interrupted", "Ask `diagnose` again.")
+    return Judged(what, stopped, verdict)
 
 
 def unjudged(name: str, wanted: str, detail: str, advice: str) -> Diagnosis:

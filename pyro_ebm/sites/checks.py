@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_ebm.stopping import at_last
+
 from .padding import settled
 from .site import Site
 from .values import boolean, describe, spin, two_values
@@ -25,11 +27,10 @@ def trusting() -> Iterator[None]:
 
     For passes over values that an unbatched pass has checked.
     """
-    token = _trusting.set(True)
-    try:
+    before = _trusting.get()
+    with at_last(lambda: _trusting.set(before)):
+        _trusting.set(True)
         yield
-    finally:
-        _trusting.reset(token)
 
 
 def is_trusting() -> bool:

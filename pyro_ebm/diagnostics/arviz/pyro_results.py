@@ -21,6 +21,7 @@ from torch.distributions import constraints
 from pyro_ebm.energies import UnbatchedModelWarning
 from pyro_ebm.energies.pyro_models.first_pass import element_support, random_pass
 from pyro_ebm.energies.pyro_models.log_joint import Model, is_deterministic, is_factor, is_latent
+from pyro_ebm.seeding import one_thread
 from pyro_ebm.sites import Site, Sites, storage_dtype
 
 ROWS = 1000  # draws that are passed through a model at once
@@ -110,7 +111,7 @@ def site_of(name: str, draws: Tensor, nodes: Mapping[str, Any]) -> Site:
 
 def nodes_of(model: Model) -> dict[str, Any]:
     """The sample sites of one pass, without a change of the generators."""
-    with torch.random.fork_rng(), pyro.validation_enabled(False):
+    with one_thread(), torch.random.fork_rng(), pyro.validation_enabled(False):
         return random_pass(model)
 
 

@@ -165,7 +165,7 @@ def pyro_to_arviz(
     if include:
         if result.model is None or not observed:
             raise TypeError(f"{list(include)} was asked for, but there is no model with data.")
-        for name in include:
+        for name in include if draw else ():  # of no draws there is nothing to compute
             found = COMPUTED[name](result.model, result.draws, observed)
             groups[name] = {**groups.get(name, {}), **{n: as_array(v) for n, v in found.items()}}
     if warmup:
@@ -200,7 +200,7 @@ def two_valued(sites: Mapping[str, Site]) -> list[str]:
 
 def magnetisation(draws: Tensor, site: Site) -> Tensor:  # (chain, draw, *shape) -> (chain, draw)
     """The mean over units of the spin: -1 for the lower value of a unit, 1 for the higher."""
-    mean = draws.reshape(*draws.shape[:2], -1).mean(-1, dtype=torch.float64)
+    mean = draws.reshape(*draws.shape[:2], site.shape.numel()).mean(-1, dtype=torch.float64)
     low, high = two_values(site.support) or (-1.0, 1.0)
     return (2 * mean - (low + high)) / (high - low)
 

@@ -22,6 +22,7 @@ from pyro_ebm.sites import (
     random_values,
     whole,
 )
+from pyro_ebm.stopping import at_last
 
 PROBES = 3  # rows that a new energy is tried on
 
@@ -224,11 +225,13 @@ def alike(one: Tensor, other: Tensor) -> bool:
 def buffers_kept(module: nn.Module | None) -> Iterator[None]:
     """Puts back what forward passes write into buffers, such as batch normalisation's means."""
     held = [(b, b.clone()) for b in module.buffers()] if module is not None else []
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for buffer, value in held:
             buffer.copy_(value)
+
+    with at_last(put_back):
+        yield
 
 
 def named_sites(sites: Mapping[str, Site] | Sequence[int] | int) -> dict[str, Site]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import Independent, biject_to
 
 from pyro_ebm.sites import Sites, trusting
+from pyro_ebm.stopping import at_last
 
 Message = Any  # the dict in which Pyro's handlers pass on what is known of one site
 
@@ -299,8 +300,6 @@ class SafeLogarithm(torch.autograd.Function):
 def safe_logarithm() -> Iterator[None]:
     """Inside, Pyro's contractions use `SafeLogarithm`: their own has no `setup_context`."""
     own = special._SafeLog
-    vars(special)["_SafeLog"] = SafeLogarithm
-    try:
+    with at_last(lambda: vars(special).update(_SafeLog=own)):
+        vars(special).update(_SafeLog=SafeLogarithm)
         yield
-    finally:
-        vars(special)["_SafeLog"] = own

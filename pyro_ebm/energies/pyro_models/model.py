@@ -13,6 +13,7 @@ from torch.distributions import biject_to, constraints
 
 from pyro_ebm.energies.base import Block, SweepEnergy, only_block, sweep_blocks, times
 from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.seeding import one_thread
 from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
 from .dependence import DiscreteSite, Prober, Reach, differ, provenance
@@ -84,7 +85,7 @@ class ModelEnergy(SweepEnergy):
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model, which is a callable.")
         self.module = model if isinstance(model, nn.Module) else None
-        with torch.random.fork_rng():
+        with one_thread(), torch.random.fork_rng():
             first = first_pass(Model(model, args, kwargs))
             self.model, self.nodes = first.model, first.nodes
             self.sites: Mapping[str, Site] = first.sites
