@@ -7,6 +7,7 @@ exception comes from, a loop returns to the end of its last whole step.
 
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,6 +31,22 @@ def carry(error: BaseException, **made: object) -> None:
     """Gives an exception what was made before it, as attributes, and a note that says so."""
     vars(error).update(made)
     error.add_note(f"What was made before it is in the exception's `{'`, `'.join(made)}`.")
+
+
+def warn_with(message: str, category: type[Warning], stacklevel: int, **made: object) -> None:
+    """Warns; where warnings are errors, the error carries what was made before it.
+
+    Args:
+        message: What is said.
+        category: The kind of warning.
+        stacklevel: Of the caller, as in `warnings.warn`.
+        made: By name.
+    """
+    try:
+        warnings.warn(message, category, stacklevel=stacklevel + 1)
+    except category as error:
+        carry(error, **made)
+        raise
 
 
 class Waiting:

@@ -67,7 +67,7 @@ from pyro_ebm.kernels.chains import Record
 from pyro_ebm.kernels.run import Course
 from pyro_ebm.seeding import one_thread
 from tests.support.densities import SMALL
-from tests.support.strikes import Strike, Struck
+from tests.support.strikes import Outcome, Strike, Struck
 
 FAST, SLOW = 2, 25  # strikes on each of the fourteen cases
 
@@ -201,6 +201,41 @@ def test_a_run_that_is_struck_goes_on_as_if_it_had_not_been(name: str) -> None:
 def test_a_run_that_is_struck_anywhere(name: str) -> None:
     for number, at in enumerate(places(whole(name)[1], SLOW, 2)):
         struck_run(name, at, ERRORS[number % 2])
+
+
+def tuned(error: type[BaseException] | None = None, at: int | None = None) -> Any:
+    """What a warm-up returns, or its exception has, and its lines."""
+    strike = Strike(at, error or Struck, mark="MoverTuning.step")
+    machine, start = normal(), {"a": torch.zeros(3), "b": torch.zeros(3, 1, 2)}
+    start = {name: value.double() for name, value in start.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if at is not None and at % 2 else "ignore", UserWarning)
+        try:
+            found = strike(lambda: warmup(HMC(), machine, start, steps=12, seed=4))
+        except UserWarning as stopped:
+            found = Outcome(None, stopped)
+    kept = found.value or [vars(found.error).get(name) for name in ("kernel", "state")]
+    return (*kept, strike)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_warm_up_that_is_struck_keeps_what_it_has_found(error: type[BaseException]) -> None:
+    kernel, state, strike = tuned()
+    begun = strike.marked
+    start = {name: torch.zeros_like(value) for name, value in state.x.items()}
+    schedule = Schedule(12, 1, keep="everything")
+    right = run(HMC(), normal(), schedule, initial=start, seed=4).warmup_draws
+    steps = [{name: value[:, k] for name, value in right.items()} for k in range(12)]
+    assert all(torch.equal(state.x[name], value) for name, value in steps[-1].items())
+    for at in places(strike.count, 10, 9):
+        kernel, state, struck = tuned(error, at)
+        require_free(struck)
+        if state is None:
+            assert at < begun, struck.where
+            continue
+        assert isinstance(kernel, HMC)
+        assert kernel.step_size is not None
+        assert any(all(torch.equal(state.x[n], v) for n, v in x.items()) for x in [start, *steps])
 
 
 # --- learning ------------------------------------------------------------------------------------

@@ -115,18 +115,21 @@ class EnergyKernel(MCMCKernel):
     def sample(self, params: Sites) -> Sites:
         """The values after one step."""
         x = {name: value.detach().to(self.energy.dtype)[None] for name, value in params.items()}
-        if self.state is None:
-            self.state = self.moving.init(self.energy, self.energy.accept(x))
+        moving, state = self.moving, self.state
+        if state is None:
+            state = moving.init(self.energy, self.energy.accept(x))
         elif any(params[name] is not value for name, value in self.last.items()):
-            self.state = self.moving.refresh(self.energy, self.state, x)
+            state = moving.refresh(self.energy, state, x)
         with torch.no_grad():
-            self.state, info = self.moving.step(self.energy, self.state)
+            state, info = moving.step(self.energy, state)
         report = {n: float(value) for n, value in info._asdict().items() if value.numel() == 1}
+        if self.tally.steps + 1 == self.warmup_steps:
+            moving, state = after_warmup(moving, state)
+        last = {name: value[0] for name, value in state.x.items()}
+        # All at once, so that an exception leaves a whole step.
+        self.moving, self.state, self.last = moving, state, last
         self.tally.add({"": report}, self.warmup_steps)
-        if self.tally.steps == self.warmup_steps:
-            self.moving, self.state = after_warmup(self.moving, self.state)
-        self.last = {name: value[0] for name, value in self.state.x.items()}
-        return dict(self.last)
+        return dict(last)
 
     def logging(self) -> "OrderedDict[str, str]":
         """What the progress bar shows."""

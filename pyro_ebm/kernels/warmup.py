@@ -1,6 +1,5 @@
 """Tuning a kernel before its draws."""
 
-import warnings
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +7,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, whole
-from pyro_ebm.stopping import carry, whole_steps
+from pyro_ebm.stopping import carry, warn_with, whole_steps
 
 from .base import Kernel, after_warmup, in_warmup
 
@@ -59,9 +58,6 @@ def warmup(
         if not isinstance(error, KeyboardInterrupt):
             carry(error, kernel=kernel, state=state)
             raise
-        warnings.warn(
-            f"The warm-up was stopped after {done} of {count} steps; what it has found so far is "
-            f"kept.",
-            stacklevel=2,
-        )
+        message = f"The warm-up was stopped after {done} of {count} steps; what it found is kept."
+        warn_with(message, UserWarning, 2, kernel=kernel, state=state)
         return kernel, state

@@ -8,7 +8,6 @@ runs is returned, with the verdict on it. Whatever happens on the way, a finishe
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -47,7 +46,7 @@ from pyro_ebm.partition import exact
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, whole
 from pyro_ebm.statistics import frozen_units, r_hat
-from pyro_ebm.stopping import carry
+from pyro_ebm.stopping import carry, warn_with
 
 from . import exact_draws
 from .exact_draws import ExactDraws
@@ -239,11 +238,7 @@ def with_notes(tried: Sequence[Judged | Failed], picked: Mapping[str, str]) -> C
     chains = replace(best.chains, attributes={**best.chains.attributes, **notes})
     if not best.is_mixed:
         message = f"{best.diagnosis.summary} {notes['advice']} Tried were: {notes['tried']}."
-        try:
-            warnings.warn(message, NotMixedWarning, stacklevel=3)
-        except NotMixedWarning as error:  # where warnings are errors
-            carry(error, chains=chains)
-            raise
+        warn_with(message, NotMixedWarning, 3, chains=chains)
     return chains
 
 
