@@ -6,7 +6,6 @@ for a whole run in a chain, had no other one wherever it was looked at, and has 
 another chain.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -193,17 +192,10 @@ def causes_of(energy: Energy, x: Sites, site: str, unit: int) -> list[str]:
     return [cause for row in rows for cause in what_forbids(energy, row)]
 
 
-def warn_of(attributes: Mapping[str, object]) -> None:
-    """Warns where a run has seen that units are held in place.
-
-    Warns:
-        ForbiddenStatesWarning: If it has.
-    """
-    if "pinned" in attributes:
-        warnings.warn(
-            f"{attributes['pinned']}: in some chains every other value is forbidden while the rest "
-            f"stays, by {attributes['pinned_by']}. These chains have not left the states that they "
-            f"started in. {CURE}",
-            ForbiddenStatesWarning,
-            stacklevel=4,
-        )
+def warning_of(attributes: Mapping[str, object]) -> str:
+    """What a run says that has seen units held in place."""
+    return (
+        f"{attributes['pinned']}: in some chains every other value is forbidden while the rest "
+        f"stays, by {attributes['pinned_by']}. These chains have not left the states that they "
+        f"started in. {CURE}"
+    )

@@ -16,11 +16,11 @@ from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels.composite.tempering import ladder_findings
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
-from pyro_ebm.stopping import carry, whole_steps
+from pyro_ebm.stopping import carry, warn_with, whole_steps
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
-from .pinned import ForbiddenStatesWarning, Pinned, pinned_units, warn_of
+from .pinned import ForbiddenStatesWarning, Pinned, pinned_units, warning_of
 from .start import finite_start, given_start, require_finite_start
 
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
@@ -125,11 +125,8 @@ def told(found: Chains) -> Chains:
     Raises:
         ForbiddenStatesWarning: Where warnings are errors; it has the chains.
     """
-    try:
-        warn_of(found.attributes)
-    except ForbiddenStatesWarning as error:
-        carry(error, chains=found)
-        raise
+    if "pinned" in found.attributes:
+        warn_with(warning_of(found.attributes), ForbiddenStatesWarning, 4, chains=found)
     return found
 
 

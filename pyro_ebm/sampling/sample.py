@@ -8,6 +8,7 @@ runs is returned, with the verdict on it. Whatever happens on the way, a finishe
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
