@@ -12,13 +12,19 @@ from torch.distributions import biject_to, constraints
 
 from pyro_ebm.energies.base import Block, SweepEnergy, only_block, sweep_blocks, times
 from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
-from .dependence import DiscreteSite, Prober, Reach, differ, provenance
+from .dependence import Prober, Reach, differ, recorded
+from .discrete_site import DiscreteSite
 from .energy_site import EnergySite
 from .first_pass import InitStrategy, first_pass, like, listed_values, random_pass
-from .log_joint import AtValues, Message, Model, ModelStructureError
+from .log_joint import AtValues, Message, Model, ModelStructureError, is_latent
+from .recording import Graph
+from .replay import Program, Replay, Unrepeatable
 
+SEED = 0  # of the passes on which a model is tried
+EXTREME = 4.0  # the spread of real sites, unconstrained, in passes far out
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
 WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are not known
 TRIES = 100  # before a chain without a finite energy is given up
@@ -65,7 +71,8 @@ class ModelEnergy(SweepEnergy):
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model, which is a callable.")
         self.module = model if isinstance(model, nn.Module) else None
-        with torch.random.fork_rng():
+        # What is claimed of a model does not hang on the state of the caller's generator.
+        with forked(SEED, torch.device("cpu")):
             first = first_pass(Model(model, args, kwargs))
             self.model, self.nodes = first.model, first.nodes
             self.sites: Mapping[str, Site] = first.sites
@@ -75,7 +82,7 @@ class ModelEnergy(SweepEnergy):
             self.like = like(first)
             passes = [random_pass(self.model) for _ in range(STARTS)]
             require_same_sites(self.nodes, passes)
-            sources, moving = self.dependences(passes)
+            moving = self.find_moving(passes)
             self.moving = moving & self.sites.keys()
             self.model = self.model._replace(guarded=moving - self.real)
             # The values of the first pass do not bound those of another.
@@ -85,7 +92,7 @@ class ModelEnergy(SweepEnergy):
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
             self.energy_sites: dict[str, EnergySite] = {}
-            self.conditionals = self.find_conditionals(starts, sources)
+            self.conditionals = self.find_conditionals(starts)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -184,15 +191,19 @@ class ModelEnergy(SweepEnergy):
         found = self.discrete_site(site)
         if block is None:
             block = only_block(self, site)
-        batch, rows = self.as_rows(x)
+        program = found.program
+        needed = x if isinstance(program, str) else {name: x[name] for name in program.sites}
+        batch, rows = self.as_rows(needed)
         tried = found.tried(rows[site], block)  # (states, rows, *shape)
         states = len(tried)
         repeated = {name: v.expand(states, *v.shape).flatten(0, 1) for name, v in rows.items()}
+        repeated[site] = tried.flatten(0, 1)
         with torch.no_grad():
-            weights = self.each(
-                functools.partial(self.log_weights, found),
-                {**repeated, site: tried.flatten(0, 1)},
-            )["weights"]
+            if isinstance(program, str):
+                own = functools.partial(self.log_weights, found)
+                weights = self.each(own, repeated)["weights"]
+            else:
+                weights = found.total(program(self.native(repeated)), rows=1)
         logits = weights.reshape(states, *batch, -1)[..., found.places(block)].movedim(0, -1)
         if found.inside is not None:
             logits = logits.masked_fill(~found.inside[block], -torch.inf)
@@ -265,47 +276,94 @@ class ModelEnergy(SweepEnergy):
             )
         return found
 
-    def find_conditionals(
-        self, starts: list[Sites], sources: dict[str, frozenset[str]]
-    ) -> dict[str, DiscreteSite | None]:
+    def find_conditionals(self, starts: list[Sites]) -> dict[str, DiscreteSite | None]:
         """By discrete site, how it is drawn; None where it cannot be."""
-        starts = [self.native(x) for x in starts]
-        prober = Prober(self.model, self.real, self.nodes, starts, self.each)
-        found: dict[str, DiscreteSite | None] = {}
-        for site in self.discrete:
-            law = self.nodes[site]["fn"]
-            values = listed_values(law)
-            if values is None or site in self.moving:
-                found[site] = None
-                continue
+        values = {
+            site: found.to(self.like)
+            for site in self.discrete
+            if site not in self.moving
+            and (found := listed_values(self.nodes[site]["fn"])) is not None
+        }
+        if self.model.evaluator is not None:
             # Summed sites tie terms together, so that only the total is a function of x.
-            reach = (
-                prober.reach(site, values, sources)
-                if self.model.evaluator is None
-                else Reach(frozenset(), ())
+            tied = Reach(frozenset(), (), {})
+            reaches = dict.fromkeys(values, tied)
+            programs: dict[str, Program | str] = dict.fromkeys(values, "sites are summed out")
+        else:
+            starts = [self.native(x) for x in [*starts, *map(self.extreme, starts)]]
+            graph = self.record(starts[0])
+            prober = Prober(self.model, self.real, self.nodes, starts, self.each, graph)
+            reaches = prober.reaches(values)
+            programs = self.programs(graph, reaches, starts)
+            if not self.moving:
+                for site, reach in reaches.items():
+                    known = prober.energy_site(site, reach)
+                    if known is not None:
+                        self.energy_sites[site] = known
+        return dict.fromkeys(self.discrete) | {
+            site: DiscreteSite.of(
+                self.nodes[site]["fn"], self.sites[site], own, reaches[site], programs[site]
             )
-            found[site] = DiscreteSite.of(law, self.sites[site], values.to(self.like), reach)
-            if self.model.evaluator is None and not self.moving:
-                known = prober.energy_site(site, reach, sources)
-                if known is not None:
-                    self.energy_sites[site] = known
+            for site, own in values.items()
+        }
+
+    def extreme(self, x: Sites) -> Sites:
+        """The same values with real sites far out."""
+        return {
+            name: EXTREME * torch.randn_like(value) if name in self.real else value
+            for name, value in x.items()
+        }
+
+    def record(self, x: Sites) -> Graph | None:
+        """A pass at given values, operation by operation; None where it fails."""
+        try:
+            return recorded(self.model, x, self.real)
+        except Exception:
+            return None
+
+    @torch.no_grad()
+    def programs(
+        self, graph: Graph | None, reaches: Mapping[str, Reach], starts: list[Sites]
+    ) -> dict[str, Program | str]:
+        """By site, its terms from a recorded pass; or why passes of the whole model are needed.
+
+        A program is taken where it gives what the model gives, from all the starts at once.
+        """
+        if graph is None:
+            return dict.fromkeys(reaches, "a pass of the model could not be recorded")
+        replay = Replay(graph)
+        wanted = [self.model.at(x, self.real).terms for x in starts]
+        rows = stacked(starts)
+        found: dict[str, Program | str] = {}
+        doubts: dict[str, str | None] = {}
+        for site, reach in reaches.items():
+            for name in reach.terms - doubts.keys():
+                doubts[name] = doubt(replay, name, rows, [terms[name] for terms in wanted])
+            doubtful = next((doubts[n] for n in sorted(reach.terms) if doubts[n]), None)
+            terms = {name: graph.terms[name] for name in reach.terms}
+            found[site] = doubtful or replay.program(terms)
         return found
 
-    def dependences(
-        self, passes: list[dict[str, Message]]
-    ) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
-        """By sample site those that its term depends on; and the sites whose support moves."""
+    def find_moving(self, passes: list[dict[str, Message]]) -> frozenset[str]:
+        """The sites whose support depends on others.
+
+        All the terms that the value of a real one enters depend on these others too, since the
+        value is made of unconstrained numbers and the support.
+        """
         seen = frozenset(
             name
             for name in self.nodes
             if any(differ(self.nodes[name]["fn"], nodes[name]["fn"]) for nodes in passes)
         )
+        # Sites that are to be summed out are given here like the others.
+        model = self.model._replace(plates=None, evaluator=None)
+        x = {name: self.free_value(name, msg) for name, msg in passes[0].items() if is_latent(msg)}
         try:
-            sources, moving = provenance(self.model)
+            graph = recorded(model, x, self.real)
         except Exception:
-            everything = frozenset(self.sites)
-            return dict.fromkeys(self.nodes, everything), self.real | seen
-        return sources, moving | seen
+            return self.real | seen
+        found = {name for name, parts in graph.supports.items() if graph.sites_of(parts) - {name}}
+        return found | seen
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -404,6 +462,33 @@ class ModelEnergy(SweepEnergy):
             UnbatchedModelWarning,
             stacklevel=3,
         )
+
+
+def doubt(replay: Replay, name: str, rows: Sites, wanted: list[Tensor]) -> str | None:
+    """Why a term is not taken from a recorded pass; None where it is.
+
+    Args:
+        replay: The pass.
+        name: The term.
+        rows: Values of all latent sites, several times.
+        wanted: The term at these values, from the model itself.
+    """
+    term = replay.graph.terms[name]
+    if not isinstance(term, int):
+        return f"nothing is recorded of {name!r}"
+    try:
+        program = replay.program({name: term})
+        found = program({site: rows[site] for site in program.sites})[name]
+    except Unrepeatable as error:
+        return f"{name!r} cannot be computed again: {error}"
+    except RuntimeError as error:  # an operation that does not take rows
+        return f"{name!r} cannot be computed again: {str(error).splitlines()[0]}"
+    expected = torch.stack(wanted)
+    if found.shape != expected.shape:
+        return f"{name!r} has another shape when it is computed again"
+    tolerance = 1e-4 if torch.finfo(expected.dtype).eps > 1e-10 else 1e-9
+    same = torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return None if same else f"{name!r} is another number when it is computed again"
 
 
 def require_same_sites(first: dict[str, Message], passes: list[dict[str, Message]]) -> None:
