@@ -69,6 +69,7 @@ from .kernels import (
     Tuning,
     UnitMass,
     Wolff,
+    WrongDependenceError,
     advance,
     choose_kernel,
     resume,
@@ -210,6 +211,7 @@ __all__ = [
     "advance",
     "Chains",
     "NonFiniteEnergyError",
+    "WrongDependenceError",
     # numbers from arrays
     "FrozenUnits",
     "frozen_units",

@@ -2,6 +2,8 @@
 
 from .base import (
     BlockEnergy,
+    CheckedEnergy,
+    CompositeEnergy,
     Energy,
     GradientEnergy,
     SweepEnergy,
@@ -36,6 +38,8 @@ __all__ = [
     "BoltzmannMachine",
     "CallableEnergy",
     "Change",
+    "CheckedEnergy",
+    "CompositeEnergy",
     "DistributionEnergy",
     "Energy",
     "FactorGraph",

@@ -12,6 +12,7 @@ from pyro_ebm.energies import Energy, ModelEnergy
 from pyro_ebm.energies.pyro_models.first_pass import InitStrategy
 from pyro_ebm.kernels import Kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup
+from pyro_ebm.kernels.watch import EVERY, Watch
 from pyro_ebm.sites import Sites
 
 from .tally import Tally
@@ -78,6 +79,7 @@ class EnergyKernel(MCMCKernel):
                 all draws back by the first one's.
         """
         self.energy = self.energy_of(*args, **kwargs)
+        self.watch = Watch(self.energy, seed=0)
         self.warmup_steps = warmup_steps
         self.moving = in_warmup(self.kernel, warmup_steps)
         if isinstance(self.energy, ModelEnergy):
@@ -103,7 +105,11 @@ class EnergyKernel(MCMCKernel):
         self.first = params
 
     def sample(self, params: Sites) -> Sites:
-        """The values after one step."""
+        """The values after one step.
+
+        Raises:
+            WrongDependenceError: If a conditional law turns out not to be that of the energy.
+        """
         x = {name: value.detach().to(self.energy.dtype)[None] for name, value in params.items()}
         if self.state is None:
             self.state = self.moving.init(self.energy, self.energy.accept(x))
@@ -115,6 +121,8 @@ class EnergyKernel(MCMCKernel):
         self.tally.add({"": report}, self.warmup_steps)
         if self.tally.steps == self.warmup_steps:
             self.moving, self.state = after_warmup(self.moving, self.state)
+        if self.tally.steps % EVERY == 1:
+            self.watch.look(self.state.x)
         self.last = {name: value[0] for name, value in self.state.x.items()}
         return dict(self.last)
 

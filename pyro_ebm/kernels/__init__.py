@@ -17,6 +17,7 @@ from .discrete.random_blocks import RandomBlocks
 from .metropolis_hastings import MetropolisHastings
 from .run import resume, run
 from .warmup import warmup
+from .watch import WrongDependenceError
 
 __all__ = [
     "HMC",
@@ -45,6 +46,7 @@ __all__ = [
     "Tuning",
     "UnitMass",
     "Wolff",
+    "WrongDependenceError",
     "advance",
     "choose_kernel",
     "resume",

@@ -18,6 +18,7 @@ from pyro_ebm.sites import Site, Sites, boolean, describe, spin
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 from .start import finite_start, given_start, require_finite_start
+from .watch import EVERY, Watch, WrongDependenceError
 
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
 
@@ -51,6 +52,8 @@ def run(
         TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
             if the energy of the start is not finite.
         NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
+        WrongDependenceError: If a conditional law turns out not to be that of the energy; it
+            carries the draws so far.
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
@@ -108,7 +111,7 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
 
     Raises:
         ValueError: If `draws` is not positive, or the energy is not of the chains' sites.
-        NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
+        NonFiniteEnergyError, WrongDependenceError: As `run`; with all the draws so far.
     """
     require_same_sites(chains, energy)
     Schedule(draws=draws)  # refuses what is no number of draws
@@ -117,8 +120,9 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
     with forked(chains.generators, energy.device):
         try:
             more = go_on(replace(chains, state=state), energy, left, draws)
-        except NonFiniteEnergyError as error:
-            raise NonFiniteEnergyError(str(error), joined(chains, error.chains)) from None
+        except (NonFiniteEnergyError, WrongDependenceError) as error:
+            whole = joined(chains, error.chains) if error.chains else chains
+            raise type(error)(str(error), whole) from None
     return joined(chains, more)
 
 
@@ -147,9 +151,12 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
     thinning = schedule.thinning
     kept_warmup = warmup // thinning if schedule.keep == "everything" else 0
     records = Record(energy, count, kept_warmup), Record(energy, count, draws)
-    begin, interrupted, problem, done = time.perf_counter(), False, None, 0
+    begin, interrupted, done = time.perf_counter(), False, 0
+    problem: FloatingPointError | WrongDependenceError | None = None
+    watch = Watch(energy, int(start.attributes["seed"]))
     with tqdm(total=warmup + draws * thinning, disable=None, leave=False, unit="step") as bar:
         try:
+            watch.look(state.x)
             for steps, record in zip((warmup, draws * thinning), records, strict=True):
                 if record is records[1]:
                     kernel, state = after_warmup(kernel, state)
@@ -163,11 +170,14 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
                         require_finite(lp, state.x)
                         flips = count_flips(energy, before, state.x)
                         record.add(state.x, {"lp": lp, **flips, **info._asdict()})
+                        watch.look(state.x)
+                    elif step % EVERY == 0:
+                        watch.look(state.x)
                     if step % LOOK == 0 or step == steps:
                         require_still_finite(energy, state.x)
         except KeyboardInterrupt:
             interrupted = True
-        except FloatingPointError as error:
+        except (FloatingPointError, WrongDependenceError) as error:
             problem = error
     (warmup_draws, warmup_statistics), (draws_, statistics) = (r.kept() for r in records)
     chains = replace(
@@ -190,12 +200,22 @@ def go_on(start: Chains, energy: Energy, warmup: int, draws: int) -> Chains:
         generators=generator_state(energy.device),
     )
     if problem:
-        raise NonFiniteEnergyError(
-            f"{problem} after {records[1].filled} draws. The draws so far are in the exception's "
-            f"`chains`; check the parameters and the sites' values there.",
-            chains,
-        ) from problem
+        raise with_draws(problem, chains, records[1].filled) from problem
     return chains
+
+
+def with_draws(
+    problem: FloatingPointError | WrongDependenceError, chains: Chains, draws: int
+) -> NonFiniteEnergyError | WrongDependenceError:
+    """What stopped a run, with the draws so far."""
+    if isinstance(problem, WrongDependenceError):
+        kept = f"The {draws} draws so far are in the exception's `chains`; do not use them"
+        return WrongDependenceError(f"{problem}. {kept}.", chains)
+    return NonFiniteEnergyError(
+        f"{problem} after {draws} draws. The draws so far are in the exception's "
+        f"`chains`; check the parameters and the sites' values there.",
+        chains,
+    )
 
 
 @torch.no_grad()

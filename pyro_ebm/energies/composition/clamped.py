@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from pyro_ebm.energies.base import (
     Block,
     BlockEnergy,
+    CompositeEnergy,
     Energy,
     GradientEnergy,
     SweepEnergy,
@@ -169,7 +170,7 @@ def part_of(support: constraints.Constraint, elements: Tensor) -> constraints.Co
     return support
 
 
-class AbstractClamped(Energy):
+class AbstractClamped(CompositeEnergy):
     """An energy of the rest while some sites, or some of their elements, are held."""
 
     energy: Energy
@@ -186,6 +187,9 @@ class AbstractClamped(Energy):
     def complete(self, x: Sites | Tensor) -> Sites:
         """Values of all the sites of the whole, from those of the free ones."""
         return self.held.complete(self.accept(x, preferred=None))
+
+    def parts_at(self, x: Sites) -> list[tuple[Energy, Sites]]:
+        return [(self.energy, self.held.complete(x))]
 
 
 class AbstractGradientClamped(AbstractClamped, GradientEnergy):

@@ -1,5 +1,6 @@
 """The log joint of a Pyro model as an energy over its latent sites, many chains at once."""
 
+import copy
 import functools
 import math
 import warnings
@@ -10,11 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
-from pyro_ebm.energies.base import Block, SweepEnergy, only_block, sweep_blocks, times
+from pyro_ebm.energies.base import (
+    Block,
+    CheckedEnergy,
+    SweepEnergy,
+    only_block,
+    sweep_blocks,
+    times,
+)
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
+from .check import Changes, Choice, numbers_of, other_values, with_values
 from .dependence import Prober, Reach, differ, recorded
 from .discrete_site import DiscreteSite
 from .energy_site import EnergySite
@@ -22,6 +31,7 @@ from .first_pass import InitStrategy, first_pass, like, listed_values, random_pa
 from .log_joint import AtValues, Message, Model, ModelStructureError, is_latent
 from .recording import Graph
 from .replay import Program, Replay, Unrepeatable
+from .report import Dependence, Dependences
 
 SEED = 0  # of the passes on which a model is tried
 EXTREME = 4.0  # the spread of real sites, unconstrained, in passes far out
@@ -35,7 +45,7 @@ class UnbatchedModelWarning(UserWarning):
     """A model cannot be batched over chains: they are evaluated one after another."""
 
 
-class ModelEnergy(SweepEnergy):
+class ModelEnergy(SweepEnergy, CheckedEnergy):
     r"""A Pyro model's log joint as an energy over its latent sites.
 
     .. math:: E(u) = -\ln p(x(u), \text{data}) - \ln \left| \partial x / \partial u \right|
@@ -51,8 +61,9 @@ class ModelEnergy(SweepEnergy):
     A site that is an energy of its own (an `EnergyDistribution` that no other site enters) is swept
     as that energy is, if the rest of the model looks at its elements one by one. The elements of
     another discrete site are drawn given all the rest by trying each value in the terms that depend
-    on it; those of a plate at once where they are independent given the rest, otherwise one after
-    another.
+    on it; those of a plate at once where it is proved that they are independent given the rest,
+    otherwise one after another. `dependences` tells what is claimed of each site and why, and
+    `one_by_one` makes no claims. Runs compare what is claimed with the log joint.
 
     Args:
         model: A Pyro model: a callable, or a `PyroModule`. Its sites must be the same in every
@@ -255,6 +266,160 @@ class ModelEnergy(SweepEnergy):
             found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
         return {"weights": torch.stack(found)}
 
+    @property
+    def dependences(self) -> Dependences:
+        """By discrete site, which terms it enters, which elements are drawn at once, and why."""
+        return Dependences(
+            {
+                site: self.dependence(site, found)
+                for site, found in self.conditionals.items()
+                if found is not None
+            }
+        )
+
+    def dependence(self, site: str, found: DiscreteSite) -> Dependence:
+        """What is claimed of one discrete site."""
+        frames = self.nodes[site]["cond_indep_stack"]
+        plates = [f.name for f in frames if f.vectorized and f.dim in found.parallel]
+        if site in self.energy_sites:
+            way = "swept as its own energy in the field of the rest"
+        elif isinstance(found.program, str):
+            way = f"by passes of the whole model: {found.program}"
+        else:
+            way = "from these terms alone"
+        return Dependence(
+            tuple(sorted(found.terms)), tuple(plates), found.obstacles, len(found.blocks), way
+        )
+
+    def one_by_one(self) -> "ModelEnergy":
+        """The same energy without claims: every element is drawn alone, from the whole log joint.
+
+        It is the slow and certain way where a model misleads what is claimed of it.
+        """
+        made = copy.copy(self)
+        made.energy_sites = {}
+        made.conditionals = {
+            site: found and self.drawn_alone(site, found)
+            for site, found in self.conditionals.items()
+        }
+        return made
+
+    def drawn_alone(self, site: str, found: DiscreteSite) -> DiscreteSite:
+        """How a site is drawn where nothing is claimed."""
+        law, own, why = self.nodes[site]["fn"], self.sites[site], "asked for"
+        plates = [f.name for f in self.nodes[site]["cond_indep_stack"] if f.vectorized]
+        reach = Reach(frozenset(self.nodes), (), dict.fromkeys(plates, why))
+        return DiscreteSite.of(law, own, found.values, reach, why)
+
+    # --- what is claimed, against the log joint ------------------------------------------------
+
+    @torch.no_grad()
+    def contradiction(self, x: Sites, generator: torch.Generator) -> str | None:
+        if self.model.evaluator is not None:  # conditional laws are those of the log joint itself
+            return None
+        known = [site for site, found in self.conditionals.items() if found is not None]
+        if not known:
+            return None
+        site = known[int(torch.randint(len(known), (), generator=generator))]
+        rows = {name: value[:1] for name, value in self.as_rows(x)[1].items()}
+        state = generator.get_state()
+        found = self.contradiction_at(site, rows, generator)
+        if found is not None and not isinstance(self.discrete_site(site).program, str):
+            # The program may be out of date: tensors that the model reads may have changed.
+            self.renew()
+            generator.set_state(state)
+            found = self.contradiction_at(site, rows, generator)
+        return found
+
+    def contradiction_at(self, site: str, x: Sites, generator: torch.Generator) -> str | None:
+        """What is wrong with the claims of one site in a random move of it.
+
+        Args:
+            site: The site.
+            x: Values of one chain (1, *shape).
+            generator: Chooses the move.
+        """
+        found = self.discrete_site(site)
+        is_swept = site in self.energy_sites
+        block = found.blocks[int(torch.randint(len(found.blocks), (), generator=generator))]
+        if is_swept:
+            block = torch.arange(self.sites[site].shape.numel(), device=self.device)
+        old = numbers_of(found, x[site][0], block)
+        allowed = None if found.inside is None else found.inside[block]
+        choice = other_values(old, len(found.values), allowed, generator)
+        after = with_values(found, x[site][0], block, choice.new)
+        both = {name: torch.cat([value, value]) for name, value in x.items()}
+        both[site] = torch.stack([x[site][0], after])
+        terms = self.each(lambda own: self.model.at(self.native(own), self.real).terms, both)
+        if is_swept:
+            del terms[site]
+        changes = Changes.of(terms)
+        if is_swept:
+            claimed = choice.change(self.field_of_rest(site, x))
+        else:
+            claimed = choice.change(self.conditional(site, x, block).logits[0])
+        if not changes.is_known or math.isnan(claimed) or changes.agrees(claimed, self.dtype):
+            return None
+        wrong = [] if is_swept else self.wrong_terms(site, x, block, choice, changes)
+        return self.in_words(site, changes, claimed, wrong)
+
+    def wrong_terms(
+        self, site: str, x: Sites, block: Tensor, choice: Choice, changes: Changes
+    ) -> list[str]:
+        """The terms of which too much was claimed in a move of a block."""
+        found = self.discrete_site(site)
+        tried = found.tried(x[site], block)[:, 0]  # (states, *shape)
+        rows = {name: value.expand(len(tried), *value.shape[1:]) for name, value in x.items()}
+        terms = self.each(
+            lambda own: self.model.at(self.native(own), self.real, found.terms).terms,
+            {**rows, site: tried},
+        )
+        wrong = []
+        for name, entry in terms.items():
+            weights = found.total({name: entry}, rows=1).reshape(len(tried), -1).mT
+            weights = weights.expand(found.blocks[0].shape[0], -1)[found.places(block)]
+            own = changes._replace(by_term={name: changes.by_term[name]})
+            if not own.agrees(choice.change(weights), self.dtype):
+                wrong.append(name)
+        return wrong
+
+    def field_of_rest(self, site: str, x: Sites) -> Tensor:  # (elements, states)
+        """ln p of the rest of the model at each value of each element of a site."""
+        known = self.energy_sites[site]
+        found = self.each(functools.partial(self.weights_of_levels, site, known), x)["weights"][0]
+        return found.reshape(len(found), -1).mT
+
+    def in_words(self, site: str, changes: Changes, claimed: float, wrong: list[str]) -> str:
+        """What is wrong with the claims of one site."""
+        found = self.discrete_site(site)
+        left_out = [n for n, own in changes.by_term.items() if own and n not in found.terms]
+        if left_out:
+            what = f"the term of {left_out[0]!r} was taken not to depend on {site!r}, and it does"
+        else:
+            others = [name for name in changes.by_term if name in found.terms - {site}]
+            named = " or ".join(map(repr, wrong or others)) or repr(site)
+            what = f"the elements of {site!r} depend on each other through the term of {named}"
+        return (
+            f"Gibbs on {site!r} is wrong: {what}. In a move of it the log joint changes by "
+            f"{changes.total():.6g} and the terms as they were claimed by {claimed:.6g}. Use "
+            f"ModelEnergy(model, ...).one_by_one(), which draws every element from the whole log "
+            f"joint"
+        )
+
+    def renew(self) -> None:
+        """Records the model anew; nothing more is claimed than before."""
+        old, swept = self.conditionals, self.energy_sites
+        with forked(SEED, self.device):
+            starts = [self.values_in(random_pass(self.model)) for _ in range(STARTS)]
+            self.energy_sites = {}
+            new = self.find_conditionals(starts)
+        self.energy_sites = {n: own for n, own in self.energy_sites.items() if n in swept}
+        # What is not computed from a record stays as it is.
+        self.conditionals = {
+            site: known if known is None or isinstance(known.program, str) else new[site]
+            for site, known in old.items()
+        }
+
     def discrete_site(self, site: str) -> DiscreteSite:
         """How a discrete site is drawn.
 
@@ -362,8 +527,8 @@ class ModelEnergy(SweepEnergy):
             graph = recorded(model, x, self.real)
         except Exception:
             return self.real | seen
-        found = {name for name, parts in graph.supports.items() if graph.sites_of(parts) - {name}}
-        return found | seen
+        found = [name for name, parts in graph.supports.items() if graph.sites_of(parts) - {name}]
+        return seen.union(found)
 
     # --- passes ----------------------------------------------------------------------------------
 
