@@ -27,7 +27,7 @@ from pyro_ebm.energies import (
     UnbatchedModelWarning,
     clamp,
 )
-from pyro_ebm.energies.pyro_models import dependence
+from pyro_ebm.energies.pyro_models import model as model_file
 from pyro_ebm.energies.pyro_models.dependence import Prober, Reach
 from pyro_ebm.kernels import Cycle, Gibbs, RandomWalk, Schedule, resume, run, watch
 from pyro_ebm.kernels.watch import Watch
@@ -531,8 +531,7 @@ def test_a_model_that_cannot_be_recorded_is_drawn_by_passes(
     def fails(*_: object) -> None:
         raise RuntimeError("no record")
 
-    monkeypatch.setattr(ModelEnergy, "record", lambda *_: None)
-    monkeypatch.setattr(dependence, "recorded", fails)
+    monkeypatch.setattr(model_file, "recorded", fails)
     energy = energy_of(elementwise)
     assert len(energy.blocks("z")) == 3
     assert energy.dependences["z"].obstacles == {"n": "a pass of the model could not be recorded"}

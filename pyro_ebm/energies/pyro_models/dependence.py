@@ -119,6 +119,7 @@ class Prober:
     ) -> None:
         self.model, self.real, self.nodes, self.starts = model, real, nodes, starts
         self.each, self.graph = each, graph
+        self.said = {} if graph is None else graph.dependences()
 
     def reaches(self, values: Mapping[str, Tensor]) -> dict[str, Reach]:
         """Where sites are felt.
@@ -141,8 +142,7 @@ class Prober:
         if self.graph is None:
             terms, why = frozenset(self.nodes), "a pass of the model could not be recorded"
             return Reach(terms, (), dict.fromkeys(self.plates_of(site), why))
-        said = self.graph.dependences()
-        terms = seen | {name for name, upstream in said.items() if site in upstream} | {site}
+        terms = seen | {name for name, upstream in self.said.items() if site in upstream} | {site}
         parallel, obstacles = [], {}
         for plate, dim in self.plates_of(site).items():
             obstacle = self.obstacle(site, terms, dim)

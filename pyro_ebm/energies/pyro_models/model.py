@@ -93,7 +93,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             self.like = like(first)
             passes = [random_pass(self.model) for _ in range(STARTS)]
             require_same_sites(self.nodes, passes)
-            moving = self.find_moving(passes)
+            moving, graph = self.find_moving(passes)
             self.moving = moving & self.sites.keys()
             self.model = self.model._replace(guarded=moving - self.real)
             # The values of the first pass do not bound those of another.
@@ -103,7 +103,9 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
             self.energy_sites: dict[str, EnergySite] = {}
-            self.conditionals = self.find_conditionals(starts)
+            # A site that is guarded has another term than was recorded.
+            graph = None if self.model.guarded else graph
+            self.conditionals = self.find_conditionals(starts, graph)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -441,8 +443,15 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             )
         return found
 
-    def find_conditionals(self, starts: list[Sites]) -> dict[str, DiscreteSite | None]:
-        """By discrete site, how it is drawn; None where it cannot be."""
+    def find_conditionals(
+        self, starts: list[Sites], graph: Graph | None = None
+    ) -> dict[str, DiscreteSite | None]:
+        """By discrete site, how it is drawn; None where it cannot be.
+
+        Args:
+            starts: Values of all the sites, several times.
+            graph: A recorded pass; a new one is recorded if left out.
+        """
         values = {
             site: found.to(self.like)
             for site in self.discrete
@@ -456,7 +465,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             programs: dict[str, Program | str] = dict.fromkeys(values, "sites are summed out")
         else:
             starts = [self.native(x) for x in [*starts, *map(self.extreme, starts)]]
-            graph = self.record(starts[0])
+            graph = graph or self.record(starts[0])
             prober = Prober(self.model, self.real, self.nodes, starts, self.each, graph)
             reaches = prober.reaches(values)
             programs = self.programs(graph, reaches, starts)
@@ -509,8 +518,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             found[site] = doubtful or replay.program(terms)
         return found
 
-    def find_moving(self, passes: list[dict[str, Message]]) -> frozenset[str]:
-        """The sites whose support depends on others.
+    def find_moving(self, passes: list[dict[str, Message]]) -> tuple[frozenset[str], Graph | None]:
+        """The sites whose support depends on others, and the record of a pass that says so.
 
         All the terms that the value of a real one enters depend on these others too, since the
         value is made of unconstrained numbers and the support.
@@ -522,13 +531,15 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         )
         # Sites that are to be summed out are given here like the others.
         model = self.model._replace(plates=None, evaluator=None)
-        x = {name: self.free_value(name, msg) for name, msg in passes[0].items() if is_latent(msg)}
+        latent = {name: msg for name, msg in passes[0].items() if is_latent(msg)}
+        x = {name: self.free_value(name, msg) for name, msg in latent.items()}
+        x |= {name: value.to(self.like) for name, value in x.items() if name in self.real}
         try:
             graph = recorded(model, x, self.real)
         except Exception:
-            return self.real | seen
+            return self.real | seen, None
         found = [name for name, parts in graph.supports.items() if graph.sites_of(parts) - {name}]
-        return seen.union(found)
+        return seen.union(found), graph
 
     # --- passes ----------------------------------------------------------------------------------
 

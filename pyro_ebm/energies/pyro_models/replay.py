@@ -223,7 +223,7 @@ def names_dims(graph: Graph, step: Step, rows: set[int], more: int = 0) -> Call 
         return None
     rank = len(graph.shapes[parts[0].number])
     named = {known.name for known in parameters(step.function)}
-    if rank == 0 or not named & {"dim", "dims"}:
+    if rank + more == 0 or not named & {"dim", "dims"}:
         return full_sum(step, rank)
     dims = [dim - rank - more for dim in dims_of(step, rank + more)]
     name = "dim" if "dim" in named else "dims"
@@ -270,15 +270,22 @@ def permuted(graph: Graph, step: Step, rows: set[int]) -> Call | None:
 
 
 def indexed(graph: Graph, step: Step, rows: set[int]) -> Call | None:
-    """A table without rows, in places that have them."""
+    """A table in places that have rows, or a table with rows of its own."""
     table, indices = step.args
-    if isinstance(table, Ref) and table.number in rows:
-        return None
     if any(index is None for index in indices):
         return None
     shapes = [graph.shapes[i.number] if isinstance(i, Ref) else i.shape for i in indices]
     rank = max(map(len, shapes))
     places = [padded(graph, index, rank, rows) for index in indices]
+    if isinstance(table, Ref) and table.number in rows:
+        ones = [1] * rank
+
+        def of_rows(own: Tensor, own_places: list[Tensor]) -> Tensor:
+            row = torch.arange(len(own), device=own.device).reshape(-1, *ones)
+            found: Tensor = torch.ops.aten.index.Tensor(own, [row, *own_places])
+            return found
+
+        return Call(of_rows, [table, places], {})
     return Call(torch.ops.aten.index.Tensor, [table, places], {})
 
 
