@@ -2,7 +2,7 @@
 
 Prints milliseconds of processor time of a sweep, and seconds to build the energy: a hidden chain
 with one site for each step, with known laws and with latent means; and 600 alive-or-dead flags of a
-capture-recapture model, as sites in a plate of 100 animals, and as one vector that is absorbed along
+capture-recapture model, as sites in a plate of 100 animals, and as one vector that is absorbed in
 time.
 """
 
