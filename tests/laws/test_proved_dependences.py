@@ -57,8 +57,10 @@ def far() -> Tensor:
 
 
 def threshold() -> None:
-    s, z = far(), bits()
-    see(z + torch.relu(s - 3) * z.roll(1))
+    s = far()
+    with pyro.plate("n", 3):
+        z = pyro.sample("z", dist.Bernoulli(real(0.4)))
+        pyro.sample("y", dist.Normal(z + torch.relu(s - 3) * z.roll(1), 0.8), obs=SEEN)
 
 
 def in_place() -> None:
@@ -77,8 +79,8 @@ def energy_site() -> None:
 
 
 def conjunction() -> None:
-    z = bits(0.9, 8)
-    with pyro.plate("m", 8):
+    with pyro.plate("n", 8):
+        z = pyro.sample("z", dist.Bernoulli(real(0.9)))
         pyro.sample("y", dist.Normal(z + z.prod(-1, keepdim=True), 0.8), obs=torch.ones(8).double())
 
 
