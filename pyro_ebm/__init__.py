@@ -72,6 +72,7 @@ from .kernels import (
     Tuning,
     UnitMass,
     Wolff,
+    WrongDependenceError,
     advance,
     choose_kernel,
     resume,
@@ -218,6 +219,7 @@ __all__ = [
     "advance",
     "Chains",
     "NonFiniteEnergyError",
+    "WrongDependenceError",
     # numbers from arrays
     "FrozenUnits",
     "frozen_units",

@@ -2,6 +2,8 @@
 
 from .base import (
     BlockEnergy,
+    CheckedEnergy,
+    CompositeEnergy,
     Energy,
     GradientEnergy,
     SweepEnergy,
@@ -38,6 +40,8 @@ __all__ = [
     "BoltzmannMachine",
     "CallableEnergy",
     "Change",
+    "CheckedEnergy",
+    "CompositeEnergy",
     "CouplingWarning",
     "DistributionEnergy",
     "Energy",

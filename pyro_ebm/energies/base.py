@@ -237,6 +237,27 @@ class SweepEnergy(BlockEnergy):
         """
 
 
+class CheckedEnergy(Energy):
+    """An energy whose conditional laws rest on what is claimed of a program: runs check it."""
+
+    @abstractmethod
+    def contradiction(self, x: Sites, generator: torch.Generator) -> str | None:
+        """What is wrong with a conditional law, where E changes otherwise than it says; else None.
+
+        Args:
+            x: Values of all the sites, of one chain at least (*batch, *site.shape).
+            generator: Chooses what is looked at; no other generator is touched.
+        """
+
+
+class CompositeEnergy(Energy):
+    """An energy made of others."""
+
+    @abstractmethod
+    def parts_at(self, x: Sites) -> list[tuple[Energy, Sites]]:
+        """The others, each with its values where this one has the values x."""
+
+
 def times(weight: Tensor, value: Tensor) -> Tensor:
     """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
     forbidden = value.isinf()

@@ -15,6 +15,7 @@ from pyro_ebm.kernels import Kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup, unmoved_sites
 from pyro_ebm.kernels.chains import brief
 from pyro_ebm.kernels.choice import Part, parts_of
+from pyro_ebm.kernels.watch import EVERY, Watch
 from pyro_ebm.sites import Sites
 
 from .tally import Tally
@@ -88,6 +89,7 @@ class EnergyKernel(MCMCKernel):
                 all draws back by the first one's.
         """
         self.energy = self.energy_of(*args, **kwargs)
+        self.watch = Watch(self.energy, seed=0)
         self.warmup_steps = warmup_steps
         self.moving = in_warmup(self.kernel, warmup_steps)
         if isinstance(self.energy, ModelEnergy):
@@ -113,7 +115,11 @@ class EnergyKernel(MCMCKernel):
         self.first = params
 
     def sample(self, params: Sites) -> Sites:
-        """The values after one step."""
+        """The values after one step.
+
+        Raises:
+            WrongDependenceError: If a conditional law turns out not to be that of the energy.
+        """
         x = {name: value.detach().to(self.energy.dtype)[None] for name, value in params.items()}
         moving, state = self.moving, self.state
         if state is None:
@@ -129,6 +135,8 @@ class EnergyKernel(MCMCKernel):
         # All at once, so that an exception leaves a whole step.
         self.moving, self.state, self.last = moving, state, last
         self.tally.add({"": report}, self.warmup_steps)
+        if self.tally.steps % EVERY == 1:
+            self.watch.look(state.x)
         return dict(last)
 
     def logging(self) -> "OrderedDict[str, str]":

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_ebm.energies import ModelEnergy
 from pyro_ebm.kernels import Kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup
+from pyro_ebm.kernels.watch import EVERY, Watch
 from pyro_ebm.sites import Sites
 
 from .tally import Report
@@ -45,6 +46,7 @@ class OurMover(Mover):
     def __init__(self, kernel: Kernel, energy: ModelEnergy, warmup_steps: int) -> None:
         self.kernel, self.energy = in_warmup(kernel, warmup_steps), energy
         self.warmup_steps, self.steps = warmup_steps, 0
+        self.watch = Watch(energy, seed=0)
         self.state: Any = None
 
     @torch.no_grad()
@@ -54,6 +56,8 @@ class OurMover(Mover):
         elif any(self.state.x[name] is not value for name, value in x.items()):
             self.state = self.kernel.refresh(self.energy, self.state, x)
         self.state, info = self.kernel.step(self.energy, self.state)
+        if self.steps % EVERY == 0:
+            self.watch.look(self.state.x)
         self.steps += 1
         if self.steps == self.warmup_steps:
             self.kernel, self.state = after_warmup(self.kernel, self.state)

@@ -20,6 +20,7 @@ from .metropolis_hastings import MetropolisHastings
 from .pinned import ForbiddenStatesWarning
 from .run import resume, run
 from .warmup import warmup
+from .watch import WrongDependenceError
 
 __all__ = [
     "HMC",
@@ -52,6 +53,7 @@ __all__ = [
     "Tuning",
     "UnitMass",
     "Wolff",
+    "WrongDependenceError",
     "advance",
     "choose_kernel",
     "resume",

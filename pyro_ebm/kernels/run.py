@@ -22,6 +22,7 @@ from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmo
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 from .pinned import ForbiddenStatesWarning, Pinned, pinned_units, warning_of
 from .start import finite_start, given_start, require_finite_start
+from .watch import EVERY, Watch, WrongDependenceError
 
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
 
@@ -61,6 +62,8 @@ def run(
         TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
             if the energy of the start is not finite.
         NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
+        WrongDependenceError: If a conditional law turns out not to be that of the energy; it
+            carries the draws so far.
 
     Warns:
         UserWarning: If the kernel leaves sites where they start.
@@ -145,7 +148,7 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
 
     Raises:
         ValueError: If `draws` is not positive, or the energy is not of the chains' sites.
-        NonFiniteEnergyError: If an energy becomes NaN; it carries all the draws so far.
+        NonFiniteEnergyError, WrongDependenceError: As `run`; with all the draws so far.
     """
     require_same_sites(chains, energy)
     draws = Schedule(draws=draws).draws  # refuses what is no number of draws
@@ -234,6 +237,7 @@ class Course:
         self.draws = Record(energy, count, draws)
         self.whole = Whole(start.kernel, start.state, start.generators, done, (0, 0))
         self.looked = self.whole  # where the energy was last computed anew
+        self.watch = Watch(energy, int(start.attributes["seed"]))
         self.interrupted, self.begun = False, time.perf_counter()
 
     def go(self, look: Callable[[], None]) -> None:
@@ -245,6 +249,7 @@ class Course:
         schedule = self.start.schedule
         done, steps = self.whole.warmup, self.draws.room * schedule.thinning
         total = schedule.warmup - done + steps
+        self.watch.look(self.whole.state.x)
         with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
 
             def between() -> None:
@@ -277,6 +282,8 @@ class Course:
                     step if warming else self.whole.warmup,
                     (self.warmup.filled, self.draws.filled),
                 )
+            if (due and not warming) or step % EVERY == 0:
+                self.watch.look(state.x)
             if step % LOOK == 0 or step == steps[-1]:
                 self.look_anew(state.x)
             between()
@@ -340,8 +347,25 @@ class Course:
                 f"the exception's `chains`; check the parameters and the sites' values there.",
                 chains,
             ) from error
+        if isinstance(error, WrongDependenceError):
+            kept = f"The {chains.statistics['lp'].shape[1]} draws so far are in the exception's"
+            raise WrongDependenceError(f"{error}. {kept} `chains`; do not use them.", chains)
         carry(error, chains=chains)
         raise error
+
+
+def with_draws(
+    problem: FloatingPointError | WrongDependenceError, chains: Chains, draws: int
+) -> NonFiniteEnergyError | WrongDependenceError:
+    """What stopped a run, with the draws so far."""
+    if isinstance(problem, WrongDependenceError):
+        kept = f"The {draws} draws so far are in the exception's `chains`; do not use them"
+        return WrongDependenceError(f"{problem}. {kept}.", chains)
+    return NonFiniteEnergyError(
+        f"{problem} after {draws} draws. The draws so far are in the exception's "
+        f"`chains`; check the parameters and the sites' values there.",
+        chains,
+    )
 
 
 @torch.no_grad()

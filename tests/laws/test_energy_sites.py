@@ -530,14 +530,6 @@ PLANTED: dict[str, tuple[Any, str, Any, list[str]]] = {
         hidden_at_their_means,
         ["rbm", "rbm of spins", "rbm with hidden labels", "semi-restricted"],
     ),
-    "separable anyway": (
-        Prober,
-        "is_separable",
-        always,
-        ["a ring", "one pair", "a rare pair", "a chain of labels"],
-    ),
-    "probes from the prior": (Prober, "tried", from_the_prior, ["one pair", "one pair in a plate"]),
-    "fixed anyway": (Prober, "is_fixed", always, ["strength in place"]),
     "hidden units free anyway": (dependence, "is_swept", always, ["coupled hidden units"]),
 }
 CHECKS = [(fault, name) for fault, (*_, rows) in PLANTED.items() for name in rows]
@@ -550,8 +542,45 @@ def test_a_planted_fault_is_found(fault: str, name: str, monkeypatch: pytest.Mon
     assert violation(ROWS[name]).stationary > 1e-4
 
 
+def unproved(*_: object) -> frozenset[str]:
+    """No source is known."""
+    return frozenset()
+
+
+# What the record of a pass says, and what probes say: each alone is enough, and one is needed.
+PROOFS = {"is_apart": always, "obstacle": lambda *_: None, "sources": unproved}
+PROBES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "separable anyway": (
+        {"is_separable": always},
+        ["a ring", "one pair", "a rare pair", "a chain of labels"],
+    ),
+    "probes from the prior": ({"tried": from_the_prior}, ["one pair", "one pair in a plate"]),
+    "fixed anyway": ({"is_fixed": always}, ["strength in place"]),
+}
+WITNESSES = [(fault, name) for fault, (_, rows) in PROBES.items() for name in rows]
+
+
+@pytest.mark.parametrize(("fault", "name"), WITNESSES)
+def test_without_both_witnesses_a_sweep_is_wrong(
+    fault: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for attribute, planted in (PROOFS | PROBES[fault][0]).items():
+        monkeypatch.setattr(Prober, attribute, planted)
+    assert violation(ROWS[name]).stationary > 1e-4
+
+
+@pytest.mark.parametrize(("fault", "name"), WITNESSES)
+def test_the_record_of_a_pass_is_enough(
+    fault: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for attribute, planted in PROBES[fault][0].items():
+        monkeypatch.setattr(Prober, attribute, planted)
+    assert violation(ROWS[name]).found() == set()
+
+
 @pytest.mark.parametrize("name", ["a sum", "a full covariance"])
 def test_terms_with_other_elements_are_no_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Prober, "is_apart", always)
     monkeypatch.setattr(Prober, "is_separable", always)
     with pytest.raises(ValueError, match="'y' has entries"):
         violation(ROWS[name])

@@ -15,6 +15,7 @@ from scipy import stats
 from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.pyro_models import dependence
+from pyro_ebm.energies.pyro_models.recording import Graph
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, Kernel, Schedule, advance, run
 from pyro_ebm.sites import Sites
 from tests.support.discrete import block_error, error, states
@@ -101,38 +102,56 @@ def own_term_only(prober: dependence.Prober, site: str, *_: object) -> dependenc
     return right._replace(terms=frozenset({site}))
 
 
-def without_probes(prober: dependence.Prober, *_: object) -> bool:
-    """What provenance says of a plate is believed."""
+def proved_anyway(*_: object) -> None:
+    """No operation mixes elements."""
+
+
+def without_probes(*_: object) -> bool:
+    """No probe objects."""
     return True
 
 
 right_reach = dependence.Prober.reach
-PLANTED = [
-    ("reach", parallel_anyway, "sum over a plate", "bit"),
-    ("reach", parallel_anyway, "ring in a plate", "bit"),
-    ("is_local", without_probes, "ring in a plate", "bit"),
-    ("reach", own_term_only, "nested plates", "group"),
-    ("reach", own_term_only, "two that depend", "first"),
-    ("reach", own_term_only, "in place", "bit"),
+ANYWAY = {"obstacle": proved_anyway, "is_local": without_probes}
+PLANTED: list[tuple[dict[str, object], str, str]] = [
+    ({"reach": parallel_anyway}, "sum over a plate", "bit"),
+    ({"reach": parallel_anyway}, "ring in a plate", "bit"),
+    (ANYWAY, "ring in a plate", "bit"),
+    ({"reach": own_term_only}, "nested plates", "group"),
+    ({"reach": own_term_only}, "two that depend", "first"),
+    ({"reach": own_term_only}, "in place", "bit"),
 ]
 
 
-@pytest.mark.parametrize(("what", "fault", "name", "site"), PLANTED)
+@pytest.mark.parametrize(("faults", "name", "site"), PLANTED)
 def test_a_fault_in_the_dependences_is_found(
-    what: str, fault: object, name: str, site: str, monkeypatch: pytest.MonkeyPatch
+    faults: dict[str, object], name: str, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dependence.Prober, what, fault)
+    for what, fault in faults.items():
+        monkeypatch.setattr(dependence.Prober, what, fault)
     energy = energy_of(CASES[name])
     x = {n: v[0] for n, v in energy.initial(1).items()}
     found = states(CASES[name], energy, (site,), x)
     assert error(energy, found) > 1e-4
 
 
-def test_assignments_in_place_are_seen_by_probes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = energy_of(CASES["in place"]).discrete_site("bit").terms
-    assert right == {"bit", "seen"}
-    monkeypatch.setattr(dependence.Prober, "moved", lambda *_: ({}, set()))
-    assert energy_of(CASES["in place"]).discrete_site("bit").terms == {"bit"}
+@pytest.mark.parametrize("witness", ["the record", "probes"])
+def test_assignments_in_place_are_seen_by_each_witness(
+    witness: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if witness == "the record":
+        monkeypatch.setattr(
+            dependence.Prober, "moved", lambda _, values: dict.fromkeys(values, frozenset())
+        )
+    else:
+        monkeypatch.setattr(Graph, "dependences", lambda _: {})
+    assert energy_of(CASES["in place"]).discrete_site("bit").terms == {"bit", "seen"}
+
+
+@pytest.mark.parametrize("witness", ["obstacle", "is_local"])
+def test_a_ring_is_seen_by_each_witness(witness: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dependence.Prober, witness, ANYWAY[witness])
+    assert len(energy_of(CASES["ring in a plate"]).blocks("bit")) == 4
 
 
 # --- the law on listed values --------------------------------------------------------------------

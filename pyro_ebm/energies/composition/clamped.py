@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyro_ebm.energies.base import (
     Block,
     BlockEnergy,
+    CompositeEnergy,
     Energy,
     GradientEnergy,
     SweepEnergy,
@@ -173,7 +174,7 @@ class Held(nn.Module):
         return found
 
 
-class AbstractClamped(Energy):
+class AbstractClamped(CompositeEnergy):
     """An energy of the rest while some sites, or some of their elements, are held."""
 
     energy: Energy
@@ -190,6 +191,9 @@ class AbstractClamped(Energy):
     def complete(self, x: Sites | Tensor) -> Sites:
         """Values of all the sites of the whole, from those of the free ones."""
         return self.held.complete(self.accept(x, preferred=None))
+
+    def parts_at(self, x: Sites) -> list[tuple[Energy, Sites]]:
+        return [(self.energy, self.held.complete(x))]
 
 
 class AbstractGradientClamped(AbstractClamped, GradientEnergy):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyro_ebm.energies.base import (
     Block,
     BlockEnergy,
+    CompositeEnergy,
     Energy,
     GradientEnergy,
     SweepEnergy,
@@ -259,7 +260,7 @@ def union_of_sites(energies: Sequence[Energy]) -> dict[str, Site]:
     return sites
 
 
-class AbstractCombination(Energy):
+class AbstractCombination(CompositeEnergy):
     """An energy that is a weighted sum of others."""
 
     parts: Parts
@@ -280,6 +281,10 @@ class AbstractCombination(Energy):
     def weighted(self) -> list[tuple[Tensor, Energy]]:
         """The weights and the energies."""
         return self.parts.weighted()
+
+    def parts_at(self, x: Sites) -> list[tuple[Energy, Sites]]:
+        energies = [energy for _, energy in self.weighted()]
+        return [(energy, {site: x[site] for site in energy.sites}) for energy in energies]
 
 
 class AbstractSum(AbstractCombination, GradientEnergy):

@@ -1,36 +1,33 @@
 """What depends on what in a Pyro model: which terms a discrete site enters, and element by element.
 
-Two witnesses are heard. Provenance, which follows tensors through a pass, says on which sites a
-term depends; it is lost in assignments in place, and it knows whole tensors only, so that a plate
-whose elements look at their neighbours escapes it. Probes, passes in which some elements were
-changed, say which entries of which terms moved. Elements of a plate are independent given the rest
-where every term that depends on the site has an entry for each element of the plate, and no probe
-moves the entry of an element that was left as it is. Probes start from values at random: one
-element may be seen through another in some states only.
+Elements of a plate are drawn at once only where it is proved that they are independent given the
+rest: the operations of a recorded pass lead from the elements of the site to the entries of each
+term without mixing them (`elementwise.py`). Probes are a second witness, who can only object:
+passes in which some elements were changed, from values at random and from extreme values of the
+real sites. A third is heard while chains run (`ModelEnergy.contradiction`).
 """
 
-import math
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.infer.inspect import TrackProvenance
-from pyro.ops.provenance import get_provenance
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies.base import Block
-from pyro_ebm.sites import Site, Sites, bounded
+from pyro_ebm.sites import Sites, bounded, trusting
 
+from .elementwise import Mixing, Proof
 from .energy_site import EnergySite, energy_of, is_swept, levels_of_elements
-from .first_pass import element_support, random_pass
-from .log_joint import Message, Model, is_deterministic, term
+from .first_pass import element_support
+from .log_joint import AtValues, Message, Model, entries
+from .recording import Graph, Recorder
 
 TRIES = 4  # values at random on which each half of the elements is tried, at each start
 ROWS = 64  # in all, where the halves are few
+ROUNDING = 256  # units in the last place by which entries may differ that are the same
 NUMBERS = 2**22  # values of a site that are tried in one pass, about
 
 
@@ -41,37 +38,47 @@ class Reach(NamedTuple):
         terms: The sites whose terms depend on it, its own among them.
         parallel: The plates along which its elements are independent given the rest, as the
             dimensions (negative, of a batch shape) in increasing order.
+        obstacles: By each other plate, why they are not, or not known to be.
     """
 
     terms: frozenset[str]
     parallel: tuple[int, ...]
+    obstacles: Mapping[str, str]
 
 
-def provenance(model: Model) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
-    """By sample site, the sites that its term is computed from; and the sites whose support moves.
+def recorded(model: Model, values: Sites, real: frozenset[str]) -> Graph:
+    """A pass of a model at given values, operation by operation.
 
-    Where the support of a real site depends on others, so do all the terms that its value enters,
-    since the value is made of unconstrained numbers and the support.
+    Args:
+        model: The model; sites that it sums out are given too.
+        values: Of all the latent sites, in the model's dtypes.
+        real: The sites given unconstrained.
     """
-    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
-        with TrackProvenance():
-            nodes = random_pass(model)
-        sources: dict[str, frozenset[str]] = {}
-        moving: dict[str, frozenset[str]] = {}
-        for name, msg in nodes.items():
-            if is_deterministic(msg) or site_is_subsample(msg):
-                continue
-            found = get_provenance([term(msg), msg["scale"], msg["mask"]])
-            sources[name] = found.union(*(moving[site] for site in found if site in moving))
-            bounds = get_provenance(parts_of(msg["fn"].support)) - {name}
-            if bounds:
-                moving[name] = bounds.union(*(moving[site] for site in bounds if site in moving))
-        return sources, frozenset(moving)
+    recorder = Recorder(values)
+    handler = AtValues(recorder.values, real, guarded=model.guarded)
+    with torch.no_grad(), pyro.validation_enabled(False), trusting(), recorder:
+        nodes: dict[str, Message] = model.trace(handler).nodes
+        terms = handler.told().terms
+        apart = {
+            name: entries(nodes[name])
+            for name in terms
+            if isinstance(nodes[name]["fn"], Independent)
+        }
+        supports = {name: parts_of(getattr(nodes[name]["fn"], "support", None)) for name in terms}
+    graph = recorder.graph
+    graph.terms |= {name: recorder.number_of(value) for name, value in terms.items()}
+    graph.entries |= graph.terms | {n: recorder.number_of(value) for n, value in apart.items()}
+    for name, parts in supports.items():
+        found = [recorder.number_of(part) for part in parts]
+        graph.supports[name] = functools.reduce(int.__or__, map(graph.own_sources, found), 0)
+    return graph
 
 
-def parts_of(support: Constraint) -> list[Tensor]:
+def parts_of(support: Constraint | None) -> list[Tensor]:
     """The tensors that a support is made of."""
-    found = []
+    found: list[Tensor] = []
+    if support is None:
+        return found
     for part in vars(support).values():
         for value in part if isinstance(part, list | tuple) else [part]:
             if isinstance(value, Tensor):
@@ -90,7 +97,7 @@ def differ(law: Any, other: Any) -> bool:  # noqa: ANN401 (any distribution)
 
 
 class Prober:
-    """Looks at which entries of which terms move with a site.
+    """Looks where discrete sites are felt.
 
     Args:
         model: The model.
@@ -98,6 +105,7 @@ class Prober:
         nodes: The sites of a first pass, by name.
         starts: Values of all the latent sites, several times.
         each: Applies a function of one chain to every row of a batch.
+        graph: A recorded pass; None where there is none.
     """
 
     def __init__(
@@ -107,30 +115,87 @@ class Prober:
         nodes: dict[str, Message],
         starts: list[Sites],
         each: Callable[[Callable[[Sites], Sites], Sites], Sites],
+        graph: Graph | None,
     ) -> None:
         self.model, self.real, self.nodes, self.starts = model, real, nodes, starts
-        self.each = each
+        self.each, self.graph = each, graph
+        self.said = {} if graph is None else graph.dependences()
 
-    def reach(self, site: str, values: Tensor, sources: dict[str, frozenset[str]]) -> Reach:
+    def reaches(self, values: Mapping[str, Tensor]) -> dict[str, Reach]:
+        """Where sites are felt.
+
+        Args:
+            values: By site those that an element can have (states, *event).
+        """
+        return {
+            site: self.reach(site, values[site], seen) for site, seen in self.moved(values).items()
+        }
+
+    def reach(self, site: str, values: Tensor, seen: frozenset[str]) -> Reach:
         """Where a site is felt.
 
         Args:
             site: The site.
             values: Those that an element can have (states, *event).
-            sources: What `provenance` found.
+            seen: The terms that a probe has moved.
         """
-        said = {name for name, upstream in sources.items() if site in upstream} | {site}
-        everything = torch.ones(self.nodes[site]["value"].shape, dtype=torch.bool)
-        seen = set().union(*(self.moved(s, site, values, everything)[1] for s in self.starts))
-        terms = frozenset(said | seen)
-        plates = self.plates_of(site)
-        parallel = [
-            dim
-            for name, dim in plates.items()
-            if all(self.plates_of(t).get(name) == dim for t in terms)
-            and self.is_local(site, values, terms, dim)
-        ]
-        return Reach(terms, tuple(sorted(parallel)))
+        if self.graph is None:
+            terms, why = frozenset(self.nodes), "a pass of the model could not be recorded"
+            return Reach(terms, (), dict.fromkeys(self.plates_of(site), why))
+        terms = seen | {name for name, upstream in self.said.items() if site in upstream} | {site}
+        parallel, obstacles = [], {}
+        for plate, dim in self.plates_of(site).items():
+            obstacle = self.obstacle(site, terms, dim)
+            if obstacle is None and not self.is_local(site, values, terms, dim):
+                obstacle = "a probe saw an element through another one"
+            if obstacle is None:
+                parallel.append(dim)
+            else:
+                obstacles[plate] = obstacle
+        return Reach(terms, tuple(sorted(parallel)), obstacles)
+
+    def obstacle(self, site: str, terms: frozenset[str], dim: int) -> str | None:
+        """Why the elements along a plate are not proved independent; None where they are."""
+        assert self.graph is not None
+        along = len(self.nodes[site]["fn"].batch_shape) + dim
+        if self.graph.shapes[self.graph.given[site]][along] == 1:
+            return "it has one element"
+        proof = Proof(self.graph, site, along)
+        for name in sorted(terms):
+            obstacle = in_words(name, proof.at(self.graph.terms[name]), dim)
+            if obstacle is not None:
+                return obstacle
+        return None
+
+    def moved(self, values: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:
+        """By site, the terms that move when all its elements get other values.
+
+        All sites have their turns in one batch, for every start.
+        """
+        found: dict[str, set[str]] = {site: set() for site in values}
+        for start in self.starts if found else []:
+            rows = {n: v.expand(len(found) + 1, *v.shape).clone() for n, v in start.items()}
+            for k, (site, own) in enumerate(values.items(), 1):
+                rows[site][k] = self.another(site, own, start[site])
+            terms = self.each(lambda x: self.model.at(x, self.real).terms, rows)
+            for name, entry in terms.items():
+                moves = differing(entry[1:], entry[:1]).reshape(len(found), -1).any(1).tolist()
+                for site, is_moved in zip(found, moves, strict=True):
+                    if is_moved:
+                        found[site].add(name)
+        return {site: frozenset(names) for site, names in found.items()}
+
+    def another(self, site: str, values: Tensor, old: Tensor) -> Tensor:
+        """A value of which every element is another one than before."""
+        event = values.dim() - 1
+        elements = old.shape[: old.dim() - event]
+        values = values.to(old)
+        index = torch.randint(len(values), elements, device=old.device)
+        other = values[index]
+        same = (other == old).flatten(len(elements)).all(-1) if event else other == old
+        after = values[(index + 1) % len(values)]
+        other = torch.where(same[(..., *[None] * event)], after, other)
+        return bounded(element_support(self.nodes[site]["fn"]), other)
 
     def plates_of(self, site: str) -> dict[str, int]:
         """The vectorised plates that a site is in, with their dimensions."""
@@ -156,9 +221,7 @@ class Prober:
                     return False
         return True
 
-    def energy_site(
-        self, site: str, reach: Reach, sources: dict[str, frozenset[str]]
-    ) -> EnergySite | None:
+    def energy_site(self, site: str, reach: Reach) -> EnergySite | None:
         """How a site is swept that is an energy, and that the rest sees element by element.
 
         None if it is not, or if its energy depends on other sites.
@@ -172,13 +235,31 @@ class Prober:
         ):
             return None
         energy, own = found
-        if not is_swept(energy, own) or not sources[site] <= {site} or not self.is_fixed(site):
+        if not is_swept(energy, own) or not self.sources(site) <= {site} or not self.is_fixed(site):
             return None
         levels = levels_of_elements(energy, own)
         if levels is None:
             return None
         made = EnergySite(energy, own, reach.terms - {site}, levels, msg["value"].shape)
-        return made if self.is_separable(site, made) else None
+        return made if self.is_apart(site, made) and self.is_separable(site, made) else None
+
+    def is_apart(self, site: str, made: EnergySite) -> bool:
+        """Whether it is proved that the rest of the model is a sum over the site's elements."""
+        if self.graph is None:
+            return False
+        for k, size in enumerate(made.shape):
+            if size == 1:
+                continue
+            proof, dim = Proof(self.graph, site, k), k - len(made.shape)
+            if any(in_words(n, proof.at(self.graph.entries[n]), dim) for n in made.terms):
+                return False
+        return True
+
+    def sources(self, site: str) -> frozenset[str]:
+        """The sites that a site's own term is computed from."""
+        if self.graph is None:
+            return frozenset(self.nodes)
+        return self.graph.sites_of(self.graph.sources_of(self.graph.terms[site]))
 
     def is_fixed(self, site: str) -> bool:
         """Whether the site's own term is the same whatever the others are."""
@@ -247,26 +328,14 @@ class Prober:
         values = values.to(like)
         return bounded(support, values[index]), bounded(support, values[other])
 
-    def moved(
-        self, start: Sites, site: str, values: Tensor, mask: Tensor
-    ) -> tuple[Sites, set[str]]:
-        """Which entries of each term move when some elements get other values; and which terms."""
-        before = self.model.at(start, self.real).terms
-        old = start[site]
-        event = values.dim() - 1
-        elements = old.shape[: old.dim() - event]
-        index = torch.randint(len(values), elements)
-        other = values.to(old)[index]
-        same = (other == old).flatten(len(elements)).all(-1) if event else other == old
-        other = torch.where(
-            same[(..., *[None] * event)],
-            values.to(old)[(index + 1) % len(values)],
-            other,
-        )
-        other = bounded(element_support(self.nodes[site]["fn"]), torch.where(mask, other, old))
-        after = self.model.at({**start, site: other}, self.real).terms
-        different = {name: differing(after[name], value) for name, value in before.items()}
-        return different, {name for name, entry in different.items() if bool(entry.any())}
+
+def in_words(term: str, at: int | Mixing | None, dim: int) -> str | None:
+    """Why a term does not take elements apart along a dimension; None where it does."""
+    if isinstance(at, Mixing):
+        return f"they meet in {at.operation} on the way to {term!r}"
+    if at is None:
+        return f"a probe moved {term!r} in a way that no record shows"
+    return None if at == dim else f"{term!r} has them along another dimension"
 
 
 def halves(count: int) -> Tensor:  # (masks, count)
@@ -280,95 +349,11 @@ def halves(count: int) -> Tensor:  # (masks, count)
 
 
 def differing(one: Tensor, other: Tensor) -> Tensor:
-    """Which entries differ; NaN is like NaN."""
-    return ~((one == other) | (one.isnan() & other.isnan()))
+    """Which entries differ by more than rounding; NaN is like NaN.
 
-
-class DiscreteSite(NamedTuple):
-    """How the elements of one discrete site are drawn.
-
-    Args:
-        values: Those of an element (states, *event).
-        terms: The sites whose terms depend on it.
-        parallel: The plates along which its elements are independent, as `Reach` has them.
-        blocks: The elements drawn at once, as indices into the flattened site (units, *event).
-        inside: Which values an element may have (elements, states), where that differs.
-        shape: Of the site.
-        support: Of an element.
+    Torch rounds differently in the body and in the tail of a vector.
     """
-
-    values: Tensor
-    terms: frozenset[str]
-    parallel: tuple[int, ...]
-    blocks: tuple[Tensor, ...]
-    inside: Tensor | None
-    shape: torch.Size
-    support: Constraint
-
-    @classmethod
-    def of(
-        cls,
-        law: Any,  # noqa: ANN401 (any distribution)
-        site: Site,
-        values: Tensor,
-        reach: Reach,
-    ) -> "DiscreteSite":
-        """The blocks and bounds that follow from where a site is felt."""
-        shape, event = site.shape, values.dim() - 1
-        elements = shape[: len(shape) - event]
-        along = [len(law.batch_shape) + dim for dim in reach.parallel]
-        rest = [k for k in range(len(elements)) if k not in along]
-        # One row for each combination of the dimensions that are not parallel.
-        rows = math.prod(elements[k] for k in rest)
-        numbers = torch.arange(elements.numel()).reshape(elements)
-        numbers = numbers.permute((*rest, *along)).reshape(rows, -1)
-        if event:
-            width = shape[len(elements) :].numel()
-            numbers = numbers[..., None] * width + torch.arange(width)
-        inside = None
-        if isinstance(site.support, constraints.integer_interval):
-            tried = values.reshape(-1, *[1] * len(elements)).expand(-1, *elements)
-            checked = site.support.check(tried).reshape(len(values), -1).mT
-            inside = None if bool(checked.all()) else checked
-        blocks = tuple(numbers.to(values.device))
-        return cls(values, *reach, blocks, inside, shape, site.support)
-
-    def places(self, block: Block) -> Tensor | slice:
-        """Where the elements of a block, or of a part of one, stand among those of `total`.
-
-        Raises:
-            ValueError: If they are of several blocks.
-        """
-        if any(block is own for own in self.blocks):
-            return slice(None)
-        every = torch.stack(self.blocks)  # (blocks, units, *event)
-        row, place = torch.empty(2, self.shape.numel(), dtype=torch.int64, device=every.device)
-        ones = [1] * (every.dim() - 2)
-        row[every] = torch.arange(len(every), device=row.device).reshape(-1, 1, *ones)
-        place[every] = torch.arange(every.shape[1], device=row.device).reshape(-1, *ones)
-        units = torch.arange(self.shape.numel(), device=row.device)[block]
-        units = units[:, 0] if ones else units
-        if bool((row[units] != row[units[:1]]).any()):
-            raise ValueError(
-                "The elements of the block depend on each other, so that their joint law does not "
-                "factorise. Ask for one of blocks(site)."
-            )
-        return place[units]
-
-    def tried(self, value: Tensor, block: Block) -> Tensor:
-        """Each value in the place of a block's own: (rows, *shape) -> (states, rows, *shape)."""
-        chosen = torch.zeros(self.shape.numel(), dtype=torch.bool, device=value.device)
-        chosen[block] = True
-        states, *event = self.values.shape
-        missing = [1] * (len(self.shape) - len(event))
-        values = self.values.reshape(states, 1, *missing, *event)
-        # What an element cannot have is left out by `inside`, but its law might not bear it.
-        return bounded(self.support, torch.where(chosen.reshape(self.shape), values, value))
-
-    def total(self, terms: Sites) -> Tensor:
-        """The sum of terms for each combination of the parallel elements."""
-        total: Any = 0.0
-        for value in terms.values():
-            summed = [k for k in range(value.dim()) if k - value.dim() not in self.parallel]
-            total = total + (value.sum(summed) if summed else value)
-        return total
+    if not one.is_floating_point():
+        return one != other
+    tolerance = ROUNDING * torch.finfo(one.dtype).eps
+    return ~one.isclose(other, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -1,5 +1,6 @@
 """The log joint of a Pyro model as an energy over its latent sites, many chains at once."""
 
+import copy
 import functools
 import math
 import warnings
@@ -11,12 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
-from pyro_ebm.energies.base import Block, SweepEnergy, only_block, sweep_blocks, times
+from pyro_ebm.energies.base import (
+    Block,
+    CheckedEnergy,
+    SweepEnergy,
+    only_block,
+    sweep_blocks,
+    times,
+)
 from pyro_ebm.energies.finite import FiniteLaw
-from pyro_ebm.seeding import one_thread
+from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
-from .dependence import DiscreteSite, Prober, Reach, differ, provenance
+from .check import Changes, Choice, numbers_of, other_values, with_values
+from .dependence import Prober, Reach, differ, recorded
+from .discrete_site import DiscreteSite
 from .energy_site import EnergySite
 from .first_pass import (
     RADIUS,
@@ -30,7 +40,12 @@ from .first_pass import (
 )
 from .imputed import Completion
 from .log_joint import AtValues, Message, Model, ModelStructureError, is_latent
+from .recording import Graph
+from .replay import Program, Replay, Unrepeatable
+from .report import Dependence, Dependences
 
+SEED = 0  # of the passes on which a model is tried
+EXTREME = 4.0  # the spread of real sites, unconstrained, in passes far out
 STARTS = 3  # passes with other values, on which what is claimed of a model is tried
 WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are not known
 EXTREMES = (0.0, 1.0, *[None] * 14)  # passes that tell whether a support moves
@@ -43,7 +58,7 @@ class UnbatchedModelWarning(UserWarning):
     """A model cannot be batched over chains: they are evaluated one after another."""
 
 
-class ModelEnergy(SweepEnergy):
+class ModelEnergy(SweepEnergy, CheckedEnergy):
     r"""A Pyro model's log joint as an energy over its latent sites.
 
     .. math:: E(u) = -\ln p(x(u), \text{data}) - \ln \left| \partial x / \partial u \right|
@@ -65,8 +80,9 @@ class ModelEnergy(SweepEnergy):
     A site that is an energy of its own (an `EnergyDistribution` that no other site enters) is swept
     as that energy is, if the rest of the model looks at its elements one by one. The elements of
     another discrete site are drawn given all the rest by trying each value in the terms that depend
-    on it; those of a plate at once where they are independent given the rest, otherwise one after
-    another.
+    on it; those of a plate at once where it is proved that they are independent given the rest,
+    otherwise one after another. `dependences` tells what is claimed of each site and why, and
+    `one_by_one` makes no claims. Runs compare what is claimed with the log joint.
 
     Args:
         model: A Pyro model: a callable, or a `PyroModule`. Its sites must be the same in every
@@ -85,7 +101,8 @@ class ModelEnergy(SweepEnergy):
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model, which is a callable.")
         self.module = model if isinstance(model, nn.Module) else None
-        with one_thread(), torch.random.fork_rng():
+        # What is claimed of a model does not hang on the state of the caller's generator.
+        with forked(SEED, torch.device("cpu")):
             first = first_pass(Model(model, args, kwargs))
             self.model, self.nodes = first.model, first.nodes
             self.sites: Mapping[str, Site] = first.sites
@@ -95,16 +112,15 @@ class ModelEnergy(SweepEnergy):
             self.like = like(first)
             passes = [random_pass(self.model) for _ in range(STARTS)]
             require_same_sites(self.nodes, passes)
-            sources, moving = self.dependences(passes)
+            moving, graph = self.find_moving(passes)
             for name, error in first.outside.items():
                 if name not in moving:
                     raise error
             self.moving = moving & self.sites.keys()
             self.model = self.model._replace(guarded=moving - self.real)
-            bounding = [sources[name] for name in moving - self.sites.keys()]
-            self.walled = self.real & frozenset().union(
-                *bounding
-            )  # data forbid some of their values
+            # Data forbid some values of these.
+            bounding = [self.bounding(name, graph) for name in moving - self.sites.keys()]
+            self.walled = self.real & frozenset().union(*bounding)
             # The values of the first pass do not bound those of another.
             whole = {site: Site(WHOLE, self.sites[site].shape) for site in self.moving - self.real}
             self.sites = {name: whole.get(name, site) for name, site in self.sites.items()}
@@ -112,9 +128,14 @@ class ModelEnergy(SweepEnergy):
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
             self.energy_sites: dict[str, EnergySite] = {}
-            self.conditionals = self.find_conditionals(starts, sources)
+            # A site that is guarded has another term than was recorded.
+            graph = None if self.model.guarded else graph
+            self.conditionals = self.find_conditionals(starts, graph)
             # From here on, sites that are observed in part have their other elements only.
             self.imputed = first.imputed
+            self.energy_sites = {
+                n: s for n, s in self.energy_sites.items() if n not in self.imputed
+            }
             for name, part in self.imputed.items():
                 free = Site(self.sites[name].support, part.free.shape)
                 self.sites = {**self.sites, name: free}
@@ -222,15 +243,32 @@ class ModelEnergy(SweepEnergy):
             block = only_block(self, site)
         if site in self.imputed:
             block = self.imputed[site].free[block]
-        batch, rows = self.as_rows(x)
+        program = found.program
+        needed = x if isinstance(program, str) else {name: x[name] for name in program.sites}
+        batch, rows = self.as_rows(needed)
+        return self.law_at(site, rows, batch, block)
+
+    def law_at(self, site: str, rows: Sites, batch: torch.Size, block: Block) -> FiniteLaw:
+        """The conditional law of a block.
+
+        Args:
+            site: The site.
+            rows: Values of the sites that its terms depend on (rows, *shape), each whole.
+            batch: The batch shape that the rows make.
+            block: Elements of the whole site.
+        """
+        found = self.discrete_site(site)
+        program = found.program
         tried = found.tried(rows[site], block)  # (states, rows, *shape)
         states = len(tried)
         repeated = {name: v.expand(states, *v.shape).flatten(0, 1) for name, v in rows.items()}
+        repeated[site] = tried.flatten(0, 1)
         with torch.no_grad():
-            weights = self.each(
-                functools.partial(self.log_weights, found),
-                {**repeated, site: tried.flatten(0, 1)},
-            )["weights"]
+            if isinstance(program, str):
+                own = functools.partial(self.log_weights, found)
+                weights = self.each(own, repeated)["weights"]
+            else:
+                weights = found.total(program(self.native(repeated)), rows=1)
         logits = weights.reshape(states, *batch, -1)[..., found.places(block)].movedim(0, -1)
         if found.inside is not None:
             logits = logits.masked_fill(~found.inside[block], -torch.inf)
@@ -282,6 +320,160 @@ class ModelEnergy(SweepEnergy):
             found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
         return {"weights": torch.stack(found)}
 
+    @property
+    def dependences(self) -> Dependences:
+        """By discrete site, which terms it enters, which elements are drawn at once, and why."""
+        return Dependences(
+            {
+                site: self.dependence(site, found)
+                for site, found in self.conditionals.items()
+                if found is not None
+            }
+        )
+
+    def dependence(self, site: str, found: DiscreteSite) -> Dependence:
+        """What is claimed of one discrete site."""
+        frames = self.nodes[site]["cond_indep_stack"]
+        plates = [f.name for f in frames if f.vectorized and f.dim in found.parallel]
+        if site in self.energy_sites:
+            way = "swept as its own energy in the field of the rest"
+        elif isinstance(found.program, str):
+            way = f"by passes of the whole model: {found.program}"
+        else:
+            way = "from these terms alone"
+        return Dependence(
+            tuple(sorted(found.terms)), tuple(plates), found.obstacles, len(found.blocks), way
+        )
+
+    def one_by_one(self) -> "ModelEnergy":
+        """The same energy without claims: every element is drawn alone, from the whole log joint.
+
+        It is the slow and certain way where a model misleads what is claimed of it.
+        """
+        made = copy.copy(self)
+        made.energy_sites = {}
+        made.conditionals = {
+            site: found and self.drawn_alone(site, found)
+            for site, found in self.conditionals.items()
+        }
+        return made
+
+    def drawn_alone(self, site: str, found: DiscreteSite) -> DiscreteSite:
+        """How a site is drawn where nothing is claimed."""
+        law, own, why = self.nodes[site]["fn"], self.sites[site], "asked for"
+        plates = [f.name for f in self.nodes[site]["cond_indep_stack"] if f.vectorized]
+        reach = Reach(frozenset(self.nodes), (), dict.fromkeys(plates, why))
+        return DiscreteSite.of(law, own, found.values, reach, why)
+
+    # --- what is claimed, against the log joint ------------------------------------------------
+
+    @torch.no_grad()
+    def contradiction(self, x: Sites, generator: torch.Generator) -> str | None:
+        if self.model.evaluator is not None:  # conditional laws are those of the log joint itself
+            return None
+        known = [site for site, found in self.conditionals.items() if found is not None]
+        if not known:
+            return None
+        site = known[int(torch.randint(len(known), (), generator=generator))]
+        rows = {name: value[:1] for name, value in self.as_rows(x)[1].items()}
+        state = generator.get_state()
+        found = self.contradiction_at(site, rows, generator)
+        if found is not None and not isinstance(self.discrete_site(site).program, str):
+            # The program may be out of date: tensors that the model reads may have changed.
+            self.renew()
+            generator.set_state(state)
+            found = self.contradiction_at(site, rows, generator)
+        return found
+
+    def contradiction_at(self, site: str, x: Sites, generator: torch.Generator) -> str | None:
+        """What is wrong with the claims of one site in a random move of it.
+
+        Args:
+            site: The site.
+            x: Values of one chain (1, *shape).
+            generator: Chooses the move.
+        """
+        found = self.discrete_site(site)
+        is_swept = site in self.energy_sites
+        block = found.blocks[int(torch.randint(len(found.blocks), (), generator=generator))]
+        if is_swept:
+            block = torch.arange(self.sites[site].shape.numel(), device=self.device)
+        old = numbers_of(found, x[site][0], block)
+        allowed = None if found.inside is None else found.inside[block]
+        choice = other_values(old, len(found.values), allowed, generator)
+        after = with_values(found, x[site][0], block, choice.new)
+        both = {name: torch.cat([value, value]) for name, value in x.items()}
+        both[site] = torch.stack([x[site][0], after])
+        terms = self.each(lambda own: self.model.at(self.native(own), self.real).terms, both)
+        if is_swept:
+            del terms[site]
+        changes = Changes.of(terms)
+        if is_swept:
+            claimed = choice.change(self.field_of_rest(site, x))
+        else:
+            claimed = choice.change(self.law_at(site, x, torch.Size([1]), block).logits[0])
+        if not changes.is_known or math.isnan(claimed) or changes.agrees(claimed, self.dtype):
+            return None
+        wrong = [] if is_swept else self.wrong_terms(site, x, block, choice, changes)
+        return self.in_words(site, changes, claimed, wrong)
+
+    def wrong_terms(
+        self, site: str, x: Sites, block: Tensor, choice: Choice, changes: Changes
+    ) -> list[str]:
+        """The terms of which too much was claimed in a move of a block."""
+        found = self.discrete_site(site)
+        tried = found.tried(x[site], block)[:, 0]  # (states, *shape)
+        rows = {name: value.expand(len(tried), *value.shape[1:]) for name, value in x.items()}
+        terms = self.each(
+            lambda own: self.model.at(self.native(own), self.real, found.terms).terms,
+            {**rows, site: tried},
+        )
+        wrong = []
+        for name, entry in terms.items():
+            weights = found.total({name: entry}, rows=1).reshape(len(tried), -1).mT
+            weights = weights.expand(found.blocks[0].shape[0], -1)[found.places(block)]
+            own = changes._replace(by_term={name: changes.by_term[name]})
+            if not own.agrees(choice.change(weights), self.dtype):
+                wrong.append(name)
+        return wrong
+
+    def field_of_rest(self, site: str, x: Sites) -> Tensor:  # (elements, states)
+        """ln p of the rest of the model at each value of each element of a site."""
+        known = self.energy_sites[site]
+        found = self.each(functools.partial(self.weights_of_levels, site, known), x)["weights"][0]
+        return found.reshape(len(found), -1).mT
+
+    def in_words(self, site: str, changes: Changes, claimed: float, wrong: list[str]) -> str:
+        """What is wrong with the claims of one site."""
+        found = self.discrete_site(site)
+        left_out = [n for n, own in changes.by_term.items() if own and n not in found.terms]
+        if left_out:
+            what = f"the term of {left_out[0]!r} was taken not to depend on {site!r}, and it does"
+        else:
+            others = [name for name in changes.by_term if name in found.terms - {site}]
+            named = " or ".join(map(repr, wrong or others)) or repr(site)
+            what = f"the elements of {site!r} depend on each other through the term of {named}"
+        return (
+            f"Gibbs on {site!r} is wrong: {what}. In a move of it the log joint changes by "
+            f"{changes.total():.6g} and the terms as they were claimed by {claimed:.6g}. Use "
+            f"ModelEnergy(model, ...).one_by_one(), which draws every element from the whole log "
+            f"joint"
+        )
+
+    def renew(self) -> None:
+        """Records the model anew; nothing more is claimed than before."""
+        old, swept = self.conditionals, self.energy_sites
+        with forked(SEED, self.device):
+            starts = [self.values_in(random_pass(self.model)) for _ in range(STARTS)]
+            self.energy_sites = {}
+            new = self.find_conditionals(starts)
+        self.energy_sites = {n: own for n, own in self.energy_sites.items() if n in swept}
+        # What is not computed from a record stays as it is.
+        self.conditionals = {
+            site: known if known is None or isinstance(known.program, str) else new[site]
+            for site, known in old.items()
+        }
+
     def discrete_site(self, site: str) -> DiscreteSite:
         """How a discrete site is drawn.
 
@@ -328,51 +520,112 @@ class ModelEnergy(SweepEnergy):
             raise ValueError(f"Unknown sites {unknown}; the model has {list(self.sites)}.")
 
     def find_conditionals(
-        self, starts: list[Sites], sources: dict[str, frozenset[str]]
+        self, starts: list[Sites], graph: Graph | None = None
     ) -> dict[str, DiscreteSite | None]:
-        """By discrete site, how it is drawn; None where it cannot be."""
-        starts = [self.native(x) for x in starts]
-        prober = Prober(self.model, self.real, self.nodes, starts, self.each)
-        found: dict[str, DiscreteSite | None] = {}
-        for site in self.discrete:
-            law = self.nodes[site]["fn"]
-            values = listed_values(law)
-            if values is None or site in self.moving:
-                found[site] = None
-                continue
+        """By discrete site, how it is drawn; None where it cannot be.
+
+        Args:
+            starts: Values of all the sites, several times.
+            graph: A recorded pass; a new one is recorded if left out.
+        """
+        values = {
+            site: found.to(self.like)
+            for site in self.discrete
+            if site not in self.moving
+            and (found := listed_values(self.nodes[site]["fn"])) is not None
+        }
+        if self.model.evaluator is not None:
             # Summed sites tie terms together, so that only the total is a function of x.
-            reach = (
-                prober.reach(site, values, sources)
-                if self.model.evaluator is None
-                else Reach(frozenset(), ())
+            tied = Reach(frozenset(), (), {})
+            reaches = dict.fromkeys(values, tied)
+            programs: dict[str, Program | str] = dict.fromkeys(values, "sites are summed out")
+        else:
+            starts = [self.native(x) for x in [*starts, *map(self.extreme, starts)]]
+            graph = graph or self.record(starts[0])
+            prober = Prober(self.model, self.real, self.nodes, starts, self.each, graph)
+            reaches = prober.reaches(values)
+            programs = self.programs(graph, reaches, starts)
+            if not self.moving:
+                for site, reach in reaches.items():
+                    known = prober.energy_site(site, reach)
+                    if known is not None:
+                        self.energy_sites[site] = known
+        return dict.fromkeys(self.discrete) | {
+            site: DiscreteSite.of(
+                self.nodes[site]["fn"], self.sites[site], own, reaches[site], programs[site]
             )
-            found[site] = DiscreteSite.of(law, self.sites[site], values.to(self.like), reach)
-            if self.model.evaluator is None and not self.moving:
-                known = prober.energy_site(site, reach, sources)
-                if known is not None:
-                    self.energy_sites[site] = known
+            for site, own in values.items()
+        }
+
+    def extreme(self, x: Sites) -> Sites:
+        """The same values with real sites far out."""
+        return {
+            name: EXTREME * torch.randn_like(value) if name in self.real else value
+            for name, value in x.items()
+        }
+
+    def record(self, x: Sites) -> Graph | None:
+        """A pass at given values, operation by operation; None where it fails."""
+        try:
+            return recorded(self.model, x, self.real)
+        except Exception:
+            return None
+
+    @torch.no_grad()
+    def programs(
+        self, graph: Graph | None, reaches: Mapping[str, Reach], starts: list[Sites]
+    ) -> dict[str, Program | str]:
+        """By site, its terms from a recorded pass; or why passes of the whole model are needed.
+
+        A program is taken where it gives what the model gives, from all the starts at once.
+        """
+        if graph is None:
+            return dict.fromkeys(reaches, "a pass of the model could not be recorded")
+        replay = Replay(graph)
+        wanted = [self.model.at(x, self.real).terms for x in starts]
+        rows = stacked(starts)
+        found: dict[str, Program | str] = {}
+        doubts: dict[str, str | None] = {}
+        for site, reach in reaches.items():
+            for name in reach.terms - doubts.keys():
+                doubts[name] = doubt(replay, name, rows, [terms[name] for terms in wanted])
+            doubtful = next((doubts[n] for n in sorted(reach.terms) if doubts[n]), None)
+            terms = {name: graph.terms[name] for name in reach.terms}
+            found[site] = doubtful or replay.program(terms)
         return found
 
-    def dependences(
-        self, passes: list[dict[str, Message]]
-    ) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
-        """By sample site those that its term depends on; and the sites whose support moves."""
+    def find_moving(self, passes: list[dict[str, Message]]) -> tuple[frozenset[str], Graph | None]:
+        """The sites whose support depends on others, and the record of a pass that says so.
+
+        All the terms that the value of a real one enters depend on these others too, since the
+        value is made of unconstrained numbers and the support.
+        """
         seen = frozenset(name for name in self.nodes if self.moves_in(name, passes))
+        # Sites that are to be summed out are given here like the others.
+        model = self.model._replace(plates=None, evaluator=None)
+        latent = {name: msg for name, msg in passes[0].items() if is_latent(msg)}
+        x = {name: self.free_value(name, msg) for name, msg in latent.items()}
+        x |= {name: value.to(self.like) for name, value in x.items() if name in self.real}
         try:
-            sources, moving = provenance(self.model)
+            graph = recorded(model, x, self.real)
         except Exception:
-            everything = frozenset(self.sites)
-            return dict.fromkeys(self.nodes, everything), self.real | seen
+            return self.real | seen, None
+        supports = graph.supports.items()
+        found = {name for name, parts in supports if graph.sites_of(parts) - {name}}
         # Bounds are often computed together with parameters, which makes them no less fixed.
-        if moving <= seen:
-            return sources, seen
+        if found <= seen:
+            return seen, graph
         extremes = [extreme_pass(self.model, share) for share in EXTREMES]
-        return sources, seen | {name for name in moving if self.moves_in(name, extremes)}
+        return seen | {name for name in found if self.moves_in(name, extremes)}, graph
 
     def moves_in(self, name: str, passes: list[dict[str, Message]]) -> bool:
         """Whether the support of a site is another one in some passes than in the first."""
         law = self.nodes[name]["fn"]
         return any(differ(law, nodes[name]["fn"]) for nodes in passes)
+
+    def bounding(self, name: str, graph: Graph | None) -> frozenset[str]:
+        """The sites that the support of a site depends on; all where no pass was recorded."""
+        return frozenset(self.sites if graph is None else graph.sites_of(graph.supports[name]))
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -492,6 +745,33 @@ class ModelEnergy(SweepEnergy):
             UnbatchedModelWarning,
             stacklevel=3,
         )
+
+
+def doubt(replay: Replay, name: str, rows: Sites, wanted: list[Tensor]) -> str | None:
+    """Why a term is not taken from a recorded pass; None where it is.
+
+    Args:
+        replay: The pass.
+        name: The term.
+        rows: Values of all latent sites, several times.
+        wanted: The term at these values, from the model itself.
+    """
+    term = replay.graph.terms[name]
+    if not isinstance(term, int):
+        return f"nothing is recorded of {name!r}"
+    try:
+        program = replay.program({name: term})
+        found = program({site: rows[site] for site in program.sites})[name]
+    except Unrepeatable as error:
+        return f"{name!r} cannot be computed again: {error}"
+    except RuntimeError as error:  # an operation that does not take rows
+        return f"{name!r} cannot be computed again: {str(error).splitlines()[0]}"
+    expected = torch.stack(wanted)
+    if found.shape != expected.shape:
+        return f"{name!r} has another shape when it is computed again"
+    tolerance = 1e-4 if torch.finfo(expected.dtype).eps > 1e-10 else 1e-9
+    same = torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return None if same else f"{name!r} is another number when it is computed again"
 
 
 def require_same_sites(first: dict[str, Message], passes: list[dict[str, Message]]) -> None:
