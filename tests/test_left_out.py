@@ -31,7 +31,7 @@ from pyro_ebm.kernels import (
     TemperedTransitions,
     run,
 )
-from pyro_ebm.kernels.base import left_out
+from pyro_ebm.kernels.base import unmoved_sites
 from pyro_ebm.sites import Site
 
 
@@ -121,7 +121,7 @@ def test_every_kernel_tells_what_it_moves(kernel: Kernel, moved: set[str]) -> No
         "x": Site(constraints.real, shape),
     }
     energy = CallableEnergy(lambda a, b, n, x: (a + b + n - x).square() + n, sites)
-    assert set(left_out(kernel, energy)) == set(sites) - moved
+    assert set(unmoved_sites(kernel, energy)) == set(sites) - moved
 
 
 # --- several laws, and sites with dots in their names --------------------------------------------

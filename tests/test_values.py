@@ -33,6 +33,7 @@ from pyro_ebm.kernels import (
     run,
 )
 from pyro_ebm.kernels.discrete.alphabets import ListedLevels, TwoValued
+from pyro_ebm.kernels.discrete.integer_walk import IntegerWalk
 from pyro_ebm.minima import descend, mode
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import (
@@ -89,8 +90,7 @@ def test_what_cannot_be_listed_has_no_levels() -> None:
     whole = constraints.integer_interval(-(2**31), 2**31 - 1)
     assert levels_of(Site(whole, torch.Size([2]))) is None
     energy = CallableEnergy(lambda n: n.square().sum(-1), {"n": Site(whole, torch.Size([2]))})
-    with pytest.raises(ValueError, match=r"No kernel is known.*MetropolisHastings"):
-        choose_kernel(energy)
+    assert isinstance(choose_kernel(energy), IntegerWalk)
     with pytest.raises(ValueError, match=r"'n' is \{-2147483648, …, 2147483647\}"):
         RandomBlocks().init(energy, {"n": torch.zeros(3, 2)})
 
@@ -170,7 +170,7 @@ def labels(upper: Any, n: int = 3) -> CallableEnergy:
     return CallableEnergy(of_labels, {"x": site}, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("states", "size"), [(4, 3), (16, 3), (17, 2), (65, 1), (4096, 1)])
+@pytest.mark.parametrize(("states", "size"), [(4, 3), (16, 3), (17, 2), (64, 2)])
 def test_a_chosen_block_has_as_many_units_as_it_may(states: int, size: int) -> None:
     kernel = choose_kernel(labels(states - 1))
     assert isinstance(kernel, RandomBlocks)
@@ -178,9 +178,10 @@ def test_a_chosen_block_has_as_many_units_as_it_may(states: int, size: int) -> N
     assert kernel.sites == ("x",)
 
 
-def test_one_label_more_than_a_block_may_have_needs_another_kernel() -> None:
-    with pytest.raises(ValueError, match="MetropolisHastings"):
-        choose_kernel(labels(4096))
+@pytest.mark.parametrize("states", [65, 4096, 4097])
+def test_labels_of_which_no_two_fit_in_a_block_walk(states: int) -> None:
+    assert choose_kernel(labels(states - 1)).sites == ("x",)
+    assert isinstance(choose_kernel(labels(states - 1)), IntegerWalk)
 
 
 def test_supports_of_events_are_those_of_their_elements() -> None:

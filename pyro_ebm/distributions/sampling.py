@@ -127,10 +127,10 @@ def spread(draws: Tensor, machines: torch.Size, batch: Sequence[int]) -> Tensor:
     event = draws.shape[1 + len(machines) :]
     free = [k for k, size in enumerate(own) if size != batch[k] or (size == 1 and batch[k] == 1)]
     kept = [k for k in range(len(batch)) if k not in free]
-    shaped = draws.reshape(*(batch[k] for k in free), *(batch[k] for k in kept), *event)
+    shaped = draws.reshape([*(batch[k] for k in free), *(batch[k] for k in kept), *event])
     order = [*free, *kept]
     back = [order.index(k) for k in range(len(batch))]
-    return shaped.permute(*back, *range(len(batch), shaped.dim()))
+    return shaped.permute([*back, *range(len(batch), shaped.dim())])
 
 
 def repeats(machines: torch.Size, batch: Sequence[int]) -> int:

@@ -354,20 +354,6 @@ class Course:
         raise error
 
 
-def with_draws(
-    problem: FloatingPointError | WrongDependenceError, chains: Chains, draws: int
-) -> NonFiniteEnergyError | WrongDependenceError:
-    """What stopped a run, with the draws so far."""
-    if isinstance(problem, WrongDependenceError):
-        kept = f"The {draws} draws so far are in the exception's `chains`; do not use them"
-        return WrongDependenceError(f"{problem}. {kept}.", chains)
-    return NonFiniteEnergyError(
-        f"{problem} after {draws} draws. The draws so far are in the exception's "
-        f"`chains`; check the parameters and the sites' values there.",
-        chains,
-    )
-
-
 @torch.no_grad()
 def energy_at(energy: Energy, state: Any) -> Tensor:  # noqa: ANN401 (any kernel's State)
     """E(x) (*batch,), from the state where the kernel knows it."""

@@ -340,7 +340,7 @@ def test_bad_blocks_are_refused_with_the_way_out() -> None:
         RandomBlocks(("no",)).init(energy, states)
     counts = Site(constraints.nonnegative_integer, torch.Size([2]))
     numbers = CallableEnergy(lambda n: n.sum(-1), {"n": counts})
-    with pytest.raises(ValueError, match="bits, spins, labels and one-hot"):
+    with pytest.raises(ValueError, match="labels of a few values and one-hot"):
         RandomBlocks().init(numbers, {"n": torch.zeros(3, 2)})
     many = Site(constraints.integer_interval(0, 9999), torch.Size([2]))
     wide = CallableEnergy(lambda n: n.sum(-1), {"n": many})

@@ -290,3 +290,9 @@ def test_one_draw_of_too_many_states_takes_the_chosen_kernel() -> None:
     for energy in (hot(20, 4), hot(5, 9)):
         draw = EnergyDistribution.up_to_constant(energy).sample()
         assert bool((draw.sum(-1) == 1).all())
+
+
+def test_counts_without_bound_are_drawn_one_at_a_time() -> None:
+    law = EnergyDistribution.up_to_constant(2.0 * DistributionEnergy(dist.Poisson(3.0)))
+    assert law.sample().shape == ()
+    assert law.sample((5,)).shape == (5,)

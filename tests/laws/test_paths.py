@@ -199,7 +199,8 @@ def error_of_annealing(name: str) -> float:
     states = states_of(energy)
 
     def step(x: Sites) -> Sites:
-        return anneal(energy, SCHEDULE, reference=reference, initial=x, seed=1).x
+        start = {"reference": reference, "initial": x}
+        return anneal(energy, SCHEDULE, kernel=Gibbs(), seed=1, **start).x
 
     allowed = torch.ones(len(energy(states)), dtype=torch.bool)
     if reference is not None:

@@ -55,7 +55,7 @@ def recorded(model: Model, values: Sites, real: frozenset[str]) -> Graph:
         real: The sites given unconstrained.
     """
     recorder = Recorder(values)
-    handler = AtValues(recorder.values, real, guarded=model.guarded)
+    handler = AtValues(recorder.values, real, guarded=model.guarded, imputed=model.imputed)
     with torch.no_grad(), pyro.validation_enabled(False), trusting(), recorder:
         nodes: dict[str, Message] = model.trace(handler).nodes
         terms = handler.told().terms

@@ -124,6 +124,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             # The values of the first pass do not bound those of another.
             whole = {site: Site(WHOLE, self.sites[site].shape) for site in self.moving - self.real}
             self.sites = {name: whole.get(name, site) for name, site in self.sites.items()}
+            self.whole_sites = self.sites
             self.batched = True
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
@@ -133,10 +134,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             self.conditionals = self.find_conditionals(starts, graph)
             # From here on, sites that are observed in part have their other elements only.
             self.imputed = first.imputed
-            self.energy_sites = {
-                n: s for n, s in self.energy_sites.items() if n not in self.imputed
-            }
             for name, part in self.imputed.items():
+                self.energy_sites.pop(name, None)  # its energy is of the whole
                 free = Site(self.sites[name].support, part.free.shape)
                 self.sites = {**self.sites, name: free}
 
@@ -360,7 +359,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
 
     def drawn_alone(self, site: str, found: DiscreteSite) -> DiscreteSite:
         """How a site is drawn where nothing is claimed."""
-        law, own, why = self.nodes[site]["fn"], self.sites[site], "asked for"
+        law, own, why = self.nodes[site]["fn"], self.whole_sites[site], "asked for"
         plates = [f.name for f in self.nodes[site]["cond_indep_stack"] if f.vectorized]
         reach = Reach(frozenset(self.nodes), (), dict.fromkeys(plates, why))
         return DiscreteSite.of(law, own, found.values, reach, why)
@@ -552,7 +551,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
                         self.energy_sites[site] = known
         return dict.fromkeys(self.discrete) | {
             site: DiscreteSite.of(
-                self.nodes[site]["fn"], self.sites[site], own, reaches[site], programs[site]
+                self.nodes[site]["fn"], self.whole_sites[site], own, reaches[site], programs[site]
             )
             for site, own in values.items()
         }
@@ -767,8 +766,9 @@ def doubt(replay: Replay, name: str, rows: Sites, wanted: list[Tensor]) -> str |
     except RuntimeError as error:  # an operation that does not take rows
         return f"{name!r} cannot be computed again: {str(error).splitlines()[0]}"
     expected = torch.stack(wanted)
-    if found.shape != expected.shape:
-        return f"{name!r} has another shape when it is computed again"
+    # A number of no dimension does not decide the dtype of what it meets; a row of them does.
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return f"{name!r} has another shape or dtype when it is computed again"
     tolerance = 1e-4 if torch.finfo(expected.dtype).eps > 1e-10 else 1e-9
     same = torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
     return None if same else f"{name!r} is another number when it is computed again"

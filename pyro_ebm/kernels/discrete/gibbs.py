@@ -70,8 +70,7 @@ class Gibbs(ReversibleKernel):
         Raises:
             ValueError: If those of a site are.
         """
-        sites = self.moved(energy)
-        assert isinstance(energy, BlockEnergy)  # checked in `init`
+        sites, energy = self.moved(energy), require_blocks(energy)
         if coupled := [site for site in sites if len(energy.blocks(site)) > 1]:
             raise ValueError(
                 f"A Gibbs sweep over the sites {coupled}, whose units are coupled among "
@@ -89,11 +88,7 @@ class Gibbs(ReversibleKernel):
             raise ValueError(
                 f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
             )
-        if not isinstance(energy, BlockEnergy):
-            raise TypeError(
-                f"Gibbs draws units from their conditional laws, which {type(energy).__name__} "
-                f"does not know. Use a kernel that needs only the energy or its gradient."
-            )
+        energy = require_blocks(energy)
         if isinstance(energy, ModelEnergy):
             energy.require_known(self.moved(energy))
         if unknown := [site for site in self.moved(energy) if site not in energy.sites]:
@@ -142,3 +137,17 @@ def draw_site(terms: PairwiseTerms, site: str, features: Sites) -> tuple[Tensor,
         return terms.units[site].values(terms.sweep(site, features, draw_features)), None
     field = terms.outer_field(site, features).expand(features[site].shape)
     return terms.units[site].sample(field.clone()), (site, field)
+
+
+def require_blocks(energy: Energy) -> BlockEnergy:
+    """The energy, which knows conditional laws.
+
+    Raises:
+        TypeError: If it knows none.
+    """
+    if isinstance(energy, BlockEnergy):
+        return energy
+    raise TypeError(
+        f"Gibbs draws units from their conditional laws, which {type(energy).__name__} does not "
+        f"know. Use a kernel that needs only the energy or its gradient."
+    )
