@@ -275,8 +275,8 @@ RULES: dict[str, Rule] = {
     for rule, names in {
         reduces: "all amax amin any argmax argmin linalg_vector_norm logsumexp max mean min "
         "nansum norm prod std sum var",
-        keeps: "_log_softmax _softmax cat cummax cummin cumprod cumsum flip logcumsumexp sort "
-        "split split_with_sizes topk",
+        keeps: "_log_softmax _softmax cat cummax cummin cumprod cumsum flip logcumsumexp roll "
+        "sort split split_with_sizes topk",
         selects: "select unbind",
         inserts: "stack unsqueeze",
         squeezes: "squeeze",

@@ -5,6 +5,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -51,6 +52,7 @@ WHOLE = constraints.integer_interval(-(2**31), 2**31 - 1)  # where bounds are no
 EXTREMES = (0.0, 1.0, *[None] * 14)  # passes that tell whether a support moves
 TRIES = 100  # before a chain without a finite energy is given up
 WIDER = 0.2  # by which chains without a finite energy look farther, try by try
+NOT_COPIED = "the record of a pass is not copied"
 ELEMENTS = 2**24  # numbers of one batched pass, about: more rows are taken in turns
 
 
@@ -138,6 +140,22 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
                 self.energy_sites.pop(name, None)  # its energy is of the whole
                 free = Site(self.sites[name].support, part.free.shape)
                 self.sites = {**self.sites, name: free}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: programs are left out, and recorded anew."""
+        state = dict(self.__dict__)
+        state["conditionals"] = {
+            site: found
+            if found is None or isinstance(found.program, str)
+            else replace(found, program=NOT_COPIED)
+            for site, found in self.conditionals.items()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if any(found and found.program == NOT_COPIED for found in self.conditionals.values()):
+            self.renew()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -469,7 +487,9 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         self.energy_sites = {n: own for n, own in self.energy_sites.items() if n in swept}
         # What is not computed from a record stays as it is.
         self.conditionals = {
-            site: known if known is None or isinstance(known.program, str) else new[site]
+            site: known
+            if known is None or (isinstance(known.program, str) and known.program != NOT_COPIED)
+            else new[site]
             for site, known in old.items()
         }
 
