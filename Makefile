@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-test
 PYTHON1 ?= python3.13
 JOBS ?= auto
+CASES ?= 5000
 VENV1 := .venv-arviz1
 STAMP1 := $(VENV1)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-arviz1 lint benchmarks clean
+.PHONY: help demo test test-all fuzz test-arviz1 lint benchmarks clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -28,6 +29,10 @@ test: $(STAMP)  ## the fast tests
 test-all: $(STAMP)  ## every test
 	@echo "test-all: every test, the slow ones too"
 	@$(BIN)/python -m pytest -n $(JOBS)
+
+fuzz: $(STAMP)  ## random energies and models against enumeration, CASES of each kind (5000)
+	@echo "fuzz: $(CASES) random cases of each kind; a failing one is printed, as small as it can be"
+	@PYRO_EBM_FUZZ=$(CASES) $(BIN)/python -m pytest -n $(JOBS) -p no:randomly tests/fuzz
 
 test-arviz1: $(STAMP1)  ## the export of chains, on ArviZ 1.x (needs Python 3.12 or newer)
 	@echo "test-arviz1: the export of chains, on ArviZ 1.x and without torch"
