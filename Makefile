@@ -32,7 +32,7 @@ test-all: $(STAMP)  ## every test
 
 fuzz: $(STAMP)  ## random energies and models against enumeration, CASES of each kind (5000)
 	@echo "fuzz: $(CASES) random cases of each kind; a failing one is printed, as small as it can be"
-	@PYRO_EBM_FUZZ=$(CASES) $(BIN)/python -m pytest -n $(JOBS) -p no:randomly tests/fuzz
+	@PYRO_EBM_FUZZ=$(CASES) $(BIN)/python -m pytest -n $(JOBS) tests/fuzz
 
 test-arviz1: $(STAMP1)  ## the export of chains, on ArviZ 1.x (needs Python 3.12 or newer)
 	@echo "test-arviz1: the export of chains, on ArviZ 1.x and without torch"

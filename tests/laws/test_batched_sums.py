@@ -21,6 +21,7 @@ from pyro_ebm.energies import (
     DistributionEnergy,
     Energy,
     RandomField,
+    TableFactors,
     parameter_batch,
 )
 from pyro_ebm.partition import elimination, exact
@@ -392,3 +393,12 @@ def test_a_value_of_an_unknown_support_is_named() -> None:
             lambda x: x.flatten(1).sum(1), {"x": Site(support, torch.Size([3]))}
         )
         assert parameter_batch(energy) == torch.Size()
+
+
+def test_rows_that_no_factor_tells_apart_are_rows_all_the_same() -> None:
+    table = TableFactors(torch.tensor([[1]]), torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+    rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    held = clamp(RandomField([2, 2], {"f": table}), rows, mask=torch.tensor([True, False]))
+    wanted = torch.tensor([0.0, 1.0]).double().logsumexp(0).expand(3)
+    assert torch.allclose(exact.log_partition(held), wanted)
+    assert EnergyDistribution(held).batch_shape == (3,)

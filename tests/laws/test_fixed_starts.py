@@ -37,10 +37,12 @@ from pyro_ebm.kernels import (
     Mixture,
     ParallelTempering,
     RandomBlocks,
+    Schedule,
     SwendsenWang,
     TemperedTransitions,
     Wolff,
     advance,
+    run,
 )
 from pyro_ebm.kernels.discrete import alphabets
 from pyro_ebm.sites import Site, boolean
@@ -344,3 +346,10 @@ def test_a_product_of_nothing_and_infinity_is_found(kernel: str) -> None:
         for energy in ("2 × 2, one forbidden", "3 × 3, one forbidden"):
             table, (moves, steps) = Table.of(ENERGIES[energy]()), KERNELS[kernel]
             assert after(moves, table, table.rarest(CHAINS), steps, seed=1) < ALPHA
+
+
+@pytest.mark.parametrize("kernel", [GibbsWithGradients(), DiscreteLangevin(step_size=1.0)])
+def test_labels_without_couplings_are_moved_in_every_chain(kernel: Kernel) -> None:
+    machine = BoltzmannMachine({"x": Layer(Categorical(3), 2)})
+    chains = run(kernel, machine, Schedule(0, 50), chains=5, seed=0)
+    assert bool((chains.draws["x"].long().diff(dim=1) != 0).flatten(1).any(1).all())

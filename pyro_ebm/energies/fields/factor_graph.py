@@ -222,7 +222,8 @@ class FactorGraph:
         labels = values.new_zeros(*values.shape[:-1], n).index_copy_(-1, nodes, values)
         states = tuple(self.states[i] for i in free.tolist())
         groups: dict[str, FactorGroup] = {}
-        constant = self.constant
+        # One for each row of values, also where no factor tells rows apart.
+        constant = self.constant + self.constant.new_zeros(values.shape[:-1])
         for name, group in self.groups.items():
             pattern = held[group.nodes]  # (count, arity)
             for k, fixed in enumerate(itertools.product((False, True), repeat=group.arity)):

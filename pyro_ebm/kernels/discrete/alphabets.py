@@ -99,6 +99,9 @@ def at(x: Tensor, unit: Tensor) -> Tensor:  # (*batch, *shape), (*batch,) -> (*b
 
 def relative(heights: Tensor, place: Tensor) -> Tensor:  # (*batch, *units, values)
     """Heights of the values of units, above that of the values they have, at places (*units)."""
+    # Heights without couplings are the same for all chains.
+    shape = torch.broadcast_shapes(heights.shape[:-1], place.shape)
+    heights = heights.expand(*shape, heights.shape[-1])
     # A difference and no product with 0s and 1s: what is impossible is infinitely high.
     here = heights.gather(-1, place.unsqueeze(-1))
     return heights - here.clamp_(max=torch.finfo(heights.dtype).max)
