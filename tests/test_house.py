@@ -305,10 +305,11 @@ def python_blocks(markdown: str) -> list[str]:
     ]
 
 
-def test_the_readme_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = ROOT / "README.md"
+@pytest.mark.parametrize("name", ["README.md", "docs/sharp-bits.md"])
+def test_a_page_runs_as_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / name
     blocks = python_blocks(page.read_text("utf-8"))
-    assert blocks, "README.md shows no program"
+    assert blocks, f"{name} shows no program"
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
