@@ -2,8 +2,8 @@
 
 Prints milliseconds of processor time of a sweep, and seconds to build the energy: a hidden chain
 with one site for each step, with known laws and with latent means; and 600 alive-or-dead flags of a
-capture-recapture model, as sites in a plate of 100 animals, and as one vector that is absorbed in
-time.
+capture-recapture model: as sites in a plate of 100 animals, as one vector that is absorbed in time,
+and each as a site of its own.
 """
 
 import statistics
@@ -59,6 +59,16 @@ def flags_as_a_vector(seen: Tensor) -> None:
         pyro.sample("seen", dist.Bernoulli(found * alive), obs=seen)
 
 
+def flags_as_sites(seen: Tensor) -> None:
+    survival = pyro.sample("survival", dist.Beta(2.0, 2.0))
+    found = pyro.sample("found", dist.Beta(2.0, 2.0))
+    for k, own in enumerate(seen):
+        alive = torch.ones(())
+        for t, y in enumerate(own):
+            alive = pyro.sample(f"alive{k}_{t}", dist.Bernoulli(survival * alive))
+            pyro.sample(f"seen{k}_{t}", dist.Bernoulli(found * alive), obs=y)
+
+
 def measured(model: Callable[..., None], data: Tensor) -> tuple[float, float]:
     """Seconds to build the energy, and of a sweep."""
     begin = time.process_time()
@@ -86,6 +96,7 @@ seen = (torch.rand(100, 6) < 0.5).float()
 rows += [
     ("600 flags in a plate", flags_in_a_plate, seen),
     ("600 flags as a vector", flags_as_a_vector, seen),
+    ("600 flags as sites", flags_as_sites, seen),
 ]
 print(f"{'':28s}{'build, s':>10s}{'sweep, ms':>12s}")
 for name, model, data in rows:

@@ -48,8 +48,8 @@ from pyro_ebm.sites import (
     units_of,
 )
 from pyro_ebm.units import Bernoulli, Spin, Unit
-from tests.support.binomial import Binomial
 from tests.support.finite import Table, values_of
+from tests.support.listed_unit import binomial
 
 MIXED = constraints.integer_interval(torch.tensor([0, -1, 2]), torch.tensor([1, 1, 2]))
 SITES = {
@@ -236,7 +236,7 @@ def test_descents_over_labels_end_where_no_label_is_better(upper: Any) -> None:
 # --- units of a user's own -----------------------------------------------------------------------
 @pytest.mark.parametrize("trials", [1, 2, 5])
 def test_a_unit_names_its_levels_and_their_potentials(trials: int) -> None:
-    unit = Binomial(trials)
+    unit = binomial(trials)
     field = torch.linspace(-3, 3, 7, dtype=torch.float64)
     found = unit.level_potentials(7, field)
     assert found is not None
@@ -290,7 +290,7 @@ def path_of(unit: Unit) -> BoltzmannMachine:
 def test_bits_with_a_potential_are_moved_by_it_and_not_in_clusters() -> None:
     # A coin thrown once is a bit; its potential is 0, and the kind is not the library's.
     with pytest.raises(TypeError, match="moves machines of bits or spins"):
-        SwendsenWang().init(path_of(Binomial(1)), {"visible": torch.zeros(2, 3)})
+        SwendsenWang().init(path_of(binomial(1)), {"visible": torch.zeros(2, 3)})
     SwendsenWang().init(path_of(Bernoulli()), {"visible": torch.zeros(2, 3)})
 
 

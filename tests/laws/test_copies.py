@@ -48,7 +48,7 @@ from pyro_ebm.kernels import (
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import ListedValues, Site, boolean, same_support, spin
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin, TruncatedGaussian, Unit
-from tests.support.binomial import Binomial
+from tests.support.listed_unit import binomial
 
 
 def saved(thing: Any) -> Any:
@@ -123,7 +123,7 @@ FINITE: dict[str, Callable[[], Energy]] = {
     "bits": lambda: layered(Bernoulli()),
     "spins": lambda: layered(Spin()),
     "labels": lambda: layered(Categorical(3)),
-    "counts": lambda: layered(Binomial(2)),
+    "counts": lambda: layered(binomial(2)),
     "spins on a graph": ring,
     "field": lambda: field([3, 3, 3]),
     "field of mixed labels": lambda: field([2, 3, 2]),

@@ -37,9 +37,9 @@ from pyro_ebm.kernels.discrete import gradient_gibbs, random_blocks
 from pyro_ebm.kernels.discrete.alphabets import TwoValued, change_one, single_changes
 from pyro_ebm.sites import Site, Sites, boolean, spin
 from pyro_ebm.units import Bernoulli, Categorical, Spin
-from tests.support.binomial import Binomial
 from tests.support.checks import random_states
 from tests.support.goodness import ALPHA, CHAINS, agreements, chi_square, from_exact_start
+from tests.support.listed_unit import binomial
 from tests.support.machines import SMALL, draw, ring_edges, stacked, varied
 from tests.support.outcomes import matrix_of, violation_of
 
@@ -121,7 +121,7 @@ def counts() -> BoltzmannMachine:
     """Two units that a user wrote, with three levels and a potential, and a bit."""
     number = torch.arange(4, dtype=torch.float64)
     layers = {
-        "count": Layer(Binomial(2), 2, bias=number[:2].cos() - 0.4),
+        "count": Layer(binomial(2), 2, bias=number[:2].cos() - 0.4),
         "bit": Layer(Bernoulli(), 1, bias=number[:1] - 0.3),
     }
     inside = 0.6 * torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)

@@ -47,9 +47,9 @@ from pyro_ebm.kernels import (
 from pyro_ebm.kernels.discrete import alphabets
 from pyro_ebm.sites import Site, boolean
 from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
-from tests.support.binomial import Binomial
 from tests.support.finite import Table, after
 from tests.support.goodness import ALPHA
+from tests.support.listed_unit import binomial
 from tests.support.outcomes import matrix_of, violation_of
 
 CHAINS = 2000
@@ -155,7 +155,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
     "machine of bits": restricted,
     "machine of spins": lambda: chain_of(Spin(), 4, waves(3)),
     "machine of labels": labelled,
-    "machine of counts": lambda: chain_of(Binomial(2), 3, waves(2, scale=0.5), scale=0.4),
+    "machine of counts": lambda: chain_of(binomial(2), 3, waves(2, scale=0.5), scale=0.4),
     "ferromagnet": ferromagnet,
     "field": lambda: field([3, 3, 3]),
     "field of mixed labels": lambda: field(MIXED),
@@ -175,7 +175,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
         chain_of(Spin(), 4, waves(3)), torch.ones(4), mask=torch.tensor([False, True, False, False])
     ),
     "counts held in part": lambda: clamp(
-        chain_of(Binomial(2), 3, waves(2, scale=0.5)), 2 * torch.ones(3), mask=HELD
+        chain_of(binomial(2), 3, waves(2, scale=0.5)), 2 * torch.ones(3), mask=HELD
     ),
     "field held in part": lambda: clamp(field([3, 3, 3]), torch.ones(3), mask=HELD),
     "mixed field held in part": lambda: clamp(forbidding(), torch.ones(3), mask=HELD),

@@ -115,7 +115,7 @@ class Listed(Unit):
         raise ValueError("Units of these kinds are not added.")
 
 
-def binomial(count: int) -> Listed:
+def binomial(count: int = 2) -> Listed:
     """A binomial count: u(k) = −ln C(count, k)."""
     levels = range(count + 1)
     return Listed(tuple(map(float, levels)), tuple(-math.log(math.comb(count, k)) for k in levels))
