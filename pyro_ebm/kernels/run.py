@@ -16,7 +16,7 @@ from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels.composite.tempering import ladder_findings
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
-from pyro_ebm.stopping import carry, warn_with, whole_steps
+from pyro_ebm.stopping import carry, whole_steps
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
@@ -104,7 +104,7 @@ def run(
         now = generator_state(energy.device)
         return Chains(energy.sites, {}, {}, {}, {}, attributes, moving, schedule, state, now)
 
-    return told(carried_out(begin, energy, seed, schedule.draws))
+    return carried_out(begin, energy, seed, schedule.draws)
 
 
 def note_left_out(kernel: Kernel, energy: Energy) -> None:
@@ -120,17 +120,6 @@ def note_left_out(kernel: Kernel, energy: Energy) -> None:
             f"a kernel for them in a Cycle, or hold them: clamp(energy, {{{held}}}).",
             stacklevel=5,
         )
-
-
-def told(found: Chains) -> Chains:
-    """The chains of a run, after a warning of what it has seen.
-
-    Raises:
-        ForbiddenStatesWarning: Where warnings are errors; it has the chains.
-    """
-    if "pinned" in found.attributes:
-        warn_with(warning_of(found.attributes), ForbiddenStatesWarning, 4, chains=found)
-    return found
 
 
 def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
@@ -154,7 +143,7 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
     draws = Schedule(draws=draws).draws  # refuses what is no number of draws
     state = chains.kernel.refresh(energy, chains.state, chains.state.x)
     start = replace(chains, state=state)
-    return told(carried_out(lambda: start, energy, chains.generators, draws))
+    return carried_out(lambda: start, energy, chains.generators, draws)
 
 
 def carried_out(
@@ -177,7 +166,10 @@ def carried_out(
         with whole_steps() as look, forked(generators, energy.device):
             course = Course(begin(), energy, draws)
             course.go(look)
-            return with_pinned(course.chains(), energy)
+            found = with_pinned(course.chains(), energy)
+            if "pinned" in found.attributes:
+                warnings.warn(warning_of(found.attributes), ForbiddenStatesWarning, stacklevel=3)
+            return found
     except BaseException as error:
         if course is None:
             raise

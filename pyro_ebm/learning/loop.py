@@ -76,6 +76,7 @@ class Learning:
     def __init__(self, task: Task, place: Place) -> None:
         self.task, self.place = task, place
         self.begun = time.perf_counter() - place.seconds
+        self.room: dict[Tensor, Tensor] = {}  # for copies of parameters, step by step
 
     @property
     def seconds(self) -> float:
@@ -130,7 +131,7 @@ class Learning:
         if chosen is not None:
             # Not value[chosen], which takes five times as long.
             batch = {site: value.index_select(0, chosen) for site, value in batch.items()}
-        kept = Kept(task.energy, task.optimizer)
+        kept = Kept(task.energy, task.optimizer, self.room)
         try:
             _, state, fantasies = optimised(task, batch, place.state)
             self.place = place._replace(
@@ -181,13 +182,26 @@ class Learning:
 
 
 class Kept:
-    """Parameters, buffers and the optimiser's state as they are now."""
+    """Parameters, buffers and the optimiser's state as they are now.
 
-    def __init__(self, energy: Energy, optimizer: Optimizer) -> None:
+    Args:
+        energy: Has the parameters and buffers.
+        optimizer: The optimiser.
+        room: By tensor, the memory of an earlier copy, which is no longer needed: to ask for new
+            memory takes longer than to copy.
+    """
+
+    def __init__(self, energy: Energy, optimizer: Optimizer, room: dict[Tensor, Tensor]) -> None:
         groups: list[dict[str, Any]] = optimizer.param_groups
         own = [tensor for group in groups for tensor in group["params"]]
         tensors = {id(t): t for t in (*energy.parameters(), *energy.buffers(), *own)}
-        self.tensors = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+        for tensor in tensors.values():
+            known = room.get(tensor)
+            if known is None or (known.shape, known.dtype) != (tensor.shape, tensor.dtype):
+                room[tensor] = tensor.detach().clone()
+            else:
+                known.copy_(tensor.detach())
+        self.tensors = [(tensor, room[tensor]) for tensor in tensors.values()]
         self.optimizer = optimizer
         self.state = {tensor: copied(state) for tensor, state in optimizer.state.items()}
         self.groups = [{k: copied(v) for k, v in g.items() if k != "params"} for g in groups]
