@@ -47,7 +47,13 @@ def tables(terms: PairwiseTerms, matrix: Tensor, bias: Tensor) -> Split:
         for _ in range(terms.biases[site].shape[-1])
     ]
     values = torch.tensor(levels, dtype=bias.dtype, device=bias.device)  # (n, 2)
-    potential = torch.cat([terms.potential_of_levels(site) for site in terms.units])  # (n, 2)
+    lift = bias.new_zeros(())
+    if any(unit.has_potential for unit in terms.units.values()):
+        # At two values a potential is a straight line: part of the bias, and a constant.
+        potential = torch.cat([terms.potential_of_levels(site) for site in terms.units])  # (n, 2)
+        slope = potential.diff(dim=-1)[:, 0] / values.diff(dim=-1)[:, 0]
+        bias = bias - slope
+        lift = (slope * values[:, 0] - potential[:, 0]).sum()
     bounds = [0, n // 3, (2 * n) // 3, n]
     groups = [slice(*pair) for pair in itertools.pairwise(bounds)]
     found, own = [], []
@@ -56,12 +62,10 @@ def tables(terms: PairwiseTerms, matrix: Tensor, bias: Tensor) -> Split:
         bits = torch.arange(2**size, device=bias.device)[:, None] >> torch.arange(
             size - 1, -1, -1, device=bias.device
         )
-        higher = (bits & 1).bool()
-        state = torch.where(higher, values[group, 1], values[group, 0])
-        height = torch.where(higher, potential[group, 1], potential[group, 0]).sum(-1)
+        state = torch.where((bits & 1).bool(), values[group, 1], values[group, 0])
         found.append(state)
-        inside = (state @ matrix[group, group] * state).sum(-1) / 2
-        own.append(inside + state @ bias[group] - height)
+        own.append((state @ matrix[group, group] * state).sum(-1) / 2 + state @ bias[group])
+    own[0] = own[0] + lift
     a, b, c = range(3)
 
     def pair(i: int, j: int) -> Tensor:
