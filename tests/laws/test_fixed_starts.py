@@ -224,7 +224,7 @@ def refusal(kernel: str, energy: str) -> str | None:
         return None if suited else "moves machines of bits or spins"
     if kernel.startswith("tempered"):
         if "counts" in energy:
-            return "A weighted sum of potentials"  # as the unit says
+            return "Units of these kinds are not added"  # as the unit says
         if "rows" in energy and kernel != "tempered transitions":
             return "one law for"
     if "function" not in energy:
