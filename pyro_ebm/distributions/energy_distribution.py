@@ -19,7 +19,14 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies import Energy, parameter_batch
 from pyro_ebm.partition import LogPartition
-from pyro_ebm.sites import as_tensor, check_shape, only_site, settled, trusting
+from pyro_ebm.sites import (
+    as_tensor,
+    check_shape,
+    only_site,
+    require_precision,
+    settled,
+    trusting,
+)
 
 from . import intractable, sampling, summation
 from .intractable import Context, current_context, cut_off, site_name, watched_context, with_history
@@ -55,6 +62,7 @@ class AbstractEnergyDistribution(TorchDistribution):
                 f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine, or "
                 f"CallableEnergy(function, sites)."
             )
+        require_precision(energy.dtype)
         self.site = chosen_site(energy, site)
         summation.require_summable(energy, self.site)
         self.machine = read_once(energy)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, knows_conditional
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels.base import Kernel
+from pyro_ebm.kernels.base import Kernel, require_machines, same_batch
 from pyro_ebm.kernels.choice import tied_part
 from pyro_ebm.kernels.composite.cycle import Cycle
 from pyro_ebm.kernels.discrete.alphabets import alphabet_of
@@ -25,7 +25,13 @@ from pyro_ebm.kernels.discrete.gibbs import Gibbs
 from pyro_ebm.kernels.discrete.gradient_gibbs import GibbsWithGradients
 from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_move
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
-from pyro_ebm.kernels.start import check_reference, finite_start, given_start, random_start
+from pyro_ebm.kernels.start import (
+    check_reference,
+    finite_start,
+    given_start,
+    laws,
+    random_start,
+)
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, describe
 
@@ -92,6 +98,7 @@ def anneal(
         require_kernel(kernel)
         require_settings(kernel, "anneal")
         x = allowed_start(energy, chains) if initial is None else given_start(energy, initial)
+        require_machines(same_batch(x, energy), laws(energy, x))
         state: Any = None
         # Not 0, at which nothing is forbidden: chains would come to where no later step leads back.
         for beta in schedule.clamp_min(torch.finfo(schedule.dtype).tiny):
