@@ -30,7 +30,7 @@ from pyro_ebm.kernels.settings import Length
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
 
-LARGEST = 2**23  # rows of a batch
+LARGEST = 2**17  # outcomes of a start
 HALVES = 2  # values of a number that is drawn once: a mixture has two kernels in the tables
 
 
@@ -183,7 +183,7 @@ def all_outcomes(
     step: Callable[[Sites], Sites],
     starts: Sites,
     laws: tuple[int, ...] = (),
-    most: int = LARGEST,
+    most: float = math.inf,
 ) -> Outcomes:
     """All outcomes of a step from each of some starts.
 
@@ -191,7 +191,7 @@ def all_outcomes(
         step: From values (rows, *laws, *shape) by site to values of the same shapes.
         starts: Values (starts, *laws, *shape) by site.
         laws: The batch of the energy's parameters; what is drawn is the same for each of them.
-        most: How many rows there may be.
+        most: How many rows there may be, one for each outcome of each start.
 
     Raises:
         TooManyOutcomesError: If there are more.
@@ -200,8 +200,9 @@ def all_outcomes(
     draws = Draws(count * each)
     with drawn_from(draws):
         step({site: value.clone() for site, value in starts.items()})
-    if count * each * math.prod(draws.counts) > most:
-        raise TooManyOutcomesError(f"{math.prod(draws.counts)} outcomes are too many")
+    total = math.prod(draws.counts)
+    if total > LARGEST or count * each * total > most:
+        raise TooManyOutcomesError(f"{total} outcomes are too many")
     outcomes = combinations(draws.counts)
     script = Script(outcomes.repeat_interleave(each, 0).repeat(count, 1))
     with drawn_from(script):
