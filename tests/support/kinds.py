@@ -306,6 +306,10 @@ def categorical(scale: float) -> Any:
     return dist.Categorical(logits=waves(2, 3, scale=scale)).to_event(1)
 
 
+def one_hot(scale: float) -> Any:
+    return dist.OneHotCategorical(logits=waves(2, 3, scale=scale)).to_event(1)
+
+
 def gamma(scale: float) -> Any:
     rate = torch.tensor([1.5, 2.5], dtype=DOUBLE)
     return dist.Gamma(2 + scale, rate).to_event(1)
@@ -405,6 +409,9 @@ KINDS: dict[str, Kind] = {
     ),
     "law of bits": finite(law(bernoulli), *SLOPED),
     "law of labels": finite(law(categorical), "conditional", "integer", n=2),
+    "law of one-hot units": Kind(
+        law(one_hot), {"visible": ONE_HOT}, [True, False], says=says("slope")
+    ),
     "real units": of_two(numbers, (-7.0, 7.0), "conditional", "normal", "integral"),
     "bounded units": of_two(bounded, (-1.0, 2.0), "conditional"),
     "real units and a bit": Kind(
