@@ -56,7 +56,7 @@ from pyro_ebm.units import Categorical
 from tests.support.finite import Table, values_of
 from tests.support.goodness import ALPHA
 from tests.support.grids import Grid, Heights
-from tests.support.kinds import KINDS, OPERATIONS, Kind, pickled
+from tests.support.kinds import KINDS, OPERATIONS, Kind, Refusal, pickled
 from tests.support.outcomes import (
     TooManyOutcomesError,
     all_outcomes,
@@ -381,21 +381,7 @@ def faults(cell: Cell) -> set[str]:
 
 
 # --- refusals ------------------------------------------------------------------------------------
-class Refusal(NamedTuple):
-    """Cells without a law, the words in which they are refused, and why that is so.
-
-    Args:
-        says: What the message has.
-        why: The reason.
-        holds: Whether a cell is one of them.
-    """
-
-    says: str
-    why: str
-    holds: Callable[[Cell], bool]
-
-
-LADDERS = (*("ParallelTempering", "TemperedTransitions"), "tempered")
+LADDERS = {"ParallelTempering", "TemperedTransitions", "tempered"}
 REFUSALS = (
     Refusal(
         "Units of these kinds are not added",
@@ -405,7 +391,7 @@ REFUSALS = (
             and (
                 cell.operation.startswith("weighted")
                 or cell.operation == "interpolated"
-                or bool({cell.kernel, cell.operation} & set(LADDERS))
+                or bool({cell.kernel, cell.operation} & LADDERS)
             )
         ),
     ),
@@ -593,7 +579,8 @@ def test_an_energy_that_is_too_strong_is_found_nearly_always(kernel: str, kind: 
     cell = Cell(kernel, kind, "plain")
     found = [faults_with(cell, Stronger, seed) for seed in range(1, 21)]
     assert sum("stationary" in own for own in found) >= 19
-    assert sum("unreachable" in own for own in found) >= (0 if KINDS[kind].is_finite else 19)
+    if not KINDS[kind].is_finite:  # of a matrix it is the law alone that is found to be another
+        assert sum("unreachable" in own for own in found) >= 19
 
 
 @pytest.mark.parametrize("kind", KINDS)

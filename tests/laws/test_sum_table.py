@@ -23,7 +23,7 @@ from pyro_ebm.sites import Sites
 from tests.support.finite import Table, values_of
 from tests.support.goodness import ALPHA, chi_square
 from tests.support.grids import Grid
-from tests.support.kinds import BY_ROWS, KINDS, OPERATIONS, Kind, shares
+from tests.support.kinds import BY_ROWS, KINDS, OPERATIONS, Kind, Refusal, shares
 
 DRAWS = 3000
 
@@ -324,20 +324,6 @@ CELLS = [
     for operation in DONE
     for rows in (ROWS if operation in BY_ROWS else ("one energy",))
 ]
-
-
-class Refusal(NamedTuple):
-    """Cells that are refused, in which words, and why.
-
-    Args:
-        says: What the message has.
-        why: The reason.
-        holds: Whether a cell is one of them.
-    """
-
-    says: str
-    why: str
-    holds: Callable[[Cell], bool]
 
 
 REFUSALS = (

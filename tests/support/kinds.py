@@ -9,7 +9,7 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -455,6 +455,20 @@ KINDS: dict[str, Kind] = {
         model(switch), {"z": ([0.0], [1.0])}, None, {"mu": (-8.0, 9.0)}
     ),
 }
+
+
+class Refusal(NamedTuple):
+    """Cells of a table that are refused, in which words, and why.
+
+    Args:
+        says: What the message has.
+        why: The reason.
+        holds: Whether a cell is one of them.
+    """
+
+    says: str
+    why: str
+    holds: Callable[[Any], bool]
 
 
 # --- operations ----------------------------------------------------------------------------------
