@@ -88,10 +88,13 @@ def exactly(energy: Energy) -> Mode | None:
     """The proved mode, where it is affordable."""
     try:
         sums = exact.summation(energy)
-        if exact.seconds(energy) > AFFORDABLE:
-            return None
+    except TypeError:  # there is no way to sum it
+        return None
+    if exact.seconds(energy) > AFFORDABLE:
+        return None
+    try:
         least = sums.minimum()
-    except (TooManyStatesError, TypeError):
+    except TooManyStatesError:
         return None
     x = {site: value.to(energy.dtype) for site, value in least.items()}
     return Mode(x, energy(x), proved=True, how="all values were looked at, or ruled out in parts")
