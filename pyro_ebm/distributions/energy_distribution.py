@@ -469,7 +469,7 @@ def check_estimate(found: LogPartition | None, machines: torch.Size) -> LogParti
     if not isinstance(found, LogPartition):
         raise TypeError(
             f"log_partition is a {type(found).__name__}; wanted a LogPartition, the value with its "
-            f"error. pyro_ebm.exactly(value) makes one of an exact value."
+            f"error. pyro_ebm.LogPartition.exact(value) makes one of an exact value."
         )
     if found.value.shape != machines or not bool(found.value.isfinite().all()):
         raise ValueError(
