@@ -132,14 +132,14 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             self.batched = True
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
-            self.energy_sites: dict[str, EnergySite] = {}
             # A site that is guarded has another term than was recorded.
             graph = None if self.model.guarded else graph
-            self.conditionals = self.find_conditionals(starts, graph)
+            self.conditionals, swept = self.find_conditionals(starts, graph)
             # From here on, sites that are observed in part have their other elements only.
             self.imputed = first.imputed
+            # The energy of such a site is of the whole.
+            self.energy_sites = {n: own for n, own in swept.items() if n not in self.imputed}
             for name, part in self.imputed.items():
-                self.energy_sites.pop(name, None)  # its energy is of the whole
                 free = Site(self.sites[name].support, part.free.shape)
                 self.sites = {**self.sites, name: free}
 
@@ -467,9 +467,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         old, swept = self.conditionals, self.energy_sites
         with forked(SEED, self.device):
             starts = [self.values_in(random_pass(self.model)) for _ in range(STARTS)]
-            self.energy_sites = {}
-            new = self.find_conditionals(starts)
-        self.energy_sites = {n: own for n, own in self.energy_sites.items() if n in swept}
+            new, sites = self.find_conditionals(starts)
+        self.energy_sites = {n: own for n, own in sites.items() if n in swept}
         # What is not computed from a record stays as it is.
         self.conditionals = {
             site: known
@@ -525,8 +524,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
 
     def find_conditionals(
         self, starts: list[Sites], graph: Graph | None = None
-    ) -> dict[str, DiscreteSite | None]:
-        """By discrete site, how it is drawn; None where it cannot be.
+    ) -> tuple[dict[str, DiscreteSite | None], dict[str, EnergySite]]:
+        """By discrete site, how it is drawn, None where it cannot be; and those that are energies.
 
         Args:
             starts: Values of all the sites, several times.
@@ -538,6 +537,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             if site not in self.moving
             and (found := listed_values(self.nodes[site]["fn"])) is not None
         }
+        swept: dict[str, EnergySite] = {}
         if self.model.evaluator is not None:
             # Summed sites tie terms together, so that only the total is a function of x.
             tied = Reach(frozenset(), (), {})
@@ -553,13 +553,14 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
                 for site, reach in reaches.items():
                     known = prober.energy_site(site, reach)
                     if known is not None:
-                        self.energy_sites[site] = known
-        return dict.fromkeys(self.discrete) | {
+                        swept[site] = known
+        drawn = dict.fromkeys(self.discrete) | {
             site: DiscreteSite.of(
                 self.nodes[site]["fn"], self.whole_sites[site], own, reaches[site], programs[site]
             )
             for site, own in values.items()
         }
+        return drawn, swept
 
     def extreme(self, x: Sites) -> Sites:
         """The same values with real sites far out."""
