@@ -108,7 +108,6 @@ from .partition import (
     belief_propagation,
     elimination,
     exact,
-    exactly,
 )
 from .sampling import NotMixedWarning, sample
 from .sites import Site, Sites
@@ -244,7 +243,6 @@ __all__ = [
     "Moments",
     "TooManyStatesError",
     "LogPartition",
-    "exactly",
     "elimination",
     "EliminationPlan",
     "Marginals",

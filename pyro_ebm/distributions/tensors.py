@@ -17,17 +17,13 @@ from pyro_ebm.energies import BoltzmannMachine, RandomField
 from pyro_ebm.energies.pairwise.edges import Edges, NumberedGraph, numbered
 from pyro_ebm.partition import LogPartition
 
-from .energy_distribution import AbstractEnergyDistribution, Normalizer
+from .energy_distribution import AbstractEnergyDistribution
+from .normalizers import known
 from .reading import substituted
 from .sampling import Sampler
 
 REAL_MATRIX: Constraint = constraints.independent(constraints.real, 2)
 REAL_VECTOR: Constraint = constraints.real_vector
-
-
-def state_of(log_partition: LogPartition | None) -> Normalizer:
-    """Whether log Z is found by structure or handed in."""
-    return "exact" if log_partition is None else "estimated"
 
 
 def zeros(size: int, like: Tensor) -> Tensor:  # (size,)
@@ -73,8 +69,7 @@ class Boltzmann(AbstractEnergyDistribution):
         self.couplings = couplings
         self.bias = zeros(n, couplings) if bias is None else bias
         machine = BoltzmannMachine.fully_visible(n, weight=self.couplings, bias=self.bias)
-        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
 class RestrictedBoltzmann(AbstractEnergyDistribution):
@@ -120,8 +115,7 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
         self.hidden_bias = zeros(m, weight) if hidden_bias is None else hidden_bias
         bias = {"visible": self.visible_bias, "hidden": self.hidden_bias}
         machine = BoltzmannMachine.restricted(n, m, weight=weight, bias=bias)
-        self.describe(machine, "visible", state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, "visible", known(log_partition), sampler, validate_args)
 
 
 class Ising(AbstractEnergyDistribution):
@@ -178,8 +172,7 @@ class Ising(AbstractEnergyDistribution):
         }
         machine = substituted(empty, values)
         assert isinstance(machine, BoltzmannMachine)
-        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
 class Potts(AbstractEnergyDistribution):
@@ -231,8 +224,7 @@ class Potts(AbstractEnergyDistribution):
             raise ValueError(f"The edges name {named} nodes, but field has {n} rows.")
         check_size("coupling", self.coupling, (1, len(pairs)))
         machine = RandomField.potts(graph.edges, [q] * n, coupling=self.coupling, field=field)
-        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
 def last_sizes(name: str, value: Tensor, count: int) -> tuple[int, ...]:
