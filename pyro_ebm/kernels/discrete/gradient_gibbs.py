@@ -156,6 +156,10 @@ class GibbsWithGradients(ReversibleKernel):
 
     over all changes of a single unit, and a Metropolis test with the reverse proposal at x'.
 
+    Where all changes are as likely, as at β = 0 on a ladder, every proposal is accepted: the number
+    of bits that are on is then even and odd in turn. Where forbidden states fix that number, follow
+    it with `RandomBlocks` in a `Cycle`, as `choose_kernel` does.
+
     Args:
         sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
 

@@ -132,7 +132,7 @@ class RandomBlocks(ReversibleKernel):
     ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
         return self.block_of(state.levels).step(energy, state)
 
-    def drawn(self, energy: Energy) -> "OneBlock":
+    def decided(self, energy: Energy, number: int) -> "OneBlock":
         """The same with a block drawn at random."""
         return self.block_of(self.moved(energy))
 
