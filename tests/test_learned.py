@@ -1,8 +1,10 @@
 """What `fit` moves: all that has gradients, or a refusal that says what would stand still."""
 
+import copy
 import functools
 import itertools
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from pyro_ebm.energies import (
     Layer,
     clamp,
     convolutional_energy,
+    interpolate,
 )
 from pyro_ebm.learning import (
     ContrastiveDivergence,
@@ -197,6 +200,51 @@ def test_the_weight_of_a_sum_is_learned_through_another_weight() -> None:
         likelihood = -energy(data).mean() - (-energy(bits(3))).logsumexp(0)
         (slope,) = torch.autograd.grad(likelihood, free)
         torch.testing.assert_close(theta.detach(), 0.5 + 0.1 * slope, rtol=0, atol=1e-6)
+
+
+WITH_SHARE: dict[str, Callable[[Tensor, Energy, Energy], Energy]] = {
+    "on the way": lambda t, a, b: interpolate(a, b, t),
+    "twice the way": lambda t, a, b: 2 * interpolate(a, b, t),
+    "on the way from the way": lambda t, a, b: interpolate(interpolate(a, b, t), b, 0.25),
+    "at a temperature": lambda t, a, b: (a + b) / t,
+    "half of it": lambda t, a, b: 0.5 * (a / t),
+    "beside a function": lambda t, a, b: interpolate(a, b + CallableEnergy(alike, three_bits()), t),
+}
+
+
+def alike(x: Tensor) -> Tensor:
+    return (x[:, 1:] - x[:, :-1]).abs().sum(1)
+
+
+@pytest.mark.parametrize("way", WITH_SHARE)
+def test_a_share_and_a_temperature_are_learned_where_others_are_computed_from_them(
+    way: str,
+) -> None:
+    """1 − t and 1 / T follow their parameter, step by step, as plain gradient ascent moves it."""
+    make = WITH_SHARE[way]
+    first, second = (BoltzmannMachine.fully_visible(3, bias=b) for b in torch.randn(2, 3))
+    for machine in (first, second):
+        machine.requires_grad_(False)
+    data, states = some_rows(20, 3), bits(3)
+    share = nn.Parameter(torch.tensor(0.4))
+    energy = make(share, first, second)
+    assert [p is share for p in energy.parameters() if p.requires_grad] == [True]
+    fit(energy, data, ExactLikelihood(), optimizer=sgd, epochs=3)
+    free = torch.tensor(0.4)
+    for _ in range(3):
+        free = free.detach().requires_grad_()
+        plain = make(free, first, second)
+        likelihood = -plain(data).mean() - (-plain(states)).logsumexp(0)
+        free = free + 0.1 * torch.autograd.grad(likelihood, free)[0]
+    torch.testing.assert_close(share.detach(), free.detach(), rtol=0, atol=1e-5)
+    wanted = make(free.detach(), first, second)(states)
+    for one in (energy, copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):
+        torch.testing.assert_close(one(states), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_temperature_of_zero_is_refused_though_it_is_a_parameter() -> None:
+    with pytest.raises(ValueError, match="multiplied by NaN or an infinite number"):
+        BoltzmannMachine.fully_visible(3) / nn.Parameter(torch.tensor(0.0))
 
 
 @pytest.mark.parametrize("rule", OBJECTIVES)
