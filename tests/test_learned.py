@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ from torch.nn.utils import parametrize
 from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
+    DistributionEnergy,
     Energy,
     Layer,
     clamp,
     convolutional_energy,
     interpolate,
+    mlp_energy,
 )
 from pyro_ebm.learning import (
     ContrastiveDivergence,
@@ -283,6 +286,74 @@ def test_a_parameter_of_two_square_couplings_is_refused_and_the_cure_ties_them()
     fit(machine, data, ExactLikelihood(), epochs=3)
     one, other = (machine.couplings[name].weight for name in ("visible_visible", "b_b"))
     assert one is other
+
+
+def closed_over(tensor: Tensor) -> Energy:
+    return CallableEnergy(lambda x: -(x * tensor).sum(-1), three_bits())
+
+
+def of_a_distribution(tensor: Tensor) -> Energy:
+    return DistributionEnergy(dist.Bernoulli(logits=tensor).to_event(1))
+
+
+class OfBits(nn.Module):
+    """−θ · x."""
+
+    def __init__(self, theta: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(theta.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x * self.theta).sum(-1)
+
+
+@pytest.mark.parametrize("kind", ["parameter", "plain"])
+@pytest.mark.parametrize("batch_size", [None, 10])
+@pytest.mark.parametrize("make", [closed_over, of_a_distribution])
+def test_a_tensor_of_a_part_that_no_step_moves_is_refused_and_the_cures_learn_or_keep_it(
+    make: Callable[[Tensor], Energy], batch_size: int | None, kind: str
+) -> None:
+    start, data = torch.tensor([0.3, -0.2, 0.1]), some_rows(30, 3)
+    learn = functools.partial(
+        fit, data=data, objective=ExactLikelihood(), epochs=2, batch_size=batch_size
+    )
+    tensor = nn.Parameter(start.clone()) if kind == "parameter" else start.clone().requires_grad_()
+    energy = BoltzmannMachine.fully_visible(3) + make(tensor)
+    with pytest.raises(ValueError, match=r"shape \(3,\) that requires.*no parameter of the energy"):
+        learn(energy)
+
+    optimizer = torch.optim.Adam([*energy.parameters(), tensor])
+    learn(energy, optimizer=optimizer)
+    assert bool((tensor != start).all())
+
+    module = OfBits(start)
+    energy = BoltzmannMachine.fully_visible(3) + CallableEnergy(module, three_bits())
+    learn(energy)
+    assert bool((module.theta != start).all())
+
+    kept = tensor.detach().clone()
+    tensor.requires_grad_(False)
+    learn(BoltzmannMachine.fully_visible(3) + make(tensor))
+    assert torch.equal(tensor, kept)
+
+
+def test_a_function_alone_of_a_tensor_that_it_closes_over_is_refused_with_the_module_as_cure() -> (
+    None
+):
+    theta, data = nn.Parameter(torch.zeros(3)), some_rows(30, 3)
+    with pytest.raises(ValueError, match=r"CallableEnergy\(module, sites\)"):
+        fit(closed_over(theta), data, ExactLikelihood())
+    module = OfBits(theta)
+    fit(CallableEnergy(module, three_bits()), data, ExactLikelihood(), epochs=2)
+    assert bool((module.theta != 0).all())
+
+
+def test_tensors_that_an_objective_makes_for_one_loss_are_its_own() -> None:
+    """The noisy rows of denoising require gradients, as leaves do, and are made anew."""
+    energy = mlp_energy(3, (4,))
+    before = values_of(energy)
+    fit(energy, torch.randn(20, 3), DenoisingScore(), epochs=3)
+    assert not torch.equal(before[0], values_of(energy)[0])
 
 
 # --- parameters that are NaN, or frozen ----------------------------------------------------------

@@ -26,7 +26,9 @@ def learned_parameters(energy: Energy) -> dict[str, nn.Parameter]:
         raise ValueError(
             "The energy has no learned parameters: those given as plain tensors are kept as they "
             "are, and those with requires_grad=False too. Give an nn.Parameter, or nothing, for "
-            "what is to be learned; energy.requires_grad_() frees parameters that were frozen."
+            "what is to be learned; energy.requires_grad_() frees parameters that were frozen. "
+            "What a plain function or a distribution was made of is not the energy's: make it an "
+            "nn.Parameter of a module and give that, CallableEnergy(module, sites)."
         )
     require_numbers(energy)
     return learned
@@ -96,6 +98,62 @@ def require_moved(optimizer: Optimizer, learned: dict[str, nn.Parameter]) -> Non
         f"{own}(energy.parameters(), ...), or keep these as they are: "
         f"energy.get_parameter({left[0]!r}).requires_grad_(False)."
     )
+
+
+class Loose:
+    """Watches the first two losses for tensors with gradients that no step moves.
+
+    A plain function, or a distribution, has tensors that are not the energy's. Those that are no
+    parameters may be made by the objective itself for one loss: they are judged by the second.
+
+    Args:
+        energy: What is learned.
+        optimizer: Moves parameters.
+    """
+
+    def __init__(self, energy: Energy, optimizer: Optimizer) -> None:
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        self.moved = {id(tensor) for tensor in (*energy.parameters(), *own)}
+        self.before: list[Tensor] | None = None
+        self.is_over = False
+
+    def look(self, loss: Tensor) -> None:
+        """Refuses a loss whose gradient goes where no step follows.
+
+        Raises:
+            ValueError: If so.
+        """
+        if self.is_over:
+            return
+        loose = [leaf for leaf in leaves_of(loss) if id(leaf) not in self.moved]
+        known = {id(leaf) for leaf in self.before or ()}
+        for leaf in loose:
+            if isinstance(leaf, nn.Parameter) or id(leaf) in known:
+                raise ValueError(
+                    f"The loss depends on a tensor of shape {tuple(leaf.shape)} that requires "
+                    f"gradients, but is no parameter of the energy, so no step would move it; a "
+                    f"plain function or a distribution may have it. To learn it, make it an "
+                    f"nn.Parameter of a module and give that, CallableEnergy(module, sites); or, "
+                    f"where nothing was computed from it beforehand, give an optimizer of it too, "
+                    f"torch.optim.Adam([*energy.parameters(), tensor]). To keep it, call "
+                    f"tensor.requires_grad_(False)."
+                )
+        self.before, self.is_over = loose, self.before is not None or not loose
+
+
+def leaves_of(loss: Tensor) -> list[Tensor]:
+    """The tensors that a loss was computed from and that get its gradient."""
+    leaves, seen, left = [], {loss.grad_fn}, [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):  # where gradients are added up
+            leaves.append(node.variable)
+        new = {before for before, _ in node.next_functions} - seen
+        seen |= new
+        left += new
+    return leaves
 
 
 def some(names: Iterable[str]) -> str:
