@@ -1,12 +1,15 @@
 """Which tensors an energy learns, and whether an optimiser moves them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 NAMED = 5  # of a list in a message
 
@@ -70,18 +73,48 @@ def require_numbers(energy: Energy) -> None:
         )
 
 
+def optimizer_of(given: Optimizer | MakeOptimizer, learned: dict[str, nn.Parameter]) -> Optimizer:
+    """The optimiser that is given, or made of the parameters.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    wanted = (
+        "wanted a torch optimiser, or what makes one of the parameters, for example "
+        "functools.partial(torch.optim.SGD, lr=0.05)."
+    )
+    if isinstance(given, PyroOptim):
+        raise TypeError(
+            f"optimizer is an optimiser of Pyro, which moves what pyro.param names; {wanted} Of "
+            f"this one it is {torch_in_place_of(given)}."
+        )
+    if isinstance(given, Optimizer):
+        return given
+    if not callable(given):
+        raise TypeError(f"optimizer is {given!r}; {wanted}")
+    made = given(list(learned.values()))
+    if not isinstance(made, Optimizer):
+        raise TypeError(f"optimizer made {made!r} of the parameters; {wanted}")
+    return made
+
+
+def torch_in_place_of(optimizer: PyroOptim) -> str:
+    """What makes the torch optimiser that one of Pyro wraps."""
+    make, settings = optimizer.pt_optim_constructor, optimizer.pt_optim_args
+    told = "lr=..."  # where they are a function of the name
+    if isinstance(settings, dict):
+        told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    name = getattr(make, "__name__", "SGD")
+    home = "torch.optim" if hasattr(torch.optim, name) else make.__module__
+    return f"functools.partial({home}.{name}, {told})"
+
+
 def require_moved(optimizer: Optimizer, learned: dict[str, nn.Parameter]) -> None:
     """Refuses an optimiser that does not move all that is learned.
 
     Raises:
-        TypeError: If it is no optimiser.
         ValueError: If it leaves a parameter out.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer is {optimizer!r}; wanted a torch optimiser, or what makes one of the "
-            f"parameters, for example functools.partial(torch.optim.SGD, lr=0.05)."
-        )
     moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
     left = [name for name, parameter in learned.items() if id(parameter) not in moved]
     if not left:
