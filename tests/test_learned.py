@@ -369,12 +369,13 @@ def test_tensors_that_an_objective_makes_for_one_loss_are_its_own() -> None:
         ("layers.visible.bias", (1,)),
     ],
 )
-def test_parameters_that_are_nan_are_refused_by_name(
-    name: str, where: tuple[int, ...], rule: str
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_parameters_that_are_not_finite_are_refused_by_name(
+    value: float, name: str, where: tuple[int, ...], rule: str
 ) -> None:
     machine = BoltzmannMachine.fully_visible(4)
     with torch.no_grad():
-        machine.get_parameter(name)[where] = math.nan
+        machine.get_parameter(name)[where] = value
     with pytest.raises(FloatingPointError, match=r"visible") as raised:
         fit(machine, some_rows(9, 4), OBJECTIVES[rule])
     assert "NaN" in str(raised.value)
