@@ -53,14 +53,14 @@ start = init_to_value(values={"dark": low, "gap": high - low, "noise": high - lo
 
 begin = time.perf_counter()
 blocks = [(pe.Gibbs(), ("labels",)), (NUTS, numbers)]
-within = pe.WithinGibbs(image, blocks, strategy=start)
+within = pe.WithinGibbs(image, blocks, init_strategy=start)
 one = PYRO_MCMC(within, num_samples=400, warmup_steps=100, disable_progbar=True)
 one.run(seen)
 print(f"one chain, Gibbs and NUTS, 400 draws: {time.perf_counter() - begin:.0f} s")
 
 begin = time.perf_counter()
 cycle = pe.Cycle((pe.Gibbs(("labels",)), pe.HMC(numbers)))
-kernel = pe.EnergyKernel(cycle, image, strategy=start)
+kernel = pe.EnergyKernel(cycle, image, init_strategy=start)
 many = pe.infer.MCMC(kernel, num_samples=300, warmup_steps=150, num_chains=64, seed=1)
 many.run(seen)
 print(f"64 chains, Gibbs and HMC, 300 draws each: {time.perf_counter() - begin:.0f} s")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Graph, Layer
-from pyro_ebm.kernels import Gibbs, Schedule, resume, run
+from pyro_ebm.kernels import Gibbs, resume, run
 from pyro_ebm.learning import mean_field
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
@@ -58,7 +58,7 @@ class NoStructure(Energy):
 
 def resumed(draws: Any) -> None:
     machine = dense()
-    resume(run(Gibbs(), machine, Schedule(0, 1), seed=0), machine, draws)
+    resume(run(Gibbs(), machine, 1, warmup=0, seed=0), machine, draws)
 
 
 def potts() -> BoltzmannMachine:
@@ -80,7 +80,7 @@ def start(visible: Any = None, hidden: Any = None) -> dict[str, Any]:
 
 def gibbs(*sites: str, energy: Energy | None = None, **settings: Any) -> None:
     kernel = Gibbs(sites or None)
-    run(kernel, energy or rbm(), Schedule(0, 1), **settings)
+    run(kernel, energy or rbm(), 1, warmup=0, **settings)
 
 
 PARAMETERS = {
@@ -310,7 +310,7 @@ DATA = {
 SAMPLERS = {
     **{
         f"{name} {value!r}": Bad(
-            lambda name=name, value=value: Schedule(**{name: value}),
+            lambda name=name, value=value: run(Gibbs(), rbm(), **{name: value}),
             ValueError,
             (name, repr(value)),
         )
@@ -332,22 +332,22 @@ SAMPLERS = {
     ),
     "the class of a kernel": Bad(lambda: run(Gibbs, rbm()), TypeError, ("kernel", "Gibbs()")),
     "no energy": Bad(lambda: run(Gibbs(), 3.0), TypeError, ("energy", "3.0", "BoltzmannMachine")),
-    "a number for a schedule": Bad(
-        lambda: run(Gibbs(), rbm(), 1000), TypeError, ("schedule", "1000", "Schedule(")
+    "a list for a number of draws": Bad(
+        lambda: run(Gibbs(), rbm(), [1000]), ValueError, ("draws", "[1000]", "whole number")
     ),
     "no sites to move": Bad(
-        lambda: run(Gibbs(()), rbm(), Schedule(0, 1)), ValueError, ("sites", "()", "tuple")
+        lambda: run(Gibbs(()), rbm(), 1, warmup=0), ValueError, ("sites", "()", "tuple")
     ),
     "an empty list of sites": Bad(
-        lambda: run(Gibbs([]), rbm(), Schedule(0, 1)), ValueError, ("sites", "[]", "tuple")
+        lambda: run(Gibbs([]), rbm(), 1, warmup=0), ValueError, ("sites", "[]", "tuple")
     ),
     "chains that do not fit a batch of machines": Bad(
-        lambda: run(Gibbs(), rbm(weight=torch.zeros(3, N, M)), Schedule(0, 1), chains=4),
+        lambda: run(Gibbs(), rbm(weight=torch.zeros(3, N, M)), 1, warmup=0, chains=4),
         ValueError,
         ("parameters", "(3,)", "(4,)"),
     ),
     "a name for a tuple": Bad(
-        lambda: run(Gibbs("visible"), rbm(), Schedule(0, 1)), ValueError, ("'visible'", "tuple")
+        lambda: run(Gibbs("visible"), rbm(), 1, warmup=0), ValueError, ("'visible'", "tuple")
     ),
     "an unknown site to move": Bad(lambda: gibbs("top"), ValueError, ("top", "visible", "hidden")),
     "an energy without conditional laws": Bad(
@@ -637,7 +637,7 @@ def test_what_is_given_is_not_written_to() -> None:
     machine = dense(weight=weight, bias=bias)
     x = {"visible": BITS.clone()}
     machine(x)
-    run(Gibbs(), machine, Schedule(0, 2), initial=x, seed=0)
+    run(Gibbs(), machine, 2, warmup=0, initial=x, seed=0)
     assert torch.equal(x["visible"], BITS)
     assert torch.equal(weight, torch.ones(N, N))
     assert torch.equal(bias, torch.zeros(N))

@@ -81,7 +81,7 @@ def driver(**settings: object) -> MCMC:
 
 
 def test_all_chains_at_once_find_the_posterior() -> None:
-    kernel = EnergyKernel(Cycle((Gibbs(("label",)), HMC())), model, strategy=init_to_median)
+    kernel = EnergyKernel(Cycle((Gibbs(("label",)), HMC())), model, init_strategy=init_to_median)
     mcmc = MCMC(kernel, num_samples=30, warmup_steps=100, num_chains=400, seed=0)
     mcmc.run(DATA)
     samples = mcmc.get_samples(group_by_chain=True)
@@ -325,7 +325,7 @@ def test_blocks_of_every_kind_run_under_pyros_driver(name: str) -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_every_kind_find_the_posterior(name: str) -> None:
     mcmc = stock(
-        WithinGibbs(model, BLOCKS[name], strategy=init_to_median), samples=3000, warmup=300
+        WithinGibbs(model, BLOCKS[name], init_strategy=init_to_median), samples=3000, warmup=300
     )
     assert posterior_error(mcmc) < 5
 
@@ -333,7 +333,7 @@ def test_blocks_of_every_kind_find_the_posterior(name: str) -> None:
 @pytest.mark.slow
 def test_our_kernels_find_the_posterior_under_pyros_driver() -> None:
     mcmc = stock(
-        EnergyKernel(within_gibbs(), model, strategy=init_to_median), samples=3000, warmup=300
+        EnergyKernel(within_gibbs(), model, init_strategy=init_to_median), samples=3000, warmup=300
     )
     assert posterior_error(mcmc) < 5
 

@@ -16,7 +16,6 @@ from torch.distributions import constraints
 from pyro_ebm import (
     HMC,
     CallableEnergy,
-    Schedule,
     Site,
     SpectralConvolution,
     SpectralLinear,
@@ -167,7 +166,7 @@ def test_hmc_draws_from_a_network_as_quadrature_says() -> None:
     torch.manual_seed(2)
     energy = mlp_energy(2, (8,))
     kernel = HMC(step_size=0.2, trajectory_length=1.5)
-    chains = run(kernel, energy, Schedule(50, 30), chains=400, seed=1)
+    chains = run(kernel, energy, 30, warmup=50, chains=400, seed=1)
     axis = torch.linspace(-8, 8, 200)
     grid = torch.cartesian_prod(axis, axis)
     weights = (-energy(grid)).softmax(0).detach()

@@ -19,7 +19,7 @@ from pyro_ebm.energies import (
     Energy,
     RandomField,
 )
-from pyro_ebm.kernels import Gibbs, Schedule, run
+from pyro_ebm.kernels import Gibbs, run
 from pyro_ebm.partition import elimination, exact
 from pyro_ebm.sites import Site, boolean
 
@@ -110,7 +110,7 @@ def test_samplers_of_a_field_name_its_tables_too() -> None:
     with pytest.raises(FloatingPointError, match=r"in the tables of 'edge'"):
         field(math.nan).conditional("visible", x, torch.tensor([0]))
     with pytest.raises(FloatingPointError, match=r"in the tables of 'edge'"):
-        run(Gibbs(), field(math.nan), Schedule(draws=2, warmup=0), chains=2)
+        run(Gibbs(), field(math.nan), draws=2, warmup=0, chains=2)
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
@@ -154,7 +154,7 @@ def test_the_diagonal_of_a_learned_matrix_is_looked_at(value: float) -> None:
         with pytest.raises(FloatingPointError, match="in the couplings of"):
             exact.log_partition(made)
         with pytest.raises(FloatingPointError, match="in the couplings of"):
-            run(Gibbs(), made, Schedule(draws=2, warmup=0), chains=2)
+            run(Gibbs(), made, draws=2, warmup=0, chains=2)
     weight = nn.Parameter(torch.randn(3, 3))
     made = BoltzmannMachine.fully_visible(3, weight=weight)
     (gradient,) = torch.autograd.grad(exact.log_partition(made), made.couplings.parameters())

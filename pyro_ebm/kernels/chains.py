@@ -1,4 +1,4 @@
-"""What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
+"""What a run was asked for, and what it leaves behind: a schedule, and chains of draws."""
 
 import math
 import os
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 Attributes = dict[str, str | int | float | bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long to run.
+    """How long `run` was asked to run, as its chains keep it for `resume`.
 
     Args:
-        warmup: Steps before the first draw.
         draws: Draws to keep.
+        warmup: Steps before the first draw.
         thinning: Steps from one draw to the next.
         keep: "draws", or "everything" to keep the (thinned) warm-up as well.
 
@@ -37,13 +37,13 @@ class Schedule:
         ValueError: If a count is negative, or there is nothing to do.
     """
 
-    warmup: int = 500
     draws: int = 1000
+    warmup: int = 500
     thinning: int = 1
     keep: Literal["draws", "everything"] = "draws"
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup", 0), ("draws", 1), ("thinning", 1)):
+        for name, least in (("draws", 1), ("warmup", 0), ("thinning", 1)):
             value = whole(getattr(self, name))
             if value is None or value < least:
                 raise ValueError(
@@ -65,12 +65,12 @@ class Chains:
         statistics: Numbers by name (chain, draw): `lp` is −E(x) in nats, which is ln p(x) up to
             log Z; `n_flips` the number of discrete units that the step which ended in the draw
             has changed; the others are the kernel's, of that step, and may have further dimensions.
-        warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
+        warmup_draws: As `draws`, of the warm-up; empty unless `keep` is "everything".
         warmup_statistics: As `statistics`, of the warm-up.
         attributes: Kernel, what the warm-up found, schedule, seed, dtype, versions, seconds,
             whether interrupted; of a ladder its barrier, round trips and swap rates.
         kernel: The kernel that made them, as tuned; in a warm-up that was stopped the tuning one.
-        schedule: The schedule asked for.
+        schedule: The number of draws, the warm-up and the thinning that were asked for.
         state: The kernel's state after the last draw.
         generators: The state of the random numbers after the last draw.
     """
@@ -234,6 +234,6 @@ def require_room(energy: Energy, chains: int, draws: int) -> None:
     if wanted > memory:
         raise ValueError(
             f"{draws} draws of {chains} chains take {wanted / 1e9:.3g} GB of memory, and there are "
-            f"{memory / 1e9:.3g} GB; wanted fewer draws, for example Schedule(draws=1000, "
-            f"thinning={-(-draws // 1000)}), which is as many steps."
+            f"{memory / 1e9:.3g} GB; wanted fewer draws, for example draws=1000, "
+            f"thinning={-(-draws // 1000)}, which is as many steps."
         )

@@ -1,4 +1,4 @@
-"""Running a kernel: many chains in one process, for as long as a schedule says."""
+"""Running a kernel: many chains in one process."""
 
 import functools
 import time
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +27,15 @@ from .watch import EVERY, Watch, WrongDependenceError
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
 
 
-def run(
+def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
     kernel: Kernel,
     energy: Energy,
-    schedule: Schedule | None = None,
+    draws: int = 1000,
     *,
+    warmup: int = 500,
     chains: int = 4,
+    thinning: int = 1,
+    keep: Literal["draws", "everything"] = "draws",
     initial: Sites | Tensor | None = None,
     seed: int | None = None,
 ) -> Chains:
@@ -49,8 +52,11 @@ def run(
     Args:
         kernel: The transition.
         energy: The energy.
-        schedule: How long; 500 steps of warm-up and 1,000 draws if left out.
+        draws: How many to keep of each chain.
+        warmup: Steps before the first draw.
         chains: The number of chains; that of `initial` where it is given.
+        thinning: Steps from one draw to the next.
+        keep: "draws", or "everything" to keep the (thinned) warm-up as well.
         initial: Where the chains start (chain, *site.shape), by site; if left out they
             start at random, scattered over each site's support, where the energy is finite.
         seed: Of this run; the global generators stay untouched. If left out it is drawn from them.
@@ -72,10 +78,7 @@ def run(
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
     if not isinstance(energy, Energy):
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
-    if schedule is None:
-        schedule = Schedule()
-    if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is {schedule!r}; wanted for example Schedule(draws=1000).")
+    schedule = Schedule(draws=draws, warmup=warmup, thinning=thinning, keep=keep)
     seed = chosen_seed(seed)
 
     def begin() -> Chains:

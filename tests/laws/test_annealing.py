@@ -28,7 +28,6 @@ from pyro_ebm.kernels import (
     Langevin,
     Mixture,
     RandomBlocks,
-    Schedule,
     TemperedTransitions,
     resume,
     run,
@@ -196,7 +195,7 @@ def test_tempered_transitions_cross_a_barrier() -> None:
     betas = tuple(torch.linspace(0, 1, 21).square().tolist())
     kernel = TemperedTransitions(MALA(step_size=0.2), betas, easy)
     start = torch.full((64, 1), 4.0)
-    chains = run(kernel, wells, Schedule(0, 12), initial=start, seed=1)
+    chains = run(kernel, wells, 12, warmup=0, initial=start, seed=1)
     left = (chains.draws[V] < 0).float().mean()
     assert 0.01 < float(left) < 0.99  # from all the chains on one side
     assert 0 < float(chains.statistics["acceptance_rate"].mean()) < 1
@@ -217,8 +216,8 @@ def test_refresh_takes_new_parameters_and_values() -> None:
 def test_runs_resume_bit_for_bit() -> None:
     machine = SMALL["restricted"].machine()
     kernel = TemperedTransitions(Gibbs(), BETAS)
-    whole = run(kernel, machine, Schedule(2, 20), chains=3, seed=1)
-    parts = resume(run(kernel, machine, Schedule(2, 12), chains=3, seed=1), machine, 8)
+    whole = run(kernel, machine, 20, warmup=2, chains=3, seed=1)
+    parts = resume(run(kernel, machine, 12, warmup=2, chains=3, seed=1), machine, 8)
     assert all(torch.equal(whole.draws[site], parts.draws[site]) for site in whole.draws)
 
 

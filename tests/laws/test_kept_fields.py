@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, Energy, GraphLink, PairwiseTerms, combined
 from pyro_ebm.energies.pairwise.links import DenseLink
-from pyro_ebm.kernels import GibbsWithGradients, ParallelTempering, Schedule, advance, resume, run
+from pyro_ebm.kernels import GibbsWithGradients, ParallelTempering, advance, resume, run
 from pyro_ebm.kernels.discrete import kept_fields
 from pyro_ebm.kernels.discrete.kept_fields import KeptFields
 from pyro_ebm.sites import random_values
@@ -166,8 +166,8 @@ def test_a_resumed_run_is_the_unbroken_one(tempered: str) -> None:
     kernel = GibbsWithGradients()
     if tempered == "tempered":
         kernel = ParallelTempering(kernel, (0.0, 0.5, 1.0))
-    whole = run(kernel, machine, Schedule(5, 40), chains=3, seed=1)
-    parts = resume(run(kernel, machine, Schedule(5, 25), chains=3, seed=1), machine, 15)
+    whole = run(kernel, machine, 40, warmup=5, chains=3, seed=1)
+    parts = resume(run(kernel, machine, 25, warmup=5, chains=3, seed=1), machine, 15)
     for site, draws in whole.draws.items():
         assert torch.equal(parts.draws[site], draws)
     assert torch.equal(parts.statistics["lp"], whole.statistics["lp"])

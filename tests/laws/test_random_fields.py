@@ -28,7 +28,7 @@ from pyro_ebm.energies import (
 from pyro_ebm.energies.fields import energy as field_energy
 from pyro_ebm.energies.fields import factor_graph, labels
 from pyro_ebm.energies.fields.labels import LabelDistribution, draw_labels
-from pyro_ebm.kernels import Gibbs, Schedule, advance, run
+from pyro_ebm.kernels import Gibbs, advance, run
 from pyro_ebm.units import Spin
 from tests.support import fields
 from tests.support.fields import FIELDS, INF, RANDOM, SmallField, stacked, varied
@@ -415,7 +415,7 @@ def test_exact_draws_stay_exact_draws(name: str) -> None:
 
 def test_a_run_keeps_labels_as_small_integers() -> None:
     field = RandomField.potts(nx.grid_2d_graph(5, 4), 5, coupling=torch.tensor([0.5]))
-    chains = run(Gibbs(), field, Schedule(warmup=5, draws=20), chains=3, seed=1)
+    chains = run(Gibbs(), field, draws=20, warmup=5, chains=3, seed=1)
     draws = chains.draws["visible"]
     assert draws.dtype == torch.int8
     assert draws.shape == (3, 20, 20)
@@ -425,7 +425,7 @@ def test_a_run_keeps_labels_as_small_integers() -> None:
 
 def test_mixed_numbers_of_states_start_and_run_within_their_support() -> None:
     small = FIELDS["mixed numbers of states"]
-    chains = run(Gibbs(), small.field(), Schedule(warmup=0, draws=50), chains=8, seed=1)
+    chains = run(Gibbs(), small.field(), draws=50, warmup=0, chains=8, seed=1)
     most = chains.draws["visible"].amax((0, 1)).tolist()
     assert most == [q - 1 for q in small.levels]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.energies import BoltzmannMachine, Layer
-from pyro_ebm.kernels import Gibbs, Schedule, run
+from pyro_ebm.kernels import Gibbs, run
 from pyro_ebm.learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -415,7 +415,7 @@ def test_the_moment_mismatch_of_numbers_is_over_means_and_products() -> None:
 
 def test_chains_of_labels_and_numbers_reach_arviz() -> None:
     small = MIXED["all kinds"]
-    chains = run(Gibbs(), small.machine(torch.float32), Schedule(10, 50), chains=3, seed=2)
+    chains = run(Gibbs(), small.machine(torch.float32), 50, warmup=10, chains=3, seed=2)
     assert chains.draws["a"].dtype == torch.int8
     assert chains.draws["c"].dtype == torch.float32
     assert set(chains.draws["a"].unique().tolist()) <= {0, 1, 2}

@@ -215,14 +215,14 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         }
         return self.reduced(free)
 
-    def initial(self, chains: int, strategy: InitStrategy | None = None) -> Sites:
+    def initial(self, chains: int, init_strategy: InitStrategy | None = None) -> Sites:
         """Where chains may start, each on its own: values of finite energy.
 
         Args:
             chains: How many.
-            strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers between
-                −2 and 2 in unconstrained space, and farther out where no finite energy is found
-                there. Discrete sites are drawn from the model.
+            init_strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers
+                between −2 and 2 in unconstrained space, and farther out where no finite energy is
+                found there. Discrete sites are drawn from the model.
 
         Raises:
             ValueError: If no finite energy is found in a hundred tries.
@@ -232,7 +232,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         found: list[Sites] = []
         for number in range(TRIES):
             radius = RADIUS + WIDER * number
-            tried = [self.random_values(strategy, radius) for _ in range(chains - len(found))]
+            tried = [self.random_values(init_strategy, radius) for _ in range(chains - len(found))]
             with torch.no_grad():
                 energies = self.evaluate(stacked(tried))
             found += [x for x, e in zip(tried, energies.tolist(), strict=True) if math.isfinite(e)]
@@ -240,7 +240,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
                 return stacked(found)
         raise ValueError(
             f"Only {len(found)} of {chains} chains found a start of finite energy in {TRIES} "
-            f"tries. Give `initial` another strategy, or look for terms that are −∞ or NaN."
+            f"tries. Give `initial` another init_strategy, or look for terms that are −∞ or NaN."
         )
 
     # --- conditional laws ------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class ParallelTempering(TunableKernel):
         if isinstance(self.betas, int):
             raise ValueError(
                 f"The places of the {self.betas} levels have not been found yet. Give betas as "
-                f"numbers, or have them found: run(...) with a schedule that has a warm-up."
+                f"numbers, or have them found in a warm-up: run(..., warmup=500)."
             )
         return self.betas
 
