@@ -40,6 +40,8 @@ class Boltzmann(AbstractEnergyDistribution):
 
     .. math:: \ln p(x) = \tfrac12 x^\top W x + b^\top x - \ln Z, \quad x \in \{0, 1\}^n
 
+    As an energy it is `BoltzmannMachine.fully_visible`.
+
     Args:
         couplings: W (*batch, n, n); its symmetric part counts, its diagonal is a bias.
         bias: b (*batch, n); zero if left out.
@@ -49,6 +51,13 @@ class Boltzmann(AbstractEnergyDistribution):
 
     Raises:
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import Boltzmann
+        >>> law = Boltzmann(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        >>> law.log_prob(torch.ones(2)).exp()  # e / (e + 3)
+        tensor(0.4754)
 
     References:
         | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)
@@ -82,6 +91,8 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
 
     .. math:: \ln p(v) = b^\top v + \sum_j \ln(1 + e^{c_j + (W^\top v)_j}) - \ln Z
 
+    As an energy it is `BoltzmannMachine.restricted`.
+
     Args:
         weight: W (*batch, n, m), visible by hidden units.
         visible_bias: b (*batch, n); zero if left out.
@@ -92,6 +103,13 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
 
     Raises:
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import RestrictedBoltzmann
+        >>> law = RestrictedBoltzmann(torch.zeros(3, 2), torch.tensor([0.0, 1.0, 2.0]))
+        >>> law.mean
+        tensor([0.5000, 0.7311, 0.8808])
 
     References:
         | Training products of experts by minimizing contrastive divergence (Hinton, 2002)
@@ -129,6 +147,8 @@ class Ising(AbstractEnergyDistribution):
 
     .. math:: \ln p(s) = \sum_{(i,j)} J_{ij} s_i s_j + h^\top s - \ln Z, \quad s \in \{-1, 1\}^n
 
+    As an energy it is `BoltzmannMachine.on_graph`.
+
     Args:
         edges: A networkx graph, or pairs of spins, counted from 0. Nodes 0, …, n − 1 of a graph
             are the spins, and others are numbered in its order.
@@ -141,6 +161,13 @@ class Ising(AbstractEnergyDistribution):
     Raises:
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
             edges are not those of a simple graph.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import Ising
+        >>> law = Ising([(0, 1), (1, 2)], torch.tensor(0.5))
+        >>> law.log_prob(torch.tensor([1.0, 1.0, 1.0])).exp(), law.sample((5,)).shape
+        (tensor(0.2672), torch.Size([5, 3]))
 
     References:
         | Beitrag zur Theorie des Ferromagnetismus (Ising, 1925)
@@ -190,6 +217,8 @@ class Potts(AbstractEnergyDistribution):
     with labels x from 0 to q − 1. log Z is exact where the graph has a small treewidth, as chains
     and trees have, whatever their length.
 
+    As an energy it is `RandomField.potts`.
+
     Args:
         edges: A networkx graph, or pairs of nodes, counted from 0, as for `Ising`.
         coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
@@ -201,6 +230,14 @@ class Potts(AbstractEnergyDistribution):
     Raises:
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
             edges are not those of a simple graph.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import Potts
+        >>> chain = [(k, k + 1) for k in range(99)]
+        >>> law = Potts(chain, torch.tensor(1.0), torch.zeros(100, 3))
+        >>> law.log_prob(torch.zeros(100)), law.sample((5,)).shape
+        (tensor(-55.6916), torch.Size([5, 100]))
 
     References:
         | Some generalized order-disorder transformations (Potts, 1952)

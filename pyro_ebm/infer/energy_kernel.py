@@ -38,6 +38,16 @@ class EnergyKernel(MCMCKernel):
     Raises:
         TypeError: If `kernel` is no kernel of this library, or `model` neither.
         ValueError: In `run`, if the kernel does not move a latent site of the model.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro_ebm import EnergyKernel, Gibbs, infer
+        >>> def model():
+        ...     pyro.sample("rain", dist.Bernoulli(0.3))
+        >>> mcmc = infer.MCMC(EnergyKernel(Gibbs(), model), num_samples=20, warmup_steps=0, seed=0)
+        >>> mcmc.run()
+        >>> mcmc.get_samples(group_by_chain=True)["rain"].shape
+        torch.Size([4, 20])
     """
 
     def __init__(

@@ -35,6 +35,11 @@ class Schedule:
 
     Raises:
         ValueError: If a count is negative, or there is nothing to do.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> run(Gibbs(), BoltzmannMachine.fully_visible(3), 20, warmup=5, seed=0).schedule
+        Schedule(draws=20, warmup=5, thinning=1, keep='draws')
     """
 
     draws: int = 1000
@@ -73,6 +78,17 @@ class Chains:
         schedule: The number of draws, the warm-up and the thinning that were asked for.
         state: The kernel's state after the last draw.
         generators: The state of the random numbers after the last draw.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> chains = run(Gibbs(), BoltzmannMachine.restricted(6, 4), 50, warmup=10, seed=0)
+        >>> print(chains)
+        chains  4 × 50 draws of visible (6,), hidden (4,)
+        energy  BoltzmannMachine, float32 on cpu
+        kernel  Gibbs()
+        run     10 of 10 steps of warm-up, ... s, seed 0
+        >>> chains.last["hidden"].shape
+        torch.Size([4, 4])
     """
 
     sites: Mapping[str, Site]
@@ -169,6 +185,16 @@ class NonFiniteEnergyError(FloatingPointError):
     Args:
         message: What happened, and where.
         chains: The draws so far.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, Langevin, NonFiniteEnergyError, run
+        >>> cliff = CallableEnergy(lambda x: torch.where(x > 0, x, torch.nan), ())
+        >>> try:
+        ...     run(Langevin(step_size=0.5), cliff, warmup=0, initial=torch.full((4,), 3.0), seed=0)
+        ... except NonFiniteEnergyError as error:
+        ...     print(error.chains.draws["visible"].isfinite().all())
+        tensor(True)
     """
 
     def __init__(self, message: str, chains: Chains) -> None:

@@ -49,6 +49,9 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
     comes from a step has those draws as its `chains`. From either, `resume` goes on to the draws of
     a run that was not broken. In several threads one run waits for the other.
 
+    `sample` chooses the kernel for you and judges the chains; `infer.MCMC` runs kernels on Pyro
+    models in Pyro's words.
+
     Args:
         kernel: The transition.
         energy: The energy.
@@ -63,6 +66,7 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
 
     Warns:
         ForbiddenStatesWarning: If units have kept their values since all others are forbidden.
+        UserWarning: If the kernel leaves sites where they start.
 
     Raises:
         TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
@@ -71,8 +75,12 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
         WrongDependenceError: If a conditional law turns out not to be that of the energy; it
             carries the draws so far.
 
-    Warns:
-        UserWarning: If the kernel leaves sites where they start.
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> machine = BoltzmannMachine.restricted(6, 4)
+        >>> chains = run(Gibbs(), machine, draws=50, warmup=10, chains=8, thinning=2, seed=0)
+        >>> chains.draws["visible"].shape, chains.statistics["lp"].shape
+        (torch.Size([8, 50, 6]), torch.Size([8, 50]))
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
@@ -141,6 +149,15 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
     Raises:
         ValueError: If `draws` is not positive, or the energy is not of the chains' sites.
         NonFiniteEnergyError, WrongDependenceError: As `run`; with all the draws so far.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, resume, run
+        >>> machine = BoltzmannMachine.restricted(6, 4)
+        >>> first = run(Gibbs(), machine, 60, warmup=10, seed=0)
+        >>> whole = run(Gibbs(), machine, 100, warmup=10, seed=0)
+        >>> torch.equal(resume(first, machine, 40).draws["visible"], whole.draws["visible"])
+        True
     """
     require_same_sites(chains, energy)
     draws = Schedule(draws=draws).draws  # refuses what is no number of draws

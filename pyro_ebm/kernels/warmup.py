@@ -40,6 +40,14 @@ def warmup(
     Raises:
         TypeError, ValueError: If `kernel` is no kernel or `energy` no energy, the kernel cannot
             move this energy's sites from `initial`, or `steps` is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, MALA, warmup
+        >>> normal = CallableEnergy(lambda x: (x.square() / 2).sum(-1), 3)
+        >>> kernel, state = warmup(MALA(), normal, torch.randn(10, 3), steps=30, seed=0)
+        >>> kernel.unset(), state.x["visible"].shape
+        ((), torch.Size([10, 3]))
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")

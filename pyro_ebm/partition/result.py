@@ -20,6 +20,14 @@ class LogPartition(NamedTuple):
         why: What these checks found, in words.
         log_weights: The importance weights (samples, *batch) behind an estimate, in nats; empty
             where there are none.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import LogPartition
+        >>> z, error = torch.tensor(12.3), torch.tensor(0.1)
+        >>> found = LogPartition(z, error, z - 1, z + 1, "by hand", True, "", torch.empty(0))
+        >>> f"{found.value:.1f} ± {found.standard_error:.1f} nats"
+        '12.3 ± 0.1 nats'
     """
 
     value: Tensor
@@ -41,6 +49,12 @@ def exactly(value: Tensor, method: str = "exact summation") -> LogPartition:
 
     Raises:
         TypeError: If the value is no tensor of real numbers.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.partition import exactly
+        >>> exactly(torch.tensor(3.0)).standard_error
+        tensor(0.)
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"value is {value!r}; wanted log Z as a tensor of real numbers.")

@@ -35,6 +35,9 @@ INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (
 class BoltzmannMachine(PairwiseEnergy):
     """A Boltzmann machine over named layers; the module's docstring has the energy.
 
+    `restricted`, `fully_visible`, `on_graph`, `deep`, `from_pairs` make the usual ones. As Pyro
+    distributions, `pyro_ebm.distributions` has `Boltzmann`, `RestrictedBoltzmann`, `Ising`.
+
     Args:
         layers: The layers by name; a name must be a valid attribute name.
         couplings: Pairs of layer names that are coupled, twice the same for couplings inside a
@@ -46,6 +49,14 @@ class BoltzmannMachine(PairwiseEnergy):
     Raises:
         ValueError: If a name, a shape, a dtype, a device or a value is not what is wanted.
         TypeError: If a parameter is no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Bernoulli, BoltzmannMachine, Gaussian, Layer
+        >>> layers = {"pixels": Layer(Gaussian(), 4), "causes": Layer(Bernoulli(), 2)}
+        >>> machine = BoltzmannMachine(layers, {("pixels", "causes"): torch.ones(4, 2)})
+        >>> machine({"pixels": torch.ones(4), "causes": torch.tensor([1.0, 0.0])})
+        tensor(-2., ...)
 
     References:
         | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)

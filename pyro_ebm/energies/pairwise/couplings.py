@@ -208,6 +208,8 @@ class Sparse(Coupling):
 class Graph:
     """Which units of a layer (or of two) are coupled: `couplings={("a", "a"): Graph(edges)}`.
 
+    `BoltzmannMachine.on_graph` makes a machine of one layer on a graph.
+
     Args:
         edges: Pairs of unit indices (edges, 2), a list of pairs, or a networkx graph, whose nodes
             0, …, n − 1 are the units, and others are numbered in the order of the graph. The
@@ -217,6 +219,14 @@ class Graph:
 
     Raises:
         ValueError: If an edge joins a unit to itself, stands twice, or names no unit.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Graph, Layer, Spin
+        >>> pairs = Graph([(0, 1), (1, 2)], weight=torch.tensor([0.5, -1.0]))
+        >>> machine = BoltzmannMachine({"spins": Layer(Spin(), 3)}, {("spins", "spins"): pairs})
+        >>> machine(torch.tensor([1.0, 1.0, -1.0]))
+        tensor(-1.5000, ...)
     """
 
     def __init__(

@@ -22,6 +22,13 @@ class Layer(nn.Module):
 
     Raises:
         ValueError: If the size is not positive, or a tensor has the wrong shape or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Bernoulli, BoltzmannMachine, Layer
+        >>> bits = Layer(Bernoulli(), 3, bias=torch.tensor([0.0, 1.0, 2.0]))
+        >>> BoltzmannMachine({"bits": bits})(torch.ones(3))
+        tensor(-3.)
     """
 
     bias: Tensor

@@ -57,7 +57,13 @@ ELEMENTS = 2**24  # numbers of one batched pass, about: more rows are taken in t
 
 
 class UnbatchedModelWarning(UserWarning):
-    """A model cannot be batched over chains: they are evaluated one after another."""
+    """A model cannot be batched over chains: they are evaluated one after another.
+
+    Example:
+        >>> import warnings
+        >>> from pyro_ebm.energies import UnbatchedModelWarning
+        >>> warnings.filterwarnings("ignore", category=UnbatchedModelWarning)  # slow is fine here
+    """
 
 
 class ModelEnergy(SweepEnergy, CheckedEnergy):
@@ -86,6 +92,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
     otherwise one after another. `dependences` tells what is claimed of each site and why, and
     `one_by_one` makes no claims. Runs compare what is claimed with the log joint.
 
+    `infer.MCMC` with an `EnergyKernel` makes it for you.
+
     Args:
         model: A Pyro model: a callable, or a `PyroModule`. Its sites must be the same in every
             pass, and it may draw random numbers at sample sites only.
@@ -96,6 +104,15 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         TypeError: If `model` is no callable.
         ValueError: If it subsamples, has no latent site or one whose support is unknown, has other
             sites in another pass, or another log joint for the same values.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyro_ebm import ModelEnergy
+        >>> def model(data):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("data", dist.Normal(mean, 1.0), obs=data)
+        >>> ModelEnergy(model, torch.tensor(1.0))({"mean": torch.tensor([0.5])})  # ln 2π + ¼
+        tensor([2.0879])
     """
 
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401

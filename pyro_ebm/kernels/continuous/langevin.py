@@ -133,6 +133,8 @@ class Langevin(Kernel):
 class MALA(Mover, ReversibleKernel):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
+    `HMC` makes several such steps between two tests, and is the better choice of most.
+
     Args:
         sites: The sites to move; all continuous ones if left out.
         step_size: τ; one for all chains, or a tensor that broadcasts to them (*batch,).
@@ -142,6 +144,13 @@ class MALA(Mover, ReversibleKernel):
 
     Raises:
         ValueError: If the step size is not positive.
+
+    Example:
+        >>> from pyro_ebm import CallableEnergy, MALA, run
+        >>> normal = CallableEnergy(lambda x: (x.square() / 2).sum(-1), 3)
+        >>> chains = run(MALA(step_size=1.0), normal, 50, warmup=10, seed=0)
+        >>> chains.statistics["acceptance_rate"].shape
+        torch.Size([4, 50])
 
     References:
         | Exponential convergence of Langevin distributions and their discrete approximations
