@@ -31,7 +31,7 @@ LONG = 8.0  # seconds: what takes longer is done once
 LENGTH = {"draws": 500, "warmup": 100}
 
 
-class Normal(pe.GradientEnergy):
+class Normal(pe.energies.GradientEnergy):
     """A normal law that knows its gradient."""
 
     def __init__(self, precision: Tensor) -> None:

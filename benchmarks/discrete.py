@@ -158,7 +158,7 @@ def try_out(case: Case, name: str, energy: pe.Energy, trial: Trial, truth: float
     begin = time.process_time()
     chains = pe.run(trial.kernel, energy, **length, initial=x, seed=1)
     seconds = time.process_time() - begin
-    size = float(pe.hamming_effective_sample_size(chains.draws["visible"]))
+    size = float(pe.statistics.hamming_effective_sample_size(chains.draws["visible"]))
     means = free_energies(case, chains)
     errors = [told(some, truth) for some in means.split(CHAINS // 2)]
     rate = chains.statistics.get("acceptance_rate", torch.ones(())).mean()

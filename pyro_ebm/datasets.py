@@ -21,6 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Digits",
+    "SouthernWomen",
+    "digits",
+    "southern_women",
+]
+
 DIGITS = Path(__file__).parent / "data" / "digits.npz"
 
 

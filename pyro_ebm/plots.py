@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["energy_histograms", "filters", "images", "learning_curve", "restoration"]
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
 GREY = "#666666"
 TILE = 0.72  # the width of one image and the gap after it, in inches

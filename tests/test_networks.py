@@ -13,16 +13,8 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_ebm import (
-    HMC,
-    CallableEnergy,
-    Site,
-    SpectralConvolution,
-    SpectralLinear,
-    convolutional_energy,
-    mlp_energy,
-    run,
-)
+from pyro_ebm import HMC, CallableEnergy, Site, convolutional_energy, mlp_energy, run
+from pyro_ebm.energies import SpectralConvolution, SpectralLinear
 from pyro_ebm.energies.functions import spectral as subject
 from pyro_ebm.sites import boolean
 

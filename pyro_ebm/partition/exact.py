@@ -38,6 +38,16 @@ from pyro_ebm.partition.sums.summation import Moments, Summation
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, batch_shape, levels_of
 
+__all__ = [
+    "free_energy",
+    "log_partition",
+    "log_prob",
+    "moments",
+    "sample",
+    "seconds",
+    "states",
+]
+
 
 def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
     """The way in which an energy is summed.

@@ -13,7 +13,8 @@ import torch.distributions as torch_dist
 from torch import Tensor
 from torch.distributions import constraints, transforms
 
-from pyro_ebm import HMC, DistributionEnergy, TruncatedNormal, exact, run
+from pyro_ebm import HMC, DistributionEnergy, exact, run
+from pyro_ebm.distributions import TruncatedNormal
 from pyro_ebm.energies import energy_and_gradient
 from pyro_ebm.energies.functions import distribution as subject
 

@@ -18,7 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_ebm import WrongDependenceError, infer
+from pyro_ebm import infer
 from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import (
     BoltzmannMachine,
@@ -29,7 +29,7 @@ from pyro_ebm.energies import (
 )
 from pyro_ebm.energies.pyro_models import model as model_file
 from pyro_ebm.energies.pyro_models.dependence import Prober, Reach
-from pyro_ebm.kernels import Cycle, Gibbs, RandomWalk, resume, run, watch
+from pyro_ebm.kernels import Cycle, Gibbs, RandomWalk, WrongDependenceError, resume, run, watch
 from pyro_ebm.kernels.watch import Watch
 from pyro_ebm.sites import Sites
 from tests.support.discrete import error, states
