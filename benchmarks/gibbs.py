@@ -34,7 +34,7 @@ def rbm(chains: int, sweeps: int) -> None:
 
 
 def dense(n: int, chains: int, sweeps: int) -> None:
-    machine = pe.BoltzmannMachine.fully_visible(n, weight=0.05 * torch.randn(n, n))
+    machine = pe.BoltzmannMachine.fully_visible(n, couplings=0.05 * torch.randn(n, n))
     weight = machine.couplings["visible_visible"].weight.detach()
     weight = weight + weight.T
     x = torch.rand(n, chains).round()
@@ -56,7 +56,7 @@ def dense(n: int, chains: int, sweeps: int) -> None:
 
 def lattice(side: int, chains: int, sweeps: int) -> None:
     graph = nx.grid_2d_graph(side, side, periodic=True)
-    machine = pe.BoltzmannMachine.on_graph(graph, weight=torch.tensor([0.4]))
+    machine = pe.BoltzmannMachine.on_graph(graph, couplings=torch.tensor([0.4]))
     length = {"draws": 1, "warmup": sweeps}
     works = {"pyro_ebm.run": lambda: pe.run(pe.Gibbs(), machine, **length, chains=chains, seed=0)}
     n = side * side

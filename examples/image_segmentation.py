@@ -32,7 +32,9 @@ size, truth = 24, {"dark": 0.3, "gap": 1.0, "noise": 0.6}
 
 # Below the critical coupling, 0.4407: above it, images of one label alone would be a second mode.
 coupling, no_field = torch.tensor([0.38]), torch.zeros(size**2)
-machine = pe.BoltzmannMachine.on_graph(nx.grid_2d_graph(size, size), weight=coupling, bias=no_field)
+machine = pe.BoltzmannMachine.on_graph(
+    nx.grid_2d_graph(size, size), couplings=coupling, biases=no_field
+)
 prior = pe.distributions.EnergyDistribution.up_to_constant(
     machine, sampler=pe.distributions.Sampler(steps=100)
 )

@@ -33,7 +33,7 @@ data = likelihood.log()[seen.flatten()]
 def potts(coupling: float, field: torch.Tensor) -> RandomField:
     strength = torch.tensor([coupling], dtype=torch.float64)
     return RandomField.potts(
-        nx.grid_2d_graph(rows, columns), labels, coupling=strength, field=field
+        nx.grid_2d_graph(rows, columns), labels, couplings=strength, biases=field
     )
 
 

@@ -108,11 +108,11 @@ TABLES = {
         ("weight", "infinite", "finite"),
     ),
     "an unknown word for a coupling": Bad(
-        lambda: potts(coupling="mine"), ValueError, ("mine", "free", "shared")
+        lambda: potts(couplings="mine"), ValueError, ("mine", "free", "shared")
     ),
-    "a number for a coupling": Bad(lambda: potts(coupling=0.5), TypeError, ("0.5", "tensor")),
+    "a number for a coupling": Bad(lambda: potts(couplings=0.5), TypeError, ("0.5", "tensor")),
     "too many couplings": Bad(
-        lambda: potts(coupling=torch.zeros(3)), ValueError, ("weight", "(3,)", "2 or 1")
+        lambda: potts(couplings=torch.zeros(3)), ValueError, ("weight", "(3,)", "2 or 1")
     ),
     "states for another graph": Bad(
         lambda: RandomField.potts(nx.path_graph(3), [2, 2]), ValueError, ("2", "3 nodes")

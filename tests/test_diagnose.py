@@ -81,13 +81,13 @@ def autoregressive(chains: int, draws: int, units: int, memory: float, seed: int
 
 def torus(beta: float) -> BoltzmannMachine:
     """A ferromagnet of 10 × 10 spins; order sets in at β = 0.44."""
-    return BoltzmannMachine.on_graph(square(10), weight=torch.tensor([beta]))
+    return BoltzmannMachine.on_graph(square(10), couplings=torch.tensor([beta]))
 
 
 def glass(temperature: float, seed: int) -> BoltzmannMachine:
     """A frustrated machine: Gaussian couplings on the torus."""
     weight = torch.randn(200, generator=generator(seed)) / temperature
-    return BoltzmannMachine.on_graph(square(10), weight=weight)
+    return BoltzmannMachine.on_graph(square(10), couplings=weight)
 
 
 def square(side: int) -> nx.Graph:
@@ -555,7 +555,7 @@ def test_divergences_in_a_funnel_are_found_in_ten_runs() -> None:
 
 def test_a_mixture_with_a_kernel_that_always_accepts_has_mixed() -> None:
     kernel = Mixture((Gibbs(), GibbsWithGradients()))
-    machine = BoltzmannMachine.restricted(2, 2, weight=torch.zeros(2, 2))
+    machine = BoltzmannMachine.restricted(2, 2, couplings=torch.zeros(2, 2))
     chains = run(kernel, machine, 600, warmup=10, chains=4, seed=0)
     assert bool(chains.statistics["acceptance_rate"].isnan().any())
     assert diagnose(chains).verdict is MIXED

@@ -580,7 +580,7 @@ QUIET: dict[str, Callable[[], Energy]] = {
         torch.zeros(1, 5, 2), torch.zeros(1, 2, 2), lengths=torch.tensor([3])
     ),
     "a machine that is frozen": lambda: BoltzmannMachine.on_graph(
-        nx.path_graph(2), weight=torch.tensor([60.0]), bias=torch.full((2,), -30.0)
+        nx.path_graph(2), couplings=torch.tensor([60.0]), biases=torch.full((2,), -30.0)
     ),
 }
 

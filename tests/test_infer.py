@@ -268,7 +268,7 @@ def test_a_given_start_is_kept_by_setup() -> None:
 
 
 def test_an_energy_of_its_own_under_pyros_driver() -> None:
-    machine = BoltzmannMachine.fully_visible(3, weight=numbers(3, 3), bias=numbers(3))
+    machine = BoltzmannMachine.fully_visible(3, couplings=numbers(3, 3), biases=numbers(3))
     kernel = EnergyKernel(Gibbs(), machine)
     start = {"visible": torch.zeros(3)}
     mcmc = PyroMCMC(kernel, 30, 0, initial_params=start, disable_progbar=True)

@@ -81,12 +81,12 @@ class Case(NamedTuple):
 
 def restricted() -> BoltzmannMachine:
     torch.manual_seed(5)
-    return BoltzmannMachine.restricted(5, 3, weight=torch.randn(5, 3))
+    return BoltzmannMachine.restricted(5, 3, couplings=torch.randn(5, 3))
 
 
 def ferromagnet() -> BoltzmannMachine:
     ring = [(0, 1), (1, 2), (2, 3), (3, 0)]
-    return BoltzmannMachine.on_graph(ring, weight=0.4 * torch.ones(4))
+    return BoltzmannMachine.on_graph(ring, couplings=0.4 * torch.ones(4))
 
 
 def normal() -> Energy:

@@ -56,7 +56,7 @@ def kaufman_energy(side: int, temperature: float) -> float:
 
 def ising(side: int, temperature: float, dtype: torch.dtype = torch.float32) -> BoltzmannMachine:
     edges = torch.tensor(lattice_edges(side, side, periodic=True))
-    return BoltzmannMachine.on_graph(edges, weight=torch.tensor([1 / temperature], dtype=dtype))
+    return BoltzmannMachine.on_graph(edges, couplings=torch.tensor([1 / temperature], dtype=dtype))
 
 
 class Estimate(NamedTuple):
@@ -157,7 +157,7 @@ def glass_energy(weight: Tensor, side: int, temperature: float) -> float:
 def glass(side: int, temperature: float, seed: int) -> BoltzmannMachine:
     edges = torch.tensor(lattice_edges(side, side, periodic=True))
     weight = (glass_weights(side, seed) / temperature).float()
-    return BoltzmannMachine.on_graph(edges, weight=weight)
+    return BoltzmannMachine.on_graph(edges, couplings=weight)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -117,9 +117,9 @@ def test_what_has_no_numbers_is_refused(value: Any) -> None:
 # --- parameters ----------------------------------------------------------------------------------
 
 GIVEN: dict[str, Callable[[Tensor], Any]] = {
-    "weight": lambda w: BoltzmannMachine.restricted(2, 2, weight=w),
-    "a learned weight": lambda w: BoltzmannMachine.restricted(2, 2, weight=nn.Parameter(w)),
-    "a square": lambda w: BoltzmannMachine.fully_visible(2, weight=w),
+    "weight": lambda w: BoltzmannMachine.restricted(2, 2, couplings=w),
+    "a learned weight": lambda w: BoltzmannMachine.restricted(2, 2, couplings=nn.Parameter(w)),
+    "a square": lambda w: BoltzmannMachine.fully_visible(2, couplings=w),
     "a table": lambda w: TableFactors([[0]], w),
     "potentials of a chain": lambda w: RandomField.chain(w, torch.zeros(1, 2, 2)),
 }

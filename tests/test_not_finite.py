@@ -134,7 +134,7 @@ def test_a_mode_of_many_states_is_refused_too() -> None:
     sites = {"x": Site(boolean, torch.Size([40]))}
     for energy in (
         CallableEnergy(lambda x: x.sum(-1) * math.nan, sites),
-        BoltzmannMachine.fully_visible(40, weight=torch.randn(40, 40)),
+        BoltzmannMachine.fully_visible(40, couplings=torch.randn(40, 40)),
     ):
         if isinstance(energy, BoltzmannMachine):
             with torch.no_grad():
@@ -147,7 +147,7 @@ def test_a_mode_of_many_states_is_refused_too() -> None:
 def test_the_diagonal_of_a_learned_matrix_is_looked_at(value: float) -> None:
     for made in (
         BoltzmannMachine.fully_visible(3),
-        BoltzmannMachine.fully_visible(3, weight=nn.Parameter(torch.zeros(3, 3))),
+        BoltzmannMachine.fully_visible(3, couplings=nn.Parameter(torch.zeros(3, 3))),
     ):
         with torch.no_grad():
             made.couplings["visible_visible"].weight[1, 1] = value
@@ -156,7 +156,7 @@ def test_the_diagonal_of_a_learned_matrix_is_looked_at(value: float) -> None:
         with pytest.raises(FloatingPointError, match="in the couplings of"):
             run(Gibbs(), made, draws=2, warmup=0, chains=2)
     weight = nn.Parameter(torch.randn(3, 3))
-    made = BoltzmannMachine.fully_visible(3, weight=weight)
+    made = BoltzmannMachine.fully_visible(3, couplings=weight)
     (gradient,) = torch.autograd.grad(exact.log_partition(made), made.couplings.parameters())
     assert float(gradient.diagonal().abs().sum()) == 0
     with torch.no_grad():

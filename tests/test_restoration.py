@@ -24,7 +24,10 @@ from pyro_ebm.restoration import complete, flipped, noisy_digits, restore, wrong
 RATE = 0.1
 SHORT = {"draws": 35, "warmup": 25}
 FLAT = BoltzmannMachine.restricted(
-    64, 1, weight=torch.zeros(64, 1), bias={"visible": torch.zeros(64), "hidden": torch.zeros(1)}
+    64,
+    1,
+    couplings=torch.zeros(64, 1),
+    biases={"visible": torch.zeros(64), "hidden": torch.zeros(1)},
 )
 
 

@@ -235,7 +235,7 @@ def test_sixty_draws_and_forty_more_are_a_hundred(name: str) -> None:
 
 def test_after_learning_the_new_draws_follow_the_new_parameters() -> None:
     bias = torch.nn.Parameter(torch.zeros(5))
-    machine = BoltzmannMachine.fully_visible(5, bias=bias, weight=torch.zeros(5, 5))
+    machine = BoltzmannMachine.fully_visible(5, biases=bias, couplings=torch.zeros(5, 5))
     chains = run(Gibbs(), machine, 10, warmup=0, seed=0)
     with torch.no_grad():
         bias.fill_(50.0)
@@ -401,7 +401,9 @@ def test_a_kernel_serves_any_energy_and_any_batch() -> None:
 
 def test_refresh_reads_the_parameters_again() -> None:
     bias = torch.nn.Parameter(torch.full((5,), -50.0))
-    machine = BoltzmannMachine.fully_visible(5, unit=Spin(), bias=bias, weight=torch.zeros(5, 5))
+    machine = BoltzmannMachine.fully_visible(
+        5, unit=Spin(), biases=bias, couplings=torch.zeros(5, 5)
+    )
     kernel = Gibbs()
     state = kernel.init(machine, {"visible": torch.ones(3, 5)})
     state, _ = kernel.step(machine, state)

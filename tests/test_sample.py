@@ -73,7 +73,7 @@ def of_sites(**sites: Site) -> Energy:
 def ferromagnet(size: int, coupling: float) -> BoltzmannMachine:
     graph = nx.grid_2d_graph(size, size, periodic=True)
     weight = torch.full((graph.number_of_edges(),), coupling)
-    return BoltzmannMachine.on_graph(graph, weight=weight)
+    return BoltzmannMachine.on_graph(graph, couplings=weight)
 
 
 def gaussian_rbm(strength: float = 1.0) -> BoltzmannMachine:
@@ -146,7 +146,7 @@ def test_clusters_move_what_is_not_frustrated() -> None:
     assert [type(k) for k in kernel.kernels] == [Gibbs, SwendsenWang]
     torch.manual_seed(1)
     weight = torch.randn(18)
-    glass = BoltzmannMachine.on_graph(nx.grid_2d_graph(3, 3, periodic=True), weight=weight)
+    glass = BoltzmannMachine.on_graph(nx.grid_2d_graph(3, 3, periodic=True), couplings=weight)
     assert isinstance(choose_kernel(glass), Gibbs)
 
 
@@ -470,7 +470,7 @@ LAWS: dict[str, tuple[Callable[[], Energy], tuple[int, ...]]] = {
     "a random field": (lambda: RandomField.potts(nx.cycle_graph(4), 3), ()),
     "a Pyro model": (lambda: ModelEnergy(model), ()),
     "a model at two temperatures": (lambda: ModelEnergy(model) * torch.tensor([1.0, 2.0]), (2,)),
-    "machines": (lambda: BoltzmannMachine.restricted(3, 2, weight=torch.randn(5, 3, 2)), (5,)),
+    "machines": (lambda: BoltzmannMachine.restricted(3, 2, couplings=torch.randn(5, 3, 2)), (5,)),
     "rows of a machine": (
         lambda: clamp(BoltzmannMachine.restricted(3, 2), ROWS, mask=HELD),
         (2,),
@@ -482,7 +482,7 @@ LAWS: dict[str, tuple[Callable[[], Energy], tuple[int, ...]]] = {
     "rows of a function": (lambda: clamp(squares(), ROWS, mask=HELD), (2,)),
     "rows of a random field": (
         lambda: clamp(
-            RandomField.potts(nx.cycle_graph(3), 2, coupling=torch.ones(3)),
+            RandomField.potts(nx.cycle_graph(3), 2, couplings=torch.ones(3)),
             ROWS.long(),
             mask=HELD,
         ),
@@ -526,7 +526,7 @@ def camps(free: int) -> BoltzmannMachine:
     """Four bits that are all 0 or all 1, as often: none changes alone. The others are free."""
     weight, bias = torch.zeros(4 + free, 4 + free), torch.zeros(4 + free)
     weight[:4, :4], bias[:4] = 20.0, -30.0
-    return BoltzmannMachine.fully_visible(4 + free, weight=weight.fill_diagonal_(0), bias=bias)
+    return BoltzmannMachine.fully_visible(4 + free, couplings=weight.fill_diagonal_(0), biases=bias)
 
 
 @pytest.mark.parametrize(("free", "first"), [(0, "not mixed"), (2, "cannot tell")])
@@ -548,7 +548,7 @@ def test_units_that_a_field_holds_cost_a_short_ladder_only(
         MODULE, "run", lambda *args, **kwargs: runs.append(args) or right(*args, **kwargs)
     )
     bias = {V: torch.tensor([-40.0, 0, 0]), H: torch.zeros(2)}
-    machine = BoltzmannMachine.restricted(3, 2, weight=torch.zeros(3, 2), bias=bias)
+    machine = BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2), biases=bias)
     chains = quietly(machine, 100, chains=16, warmup=40, seed=0)
     assert chains.attributes["tried"] == (
         "as chosen: cannot tell; tempered: on 8 levels the units that never changed do not either"

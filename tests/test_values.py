@@ -126,7 +126,7 @@ def cured(message: str, x: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cure_for_bits_given_to_spins_works(kind: str) -> None:
     bits = [[0, 1, 1], [1, 0, 1]]
-    machine = BoltzmannMachine.fully_visible(3, unit=Spin(), weight=torch.ones(3, 3))
+    machine = BoltzmannMachine.fully_visible(3, unit=Spin(), couplings=torch.ones(3, 3))
     with pytest.raises(ValueError, match="look like bits") as caught:
         machine(KINDS[kind](bits))
     energy = machine(cured(str(caught.value), KINDS[kind](bits)))
@@ -136,7 +136,7 @@ def test_the_cure_for_bits_given_to_spins_works(kind: str) -> None:
 @pytest.mark.parametrize("kind", [k for k in KINDS if "uint" not in k and "bool" not in k])
 def test_the_cure_for_spins_given_to_bits_works(kind: str) -> None:
     spins = [[-1, 1, 1], [1, -1, 1]]
-    machine = BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3))
+    machine = BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3))
     with pytest.raises(ValueError, match="look like spins") as caught:
         machine(KINDS[kind](spins))
     energy = machine(cured(str(caught.value), KINDS[kind](spins)))

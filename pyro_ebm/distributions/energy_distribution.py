@@ -382,7 +382,7 @@ class EnergyDistribution(AbstractEnergyDistribution):
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine
         >>> from pyro_ebm.distributions import EnergyDistribution
-        >>> law = EnergyDistribution(BoltzmannMachine.restricted(3, 2, weight=torch.zeros(3, 2)))
+        >>> law = EnergyDistribution(BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2)))
         >>> law.log_prob(torch.ones(3)).exp(), law.sample((5,)).shape
         (tensor(0.1250, ...), torch.Size([5, 3]))
     """

@@ -44,7 +44,7 @@ class Boltzmann(AbstractEnergyDistribution):
 
     Args:
         couplings: W (*batch, n, n); its symmetric part counts, its diagonal is a bias.
-        bias: b (*batch, n); zero if left out.
+        biases: b (*batch, n); zero if left out.
         log_partition: As for `EnergyDistribution`, where n is too large for an exact log Z.
         sampler: As for `EnergyDistribution`.
         validate_args: As in torch.
@@ -66,13 +66,13 @@ class Boltzmann(AbstractEnergyDistribution):
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
         "couplings": REAL_MATRIX,
-        "bias": REAL_VECTOR,
+        "biases": REAL_VECTOR,
     }
 
     def __init__(
         self,
         couplings: Tensor,
-        bias: Tensor | None = None,
+        biases: Tensor | None = None,
         *,
         log_partition: LogPartition | None = None,
         sampler: Sampler | None = None,
@@ -80,8 +80,8 @@ class Boltzmann(AbstractEnergyDistribution):
     ) -> None:
         (n,) = last_sizes("couplings", couplings, 2)[1:]
         self.couplings = couplings
-        self.bias = zeros(n, couplings) if bias is None else bias
-        machine = BoltzmannMachine.fully_visible(n, weight=self.couplings, bias=self.bias)
+        self.biases = zeros(n, couplings) if biases is None else biases
+        machine = BoltzmannMachine.fully_visible(n, couplings=self.couplings, biases=self.biases)
         self.describe(machine, None, state_of(log_partition), log_partition, sampler)
         super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
 
@@ -94,9 +94,9 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
     As an energy it is `BoltzmannMachine.restricted`.
 
     Args:
-        weight: W (*batch, n, m), visible by hidden units.
-        visible_bias: b (*batch, n); zero if left out.
-        hidden_bias: c (*batch, m); zero if left out.
+        couplings: W (*batch, n, m), visible by hidden units.
+        visible_biases: b (*batch, n); zero if left out.
+        hidden_biases: c (*batch, m); zero if left out.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
         sampler: As for `EnergyDistribution`.
         validate_args: As in torch.
@@ -117,27 +117,27 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
-        "weight": REAL_MATRIX,
-        "visible_bias": REAL_VECTOR,
-        "hidden_bias": REAL_VECTOR,
+        "couplings": REAL_MATRIX,
+        "visible_biases": REAL_VECTOR,
+        "hidden_biases": REAL_VECTOR,
     }
 
     def __init__(
         self,
-        weight: Tensor,
-        visible_bias: Tensor | None = None,
-        hidden_bias: Tensor | None = None,
+        couplings: Tensor,
+        visible_biases: Tensor | None = None,
+        hidden_biases: Tensor | None = None,
         *,
         log_partition: LogPartition | None = None,
         sampler: Sampler | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        n, m = last_sizes("weight", weight, 2)
-        self.weight = weight
-        self.visible_bias = zeros(n, weight) if visible_bias is None else visible_bias
-        self.hidden_bias = zeros(m, weight) if hidden_bias is None else hidden_bias
-        bias = {"visible": self.visible_bias, "hidden": self.hidden_bias}
-        machine = BoltzmannMachine.restricted(n, m, weight=weight, bias=bias)
+        n, m = last_sizes("couplings", couplings, 2)
+        self.couplings = couplings
+        self.visible_biases = zeros(n, couplings) if visible_biases is None else visible_biases
+        self.hidden_biases = zeros(m, couplings) if hidden_biases is None else hidden_biases
+        biases = {"visible": self.visible_biases, "hidden": self.hidden_biases}
+        machine = BoltzmannMachine.restricted(n, m, couplings=couplings, biases=biases)
         self.describe(machine, "visible", state_of(log_partition), log_partition, sampler)
         super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
 
@@ -152,7 +152,7 @@ class Ising(AbstractEnergyDistribution):
     Args:
         edges: A networkx graph, or pairs of spins, counted from 0. Nodes 0, …, n − 1 of a graph
             are the spins, and others are numbered in its order.
-        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        couplings: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
         field: h (*batch, n), or one for all spins: a scalar, or (*batch, 1); zero if left out.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
         sampler: As for `EnergyDistribution`.
@@ -175,14 +175,14 @@ class Ising(AbstractEnergyDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
-        "coupling": REAL_VECTOR,
+        "couplings": REAL_VECTOR,
         "field": REAL_VECTOR,
     }
 
     def __init__(
         self,
         edges: Edges,
-        coupling: Tensor,
+        couplings: Tensor,
         field: Tensor | None = None,
         *,
         log_partition: LogPartition | None = None,
@@ -190,17 +190,19 @@ class Ising(AbstractEnergyDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.edges = edges
-        self.coupling = as_vector("coupling", coupling)
-        shared = self.coupling.new_zeros(1) if field is None else as_vector("field", field)
+        self.couplings = as_vector("couplings", couplings)
+        shared = self.couplings.new_zeros(1) if field is None else as_vector("field", field)
         graph, told = numbered(edges), shared.shape[-1]
         pairs, named = pairs_of(graph)
         n = graph.size(None, "spins") if told == 1 else max(named, told)
         self.field = shared.expand(*shared.shape[:-1], n) if shared.shape[-1] == 1 else shared
-        check_size("coupling", self.coupling, (1, len(pairs)))
+        check_size("couplings", self.couplings, (1, len(pairs)))
         check_size("field", self.field, (n,))
-        empty = uncoupled(pairs, n, self.coupling.shape[-1], self.coupling.dtype, coupling.device)
+        empty = uncoupled(
+            pairs, n, self.couplings.shape[-1], self.couplings.dtype, couplings.device
+        )
         values = {
-            "couplings.visible_visible.weight": self.coupling,
+            "couplings.visible_visible.weight": self.couplings,
             "layers.visible.bias": self.field,
         }
         machine = substituted(empty, values)
@@ -221,8 +223,8 @@ class Potts(AbstractEnergyDistribution):
 
     Args:
         edges: A networkx graph, or pairs of nodes, counted from 0, as for `Ising`.
-        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
-        field: h (*batch, n, q), for every node and label.
+        couplings: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        biases: h (*batch, n, q), for every node and label.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
         sampler: As for `EnergyDistribution`.
         validate_args: As in torch.
@@ -245,29 +247,29 @@ class Potts(AbstractEnergyDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
-        "coupling": REAL_VECTOR,
-        "field": REAL_MATRIX,
+        "couplings": REAL_VECTOR,
+        "biases": REAL_MATRIX,
     }
 
     def __init__(
         self,
         edges: Edges,
-        coupling: Tensor,
-        field: Tensor,
+        couplings: Tensor,
+        biases: Tensor,
         *,
         log_partition: LogPartition | None = None,
         sampler: Sampler | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        n, q = last_sizes("field", field, 2)
-        self.edges, self.field = edges, field
-        self.coupling = as_vector("coupling", coupling)
+        n, q = last_sizes("biases", biases, 2)
+        self.edges, self.biases = edges, biases
+        self.couplings = as_vector("couplings", couplings)
         graph = numbered(edges)
         pairs, named = pairs_of(graph)
         if named > n:
-            raise ValueError(f"The edges name {named} nodes, but field has {n} rows.")
-        check_size("coupling", self.coupling, (1, len(pairs)))
-        machine = RandomField.potts(graph.edges, [q] * n, coupling=self.coupling, field=field)
+            raise ValueError(f"The edges name {named} nodes, but biases has {n} rows.")
+        check_size("couplings", self.couplings, (1, len(pairs)))
+        machine = RandomField.potts(graph.edges, [q] * n, couplings=self.couplings, biases=biases)
         self.describe(machine, None, state_of(log_partition), log_partition, sampler)
         super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
 
@@ -332,4 +334,4 @@ def uncoupled(
     weight = torch.zeros(couplings, dtype=dtype, device=device)
     bias = torch.zeros(n, dtype=dtype, device=device)
     edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-    return BoltzmannMachine.on_graph(edges, n, weight=weight, bias=bias)
+    return BoltzmannMachine.on_graph(edges, n, couplings=weight, biases=bias)

@@ -60,7 +60,7 @@ class Energy(AbstractModule):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine
-        >>> ring = BoltzmannMachine.on_graph([(0, 1), (1, 2), (0, 2)], weight=torch.ones(3))
+        >>> ring = BoltzmannMachine.on_graph([(0, 1), (1, 2), (0, 2)], couplings=torch.ones(3))
         >>> x = torch.tensor([1.0, 1.0, -1.0])
         >>> [energy(x).item() for energy in (ring, ring / 2, ring + 5.0)]
         [1.0, 0.5, 6.0]
@@ -166,7 +166,7 @@ class GradientEnergy(Energy):
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, Gaussian
         >>> weight = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-        >>> machine = BoltzmannMachine.fully_visible(2, unit=Gaussian(), weight=weight)
+        >>> machine = BoltzmannMachine.fully_visible(2, unit=Gaussian(), couplings=weight)
         >>> machine.energy_and_gradient({"visible": torch.tensor([1.0, 0.0])}, ["visible"])
         (tensor(0.5000), {'visible': tensor([ 1.0000, -0.5000])})
     """
@@ -214,7 +214,7 @@ class BlockEnergy(Energy):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine
-        >>> machine = BoltzmannMachine.restricted(2, 3, weight=torch.ones(2, 3))
+        >>> machine = BoltzmannMachine.restricted(2, 3, couplings=torch.ones(2, 3))
         >>> machine.conditional("hidden", {"visible": torch.tensor([1.0, 1.0])}).mean
         tensor([0.8808, 0.8808, 0.8808], ...)
     """

@@ -31,7 +31,7 @@ def start_at_means(
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, start_at_means
-        >>> machine = BoltzmannMachine.restricted(2, 2, weight=torch.zeros(2, 2))
+        >>> machine = BoltzmannMachine.restricted(2, 2, couplings=torch.zeros(2, 2))
         >>> start_at_means(machine, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), pseudocount=0.5)
         >>> machine.layers["visible"].bias.detach()
         tensor([1.6094, 0.0000])

@@ -40,7 +40,7 @@ class Annealed(NamedTuple):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, anneal
-        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2)], weight=torch.tensor([1.0]))
+        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([1.0]))
         >>> anneal(magnet, torch.linspace(0.1, 5.0, 30), seed=0).lowest["visible"].sum().abs()
         tensor(3.)
     """
@@ -90,7 +90,7 @@ def anneal(
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, anneal
         >>> edges = [(0, 1), (1, 2), (0, 2)]  # three spins that cannot all disagree
-        >>> triangle = BoltzmannMachine.on_graph(edges, weight=torch.tensor([-1.0]))
+        >>> triangle = BoltzmannMachine.on_graph(edges, couplings=torch.tensor([-1.0]))
         >>> anneal(triangle, torch.linspace(0.1, 5.0, 30), chains=16, seed=0).energy.min()
         tensor(-1.)
 

@@ -40,7 +40,7 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, descend
-        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2)], weight=torch.tensor([1.0]))
+        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([1.0]))
         >>> descend(magnet, torch.tensor([[1.0, -1.0, 1.0]])).x
         {'visible': tensor([[1., 1., 1.]])}
     """

@@ -51,7 +51,7 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, mode
         >>> edges = [(0, 1), (1, 2), (0, 2)]  # three spins that cannot all disagree
-        >>> found = mode(BoltzmannMachine.on_graph(edges, weight=torch.tensor([-1.0])))
+        >>> found = mode(BoltzmannMachine.on_graph(edges, couplings=torch.tensor([-1.0])))
         >>> found.energy, found.proved
         (tensor(-1.), True)
 

@@ -10,7 +10,7 @@ leaves too many, two-valued units are split into three groups and Z is one matri
 Example:
     >>> import torch
     >>> from pyro_ebm import BoltzmannMachine, exact
-    >>> pair = BoltzmannMachine.on_graph([(0, 1)], weight=torch.tensor([1.0]))
+    >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
     >>> exact.log_partition(pair)  # ln(2 e + 2 / e)
     tensor(1.8201, dtype=torch.float64, ...)
     >>> exact.sample(pair, 3, seed=0)["visible"].shape
@@ -99,7 +99,7 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, exact
-        >>> pair = BoltzmannMachine.on_graph([(0, 1)], weight=torch.tensor([1.0]))
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
         >>> exact.log_partition(pair)  # ln(2 e + 2 / e)
         tensor(1.8201, dtype=torch.float64, ...)
     """
@@ -127,7 +127,7 @@ def log_prob(
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, exact
-        >>> pair = BoltzmannMachine.on_graph([(0, 1)], weight=torch.tensor([1.0]))
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
         >>> exact.log_prob(pair, torch.tensor([[1.0, 1.0], [1.0, -1.0]])).exp()
         tensor([0.4404, 0.0596], dtype=torch.float64, ...)
     """
@@ -152,7 +152,7 @@ def free_energy(energy: Energy, x: Sites | Tensor) -> Tensor:  # (*batch,)
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, exact
-        >>> machine = BoltzmannMachine.restricted(3, 2, weight=torch.zeros(3, 2))
+        >>> machine = BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2))
         >>> exact.free_energy(machine, torch.ones(3))  # −ln 4: two free hidden bits
         tensor(-1.3863, dtype=torch.float64, ...)
     """
@@ -192,7 +192,7 @@ def moments(energy: Energy) -> Moments:
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, exact
-        >>> pair = BoltzmannMachine.on_graph([(0, 1)], weight=torch.tensor([1.0]))
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
         >>> exact.moments(pair).second  # tanh 1 beside the diagonal
         tensor([[1.0000, 0.7616],
                 [0.7616, 1.0000]], dtype=torch.float64)
@@ -219,7 +219,7 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, exact
-        >>> magnet = BoltzmannMachine.on_graph([(0, 1)], weight=torch.tensor([9.0]))
+        >>> magnet = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([9.0]))
         >>> exact.sample(magnet, 4, seed=0)["visible"].prod(-1)
         tensor([1., 1., 1., 1.])
     """

@@ -251,14 +251,14 @@ def test_chains_with_temperatures_of_their_own(name: str, way: str) -> None:
 FIRST = RandomField.potts(
     [(0, 1), (1, 2), (2, 0), (2, 3)],
     [3, 2, 3, 2],
-    coupling=torch.linspace(-1, 1, 4, dtype=torch.float64),
-    field=torch.linspace(-0.5, 1, 12, dtype=torch.float64).reshape(4, 3),
+    couplings=torch.linspace(-1, 1, 4, dtype=torch.float64),
+    biases=torch.linspace(-0.5, 1, 12, dtype=torch.float64).reshape(4, 3),
 )
 SECOND = RandomField.potts(
     [(0, 1), (1, 2), (2, 0), (2, 3)],
     [3, 2, 3, 2],
-    coupling=torch.tensor([0.7, 0.7, -0.2, 1.0], dtype=torch.float64),
-    field=torch.linspace(1, -1, 12, dtype=torch.float64).reshape(4, 3),
+    couplings=torch.tensor([0.7, 0.7, -0.2, 1.0], dtype=torch.float64),
+    biases=torch.linspace(1, -1, 12, dtype=torch.float64).reshape(4, 3),
 )
 THIRD = RandomField(
     [3, 2, 3, 2],
@@ -349,7 +349,7 @@ def test_callables_add_and_keep_their_gradients() -> None:
 
 
 def test_a_machine_and_a_callable_add_over_all_their_sites() -> None:
-    machine = BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3).double())
+    machine = BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3).double())
     product = CallableEnergy(
         lambda visible, z: z.square().sum(-1) * visible.sum(-1),
         {

@@ -94,7 +94,7 @@ def real() -> CallableEnergy:
 def reversible() -> dict[str, tuple[ReversibleKernel, Energy]]:
     """Every kernel that has a reverse, with an energy that it moves."""
     step: dict[str, Any] = {"step_size": 0.3}
-    ising = BoltzmannMachine.restricted(3, 2, weight=torch.ones(3, 2))
+    ising = BoltzmannMachine.restricted(3, 2, couplings=torch.ones(3, 2))
     return {
         "Gibbs of layers": (Gibbs(), BoltzmannMachine.restricted(3, 2)),
         "GWG": (GibbsWithGradients(), bits()),

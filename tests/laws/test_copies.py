@@ -83,13 +83,13 @@ def layered(unit: Unit, n: int = 3) -> BoltzmannMachine:
 
 def ring() -> BoltzmannMachine:
     edges = [(0, 1), (1, 2), (2, 3), (0, 3)]
-    return BoltzmannMachine.on_graph(edges, unit=Spin(), weight=torch.full((4,), 0.3))
+    return BoltzmannMachine.on_graph(edges, unit=Spin(), couplings=torch.full((4,), 0.3))
 
 
 def field(states: list[int]) -> RandomField:
     table = torch.linspace(-1, 1, 9).reshape(3, 3)
     pairs = [(0, 1), (1, 2)]
-    return RandomField.potts(pairs, states, coupling=torch.tensor([0.5]), field=table)
+    return RandomField.potts(pairs, states, couplings=torch.tensor([0.5]), biases=table)
 
 
 def of_numbers(x: Tensor) -> Tensor:

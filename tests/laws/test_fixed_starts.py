@@ -77,7 +77,7 @@ def ferromagnet() -> BoltzmannMachine:
 
 
 def restricted() -> BoltzmannMachine:
-    return BoltzmannMachine.restricted(3, 2, weight=waves(3, 2, scale=1.2))
+    return BoltzmannMachine.restricted(3, 2, couplings=waves(3, 2, scale=1.2))
 
 
 def labelled() -> BoltzmannMachine:

@@ -32,7 +32,7 @@ def hubs() -> BoltzmannMachine:
     """A star of 70 spins, whose middle has more neighbours than a sweep has slots, and a tail."""
     edges = [(0, k) for k in range(1, 70)] + [(69, 70), (70, 71)]
     weight = torch.linspace(-1, 1, len(edges), dtype=torch.float64)
-    return BoltzmannMachine.on_graph(edges, weight=weight)
+    return BoltzmannMachine.on_graph(edges, couplings=weight)
 
 
 def ladder() -> Energy:
@@ -199,8 +199,8 @@ def test_refresh_sees_that_the_parameters_have_changed_where_they_are(change: An
 
 def test_refresh_sees_other_edges() -> None:
     weight = torch.tensor([0.5, -1.0], dtype=torch.float64)
-    one = BoltzmannMachine.on_graph([(0, 1), (1, 2)], weight=weight)
-    other = BoltzmannMachine.on_graph([(0, 1), (0, 2)], weight=weight)
+    one = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=weight)
+    other = BoltzmannMachine.on_graph([(0, 1), (0, 2)], couplings=weight)
     kernel = GibbsWithGradients()
     state = kernel.init(one, random_states(one, (CHAINS,)))
     renewed = kernel.refresh(other, state, state.x)

@@ -223,7 +223,7 @@ def test_labels_of_a_machine() -> None:
 
 def test_a_random_field() -> None:
     torch.manual_seed(2)
-    field = RandomField.potts(nx.cycle_graph(5), 3, coupling=torch.tensor([0.6]))
+    field = RandomField.potts(nx.cycle_graph(5), 3, couplings=torch.tensor([0.6]))
     states = torch.cartesian_prod(*[torch.arange(3.0)] * 5)
     p = (-field({V: states})).softmax(0).detach()
     agree = [(states[:, 0] == states[:, 1]).float(), (states[:, 0] == states[:, 2]).float()]

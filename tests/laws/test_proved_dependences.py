@@ -72,7 +72,7 @@ def in_place() -> None:
 
 def energy_site() -> None:
     weight = torch.zeros(3, 3).double()
-    machine = BoltzmannMachine.fully_visible(3, weight=weight, bias=vector([-0.4, -0.4, -0.4]))
+    machine = BoltzmannMachine.fully_visible(3, couplings=weight, biases=vector([-0.4, -0.4, -0.4]))
     s = far()
     z = pyro.sample("z", EnergyDistribution.up_to_constant(machine))
     see(z + torch.relu(s - 3) * z.roll(1))
@@ -299,7 +299,7 @@ def test_a_report_says_what_is_claimed_and_why() -> None:
 
 
 def machine() -> BoltzmannMachine:
-    return BoltzmannMachine.fully_visible(3, weight=numbers(3, 3, seed=66), bias=numbers(3))
+    return BoltzmannMachine.fully_visible(3, couplings=numbers(3, 3, seed=66), biases=numbers(3))
 
 
 @pytest.mark.parametrize("model", [elementwise, energy_site, threshold])

@@ -592,7 +592,9 @@ SEVERAL: dict[str, Callable[[], Energy]] = {
     "machines": lambda: stacked([SMALL["torus"]] * 4).machine(),
     "a function clamped to rows": held_rows,
     "a factor for each chain": lambda: FOUR_FACTORS * CallableEnergy(square, 1).double(),
-    "tables for each chain": lambda: RandomField.potts([(0, 1)], 2, coupling=FOUR_FACTORS[:, None]),
+    "tables for each chain": lambda: RandomField.potts(
+        [(0, 1)], 2, couplings=FOUR_FACTORS[:, None]
+    ),
 }
 
 

@@ -133,7 +133,9 @@ class FactorGraph:
     Example:
         >>> import torch
         >>> from pyro_ebm import RandomField
-        >>> field = RandomField.potts([(0, 1)], 3, coupling=torch.ones(1), field=torch.zeros(1, 3))
+        >>> field = RandomField.potts(
+        ...     [(0, 1)], 3, couplings=torch.ones(1), biases=torch.zeros(1, 3)
+        ... )
         >>> graph = field.read()
         >>> graph.states, list(graph.groups)
         ((3, 3), ['node', 'edge'])

@@ -23,7 +23,7 @@ class CouplingWarning(UserWarning):
         >>> from pyro_ebm import BoltzmannMachine
         >>> with warnings.catch_warnings(record=True) as seen:
         ...     warnings.simplefilter("always")
-        ...     machine = BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3).triu(1))
+        ...     machine = BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3).triu(1))
         >>> seen[0].category.__name__
         'CouplingWarning'
     """

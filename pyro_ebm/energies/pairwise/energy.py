@@ -19,7 +19,7 @@ class PairwiseEnergy(BlockEnergy, GradientEnergy):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine
-        >>> machine = BoltzmannMachine.restricted(2, 3, weight=torch.ones(2, 3))
+        >>> machine = BoltzmannMachine.restricted(2, 3, couplings=torch.ones(2, 3))
         >>> machine.field("hidden", {"visible": torch.tensor([1.0, 1.0])})
         tensor([2., 2., 2.], ...)
     """

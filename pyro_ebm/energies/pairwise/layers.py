@@ -84,14 +84,14 @@ class Layer(nn.Module):
 def make_layers(
     sizes: Mapping[str, int],
     units: Sequence[Unit],
-    bias: Mapping[str, Tensor] | None,
+    biases: Mapping[str, Tensor] | None,
     offset: Mapping[str, Tensor] | None,
 ) -> dict[str, Layer]:
     """Layers by name, with what is given of their biases and offsets."""
-    check_known("bias", bias, sizes)
+    check_known("biases", biases, sizes)
     check_known("offset", offset, sizes)
     return {
-        name: Layer(unit, size, bias=(bias or {}).get(name), offset=(offset or {}).get(name))
+        name: Layer(unit, size, bias=(biases or {}).get(name), offset=(offset or {}).get(name))
         for (name, size), unit in zip(sizes.items(), units, strict=True)
     }
 

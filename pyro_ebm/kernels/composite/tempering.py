@@ -97,7 +97,9 @@ class TemperingReport(NamedTuple):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, Gibbs, ParallelTempering, run
-        >>> ring = BoltzmannMachine.on_graph([(0, 1), (1, 2), (2, 0)], weight=torch.tensor([2.0]))
+        >>> ring = BoltzmannMachine.on_graph(
+        ...     [(0, 1), (1, 2), (2, 0)], couplings=torch.tensor([2.0])
+        ... )
         >>> chains = run(ParallelTempering(Gibbs(), (0.2, 0.5, 1.0)), ring, 50, warmup=10, seed=0)
         >>> report = chains.kernel.report(chains.state)
         >>> report.rejection_rates.shape, report.round_trips.shape

@@ -65,7 +65,9 @@ class SwendsenWang(ReversibleKernel):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, SwendsenWang, run
-        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2), (2, 0)], weight=torch.tensor([3.0]))
+        >>> magnet = BoltzmannMachine.on_graph(
+        ...     [(0, 1), (1, 2), (2, 0)], couplings=torch.tensor([3.0])
+        ... )
         >>> chains = run(SwendsenWang(), magnet, 5, warmup=0, chains=400, seed=0)
         >>> abs(float(chains.draws["visible"].double().mean())) < 0.1  # up as often as down
         True
@@ -105,7 +107,9 @@ class Wolff(ReversibleKernel):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, Wolff, run
-        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2), (2, 0)], weight=torch.tensor([3.0]))
+        >>> magnet = BoltzmannMachine.on_graph(
+        ...     [(0, 1), (1, 2), (2, 0)], couplings=torch.tensor([3.0])
+        ... )
         >>> run(Wolff(), magnet, 10, warmup=0, seed=0).draws["visible"].shape
         torch.Size([4, 10, 3])
 

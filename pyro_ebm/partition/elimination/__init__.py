@@ -4,7 +4,7 @@ Example:
     >>> import torch
     >>> from pyro_ebm import RandomField, elimination
     >>> links = [(k, k + 1) for k in range(99)]
-    >>> field = RandomField.potts(links, 3, coupling=torch.ones(1), field=torch.zeros(1, 3))
+    >>> field = RandomField.potts(links, 3, couplings=torch.ones(1), biases=torch.zeros(1, 3))
     >>> elimination.plan(field).width, elimination.log_partition(field)
     (1, tensor(154.6916, dtype=torch.float64))
 """

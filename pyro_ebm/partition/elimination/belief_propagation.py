@@ -44,7 +44,7 @@ class BeliefPropagation(NamedTuple):
         >>> import torch
         >>> from pyro_ebm import RandomField, belief_propagation
         >>> links = [(0, 1), (1, 2)]
-        >>> tree = RandomField.potts(links, 2, coupling=torch.ones(1), field=torch.zeros(1, 2))
+        >>> tree = RandomField.potts(links, 2, couplings=torch.ones(1), biases=torch.zeros(1, 2))
         >>> belief_propagation(tree).bethe_log_partition  # exact on a tree: ln 2 (e + 1)²
         tensor(3.3197, dtype=torch.float64)
     """
@@ -84,7 +84,7 @@ def belief_propagation(
         >>> import torch
         >>> from pyro_ebm import RandomField, belief_propagation
         >>> grid = [(0, 1), (2, 3), (0, 2), (1, 3)]
-        >>> field = RandomField.potts(grid, 2, coupling=torch.ones(1), field=torch.eye(2)[:1])
+        >>> field = RandomField.potts(grid, 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
         >>> found = belief_propagation(field)
         >>> bool(found.converged), found.nodes[0]
         (True, tensor([0.9085, 0.0915], dtype=torch.float64))

@@ -63,7 +63,7 @@ class EliminationPlan:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
         >>> links = [(k, k + 1) for k in range(99)]
-        >>> field = RandomField.potts(links, 3, coupling=torch.ones(1), field=torch.zeros(1, 3))
+        >>> field = RandomField.potts(links, 3, couplings=torch.ones(1), biases=torch.zeros(1, 3))
         >>> plan = elimination.plan(field)
         >>> plan.width, plan.largest_table
         (1, 9)
@@ -87,7 +87,9 @@ class Marginals(NamedTuple):
     Example:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
-        >>> field = RandomField.potts([(0, 1)], 2, coupling=torch.ones(1), field=torch.zeros(1, 2))
+        >>> field = RandomField.potts(
+        ...     [(0, 1)], 2, couplings=torch.ones(1), biases=torch.zeros(1, 2)
+        ... )
         >>> found = elimination.marginals(field)
         >>> found.nodes, list(found.factors)
         (tensor([[0.5000, 0.5000],
@@ -115,7 +117,7 @@ def plan(energy: Energy) -> EliminationPlan:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
         >>> links = [(k, k + 1) for k in range(99)]
-        >>> field = RandomField.potts(links, 3, coupling=torch.ones(1), field=torch.zeros(1, 3))
+        >>> field = RandomField.potts(links, 3, couplings=torch.ones(1), biases=torch.zeros(1, 3))
         >>> elimination.plan(field).width
         1
     """
@@ -140,7 +142,9 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
     Example:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
-        >>> field = RandomField.potts([(0, 1)], 2, coupling=torch.ones(1), field=torch.zeros(1, 2))
+        >>> field = RandomField.potts(
+        ...     [(0, 1)], 2, couplings=torch.ones(1), biases=torch.zeros(1, 2)
+        ... )
         >>> elimination.log_partition(field)  # ln(2 e + 2)
         tensor(2.0064, dtype=torch.float64)
     """
@@ -162,7 +166,7 @@ def marginals(energy: Energy) -> Marginals:
     Example:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
-        >>> field = RandomField.potts([(0, 1)], 2, coupling=torch.ones(1), field=torch.eye(2)[:1])
+        >>> field = RandomField.potts([(0, 1)], 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
         >>> elimination.marginals(field).nodes
         tensor([[0.8075, 0.1925],
                 [0.8075, 0.1925]], dtype=torch.float64)
@@ -186,7 +190,7 @@ def node_marginals(energy: Energy) -> Tensor:  # (*batch, n, q)
     Example:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
-        >>> field = RandomField.potts([(0, 1)], 2, coupling=torch.ones(1), field=torch.eye(2)[:1])
+        >>> field = RandomField.potts([(0, 1)], 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
         >>> elimination.node_marginals(field)
         tensor([[0.8075, 0.1925],
                 [0.8075, 0.1925]], dtype=torch.float64)
@@ -209,7 +213,7 @@ def mode(energy: Energy) -> Mode:
     Example:
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
-        >>> field = RandomField.potts([(0, 1)], 2, coupling=torch.ones(1), field=torch.eye(2)[:1])
+        >>> field = RandomField.potts([(0, 1)], 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
         >>> elimination.mode(field).x
         {'visible': tensor([0., 0.])}
     """
@@ -239,7 +243,7 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
         >>> import torch
         >>> from pyro_ebm import RandomField, elimination
         >>> strong = torch.tensor([9.0])
-        >>> field = RandomField.potts([(0, 1)], 3, coupling=strong, field=torch.zeros(1, 3))
+        >>> field = RandomField.potts([(0, 1)], 3, couplings=strong, biases=torch.zeros(1, 3))
         >>> draws = elimination.sample(field, 100, seed=0)["visible"]
         >>> float((draws[:, 0] == draws[:, 1]).double().mean())
         1.0

@@ -21,7 +21,7 @@ class Moments(NamedTuple):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, exact
-        >>> pair = BoltzmannMachine.on_graph([(0, 1)], weight=torch.tensor([1.0]))
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
         >>> moments = exact.moments(pair)
         >>> moments.mean["visible"], moments.second.shape
         (tensor([0., 0.], dtype=torch.float64), torch.Size([2, 2]))
@@ -43,7 +43,9 @@ class Mode(NamedTuple):
     Example:
         >>> import torch
         >>> from pyro_ebm import BoltzmannMachine, mode
-        >>> found = mode(BoltzmannMachine.on_graph([(0, 1), (1, 2)], weight=torch.tensor([-1.0])))
+        >>> found = mode(
+        ...     BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([-1.0]))
+        ... )
         >>> found.energy, found.proved
         (tensor(-2.), True)
     """
