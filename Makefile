@@ -12,7 +12,7 @@ VENV1 := .venv-arviz1
 STAMP1 := $(VENV1)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz test-arviz1 lint benchmarks clean
+.PHONY: help demo quick test test-all fuzz test-arviz1 lint benchmarks clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -21,6 +21,10 @@ help:  ## list the targets
 demo: $(STAMP)  ## learn handwritten digits, sample them, restore noisy ones; results in out/
 	@echo "demo: a Boltzmann machine learns handwritten digits; figures and chains go to out/"
 	@$(BIN)/python -m pyro_ebm demo
+
+quick: $(STAMP)  ## one case of each fast test, in less than a minute on two cores
+	@echo "quick: one case of each fast test, and the examples in docstrings"
+	@$(BIN)/python -m pytest -n $(JOBS) -m "quick"
 
 test: $(STAMP)  ## the fast tests
 	@echo "test: the fast tests (make test-all runs the slow ones too)"

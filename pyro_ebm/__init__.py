@@ -42,6 +42,7 @@ from .kernels import (
     Mixture,
     NonFiniteEnergyError,
     ParallelTempering,
+    Purpose,
     RandomBlocks,
     RandomWalk,
     SwendsenWang,
@@ -75,7 +76,6 @@ from .partition import (
     belief_propagation,
     elimination,
     exact,
-    exactly,
 )
 from .sampling import NotMixedWarning, sample
 from .sites import Site, Sites
@@ -119,6 +119,7 @@ __all__ = [
     "sample",
     "NotMixedWarning",
     "choose_kernel",
+    "Purpose",
     "Kernel",
     "Gibbs",
     "GibbsWithGradients",
@@ -151,7 +152,6 @@ __all__ = [
     "exact",
     "TooManyStatesError",
     "LogPartition",
-    "exactly",
     "elimination",
     "belief_propagation",
     # minima

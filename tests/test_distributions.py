@@ -44,7 +44,7 @@ from pyro_ebm.distributions import (
     summation,
 )
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, DistributionEnergy
-from pyro_ebm.partition import LogPartition, exactly
+from pyro_ebm.partition import LogPartition
 from pyro_ebm.sites import Site
 
 DOUBLE = torch.float64
@@ -551,7 +551,7 @@ BAD: dict[str, tuple[Callable, type, str]] = {
         "wanted a LogPartition",
     ),
     "log Z of another shape": (
-        lambda: EnergyDistribution(MACHINE, log_partition=exactly(torch.zeros(2))),
+        lambda: EnergyDistribution(MACHINE, log_partition=LogPartition.exact(torch.zeros(2))),
         ValueError,
         "wanted finite values of the shape",
     ),
@@ -604,7 +604,11 @@ BAD: dict[str, tuple[Callable, type, str]] = {
         ValueError,
         "No value of 'visible' is known, which is Multinomial",
     ),
-    "an exact value that is none": (lambda: exactly(1.0), TypeError, "log Z as a tensor"),
+    "an exact value that is none": (
+        lambda: LogPartition.exact(1.0),
+        TypeError,
+        "log Z as a tensor",
+    ),
 }
 
 
@@ -645,7 +649,7 @@ def test_deep_machines_sum_out_coupled_hidden_layers() -> None:
 
 
 def test_an_exact_result_says_so() -> None:
-    found = exactly(torch.tensor([1.0, 2.0]))
+    found = LogPartition.exact(torch.tensor([1.0, 2.0]))
     assert isinstance(found, LogPartition)
     assert found.standard_error.eq(0).all()
     assert torch.equal(found.lower, found.value)

@@ -38,7 +38,7 @@ from pyro_ebm.infer import MCMC as OurMCMC
 from pyro_ebm.infer import EnergyKernel
 from pyro_ebm.kernels import HMC as OurHMC
 from pyro_ebm.kernels import Cycle, Gibbs
-from pyro_ebm.partition import LogPartition, exactly
+from pyro_ebm.partition import LogPartition
 from pyro_ebm.partition import exact as exact_sums
 from pyro_ebm.sites import Site
 from tests.support.goodness import ALPHA, chi_square
@@ -555,7 +555,7 @@ def test_an_unnormalised_guide_is_refused(elbo: type) -> None:
 
 
 def estimate(value: Tensor) -> LogPartition:
-    return exactly(value, "as if estimated")
+    return LogPartition.exact(value, "as if estimated")
 
 
 def with_estimate(carries: bool, is_latent: bool) -> Model:

@@ -1,5 +1,6 @@
 """NaN and infinite parameters and energies are refused by name, whatever exact answer is asked."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor, nn
 
-from pyro_ebm import belief_propagation, clamp, mode
+from pyro_ebm import anneal, belief_propagation, clamp, descend, mode
 from pyro_ebm.distributions import Boltzmann, EnergyDistribution
 from pyro_ebm.energies import (
     BoltzmannMachine,
@@ -19,7 +20,16 @@ from pyro_ebm.energies import (
     Energy,
     RandomField,
 )
-from pyro_ebm.kernels import Gibbs, run
+from pyro_ebm.kernels import (
+    DiscreteLangevin,
+    Gibbs,
+    GibbsWithGradients,
+    IntegerWalk,
+    Kernel,
+    NonFiniteEnergyError,
+    RandomBlocks,
+    run,
+)
 from pyro_ebm.partition import elimination, exact
 from pyro_ebm.sites import Site, boolean
 
@@ -272,3 +282,114 @@ def test_the_gradient_in_a_weight_of_what_forbids_is_finite() -> None:
         # Of the weights 1, e^0.3 and e^0.5: ∂ ln Σ e^(w l) / ∂w = Σ p l.
         levels = torch.tensor([0.0, 0.3, 0.5], dtype=torch.float64)
         assert float(slope) == pytest.approx(float(levels.softmax(0) @ levels), rel=1e-12)
+
+
+# --- states that are only met on the way ----------------------------------------------------------
+NEVER_THERE = {  # kernels that look at a state of which chains never come to be
+    "RandomBlocks": RandomBlocks(size=2),
+    "single blocks": RandomBlocks(size=1),
+    "GibbsWithGradients": GibbsWithGradients(),
+    "DiscreteLangevin": DiscreteLangevin(step_size=0.5),
+}
+
+
+@pytest.mark.parametrize("kernel", NEVER_THERE.values(), ids=list(NEVER_THERE))
+def test_a_state_whose_energy_is_nan_is_not_taken_for_a_forbidden_one(kernel: Kernel) -> None:
+    start = torch.zeros(4, 3)
+    with pytest.raises(NonFiniteEnergyError, match="NaN") as refusal:
+        run(kernel, function(math.nan), 200, warmup=20, initial=start, seed=0)
+    assert refusal.value.chains.draws["x"].shape[2:] == (3,)
+    allowed = run(kernel, function(math.inf), 200, warmup=20, initial=start, seed=0)
+    assert not bool((allowed.draws["x"].sum(-1) == 2).any())
+
+
+def test_counts_whose_energy_is_nan_are_refused() -> None:
+    site = {"n": Site(dist.constraints.nonnegative_integer, torch.Size([]))}
+    lacking = CallableEnergy(lambda n: torch.where(n == 2, math.nan, 0.5 * n), site)
+    with pytest.raises(NonFiniteEnergyError, match="NaN"):
+        run(IntegerWalk(scale=1.0), lacking, 200, warmup=0, initial=torch.zeros(4), seed=0)
+
+
+def test_descent_refuses_parameters_and_states_that_are_nan() -> None:
+    with pytest.raises(FloatingPointError, match="tables of 'edge'"):
+        descend(field(math.nan), torch.zeros(1, 3))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        descend(function(math.nan), torch.tensor([[1.0, 0.0, 0.0]]))
+
+
+def test_descent_names_chains_that_find_no_allowed_state() -> None:
+    held = clamp(TWO_SITES, {"x": torch.ones(2)})
+    with pytest.raises(ValueError, match="allowed state"):
+        descend(held, torch.zeros(1, 2))
+
+
+# --- as many chains as there are energies ---------------------------------------------------------
+PAIR = {name: Site(boolean, torch.Size([2])) for name in "xy"}
+TWO_SITES = CallableEnergy(
+    lambda x, y: torch.where(x.sum(-1) == 2, math.inf, -(x * y).sum(-1)), PAIR
+)
+SEVERAL = {
+    "weighted by a tensor": lambda: (
+        torch.tensor([0.5, 1.0, 2.0]) * CallableEnergy(lambda x: -x.sum(-1), BITS)
+    ),
+    "distributions": lambda: DistributionEnergy(
+        dist.Bernoulli(logits=torch.tensor([[1.0] * 3, [-1.0] * 3, [2.0] * 3])).to_event(1),
+        site="x",
+    ),
+    "clamped by rows": lambda: clamp(TWO_SITES, {"x": torch.tensor([[0.0, 1], [1, 0], [0, 0]])}),
+    "fields": lambda: RandomField.potts([(0, 1), (1, 2)], 2, couplings=torch.randn(3, 2)),
+}
+
+
+@pytest.mark.parametrize("made", SEVERAL.values(), ids=list(SEVERAL))
+@pytest.mark.parametrize("chains", [1, 2, 4])
+def test_another_number_of_chains_is_refused_and_the_cure_works(
+    made: Callable[[], Energy], chains: int
+) -> None:
+    energy = made()
+    ((name, site),) = energy.sites.items()
+    x, enough = ({name: torch.zeros(n, *site.shape)} for n in (chains, 3))
+    for door in (
+        lambda x: descend(energy, x).energy,
+        lambda x: anneal(energy, [0.5, 1.0], initial=x).energy,
+        lambda x: run(RandomBlocks(), energy, 1, warmup=0, initial=x).statistics["lp"],
+    ):
+        with pytest.raises(ValueError, match="chains=3"):
+            door(x)
+        assert 3 in door(enough).shape
+    with pytest.raises(ValueError, match="chains=3"):
+        run(RandomBlocks(), energy, 1, warmup=0, chains=chains)
+
+
+@pytest.mark.parametrize("made", SEVERAL.values(), ids=list(SEVERAL))
+def test_descents_of_several_energies_are_each_its_own(made: Callable[[], Energy]) -> None:
+    energy = made()
+    least = exact.summation(energy).minimum()
+    ((name, site),) = energy.sites.items()
+    starts = [torch.tensor(s) for s in itertools.product((0.0, 1.0), repeat=site.shape.numel())]
+    found = [descend(energy, {name: s.expand(3, *site.shape)}).energy for s in starts]
+    torch.testing.assert_close(torch.stack(found).amin(0), energy(least).to(energy.dtype))
+
+
+# --- half precision -------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        exact.log_partition,
+        exact.moments,
+        lambda e: exact.sample(e, 2),
+        elimination.log_partition,
+        mode,
+        lambda e: EnergyDistribution(e).sample(),
+        lambda e: anneal(e, [1.0]),
+        lambda e: run(Gibbs(), e, 1, warmup=0),
+    ],
+)
+def test_an_energy_turned_to_half_precision_is_refused(
+    dtype: torch.dtype, answer: Callable[[Energy], object]
+) -> None:
+    short = BoltzmannMachine.on_graph([(0, 1), (1, 2)]).to(dtype)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        answer(short)
+    answer(short.float())

@@ -8,7 +8,7 @@ over one site x of an energy; its other sites h are summed out. A value has shap
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -19,14 +19,19 @@ from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies import Energy, parameter_batch
 from pyro_ebm.partition import LogPartition
-from pyro_ebm.sites import as_tensor, check_shape, only_site, settled, trusting
+from pyro_ebm.sites import (
+    as_tensor,
+    check_shape,
+    only_site,
+    require_precision,
+    settled,
+    trusting,
+)
 
-from . import intractable, sampling, summation
-from .intractable import Context, current_context, cut_off, site_name, watched_context, with_history
+from . import sampling, summation
+from .normalizers import Normalizer, Statement, UpToConstant, known
 from .reading import read_once
 from .sampling import Sampler
-
-Normalizer = Literal["exact", "estimated", "up to a constant"]
 
 
 class AbstractEnergyDistribution(TorchDistribution):
@@ -42,10 +47,10 @@ class AbstractEnergyDistribution(TorchDistribution):
         energy: Energy,
         site: str | None,
         normalizer: Normalizer,
-        log_partition: LogPartition | None,
         sampler: Sampler | None,
+        validate_args: bool | None,  # noqa: FBT001 (torch's)
     ) -> None:
-        """Fills in all attributes; the constructors call it first.
+        """Fills in all attributes; every constructor ends with it.
 
         Raises:
             TypeError, ValueError: If an argument is not what is wanted.
@@ -55,18 +60,19 @@ class AbstractEnergyDistribution(TorchDistribution):
                 f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine, or "
                 f"CallableEnergy(function, sites)."
             )
+        require_precision(energy.dtype)
         self.site = chosen_site(energy, site)
         summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
         self.machines = parameter_batch(self.machine)
-        self.normalizer = normalizer
-        self.log_partition = check_estimate(log_partition, self.machines)
+        self.normalizer = normalizer.of(self.machine)
         self.sampler = Sampler() if sampler is None else sampler
-        self.context: Context = context_for(normalizer)
+        self.context = self.normalizer.context()
         self.count = summation.number_of_states(self.machine.sites[self.site])
         self.has_enumerate_support = self.count <= summation.MAX_STATES  # 16 bits
         self.token = object()  # carried by copies, so that a trace's site can be recognised
-        self.read_at = intractable.versions(self.machine) if log_partition is not None else ()
+        shape = self.machine.sites[self.site].shape
+        super().__init__(self.machines, shape, validate_args=validate_args)
 
     # ------------------------------------------------------------------ what it is
 
@@ -99,8 +105,13 @@ class AbstractEnergyDistribution(TorchDistribution):
         new.__dict__.update(self.__dict__)
         new._batch_shape = batch_shape
         if not new.context.is_of_a_run:
-            new.context = context_for(self.normalizer)
+            new.context = new.normalizer.context()
         return new
+
+    @property
+    def statement(self) -> Statement:
+        """The law and the run it stands in, as its normaliser is told of them."""
+        return Statement(self.machine, self.site, self.context, self.token)
 
     # ------------------------------------------------------------------ log-probabilities
 
@@ -127,64 +138,8 @@ class AbstractEnergyDistribution(TorchDistribution):
         """
         with self.checks():
             accepted = self.accept(value)
-            exact = self.normalizer == "exact"
-            found = self.exact_log_prob(accepted) if exact else self.fixed_log_prob(accepted)
+            found = self.normalizer.log_prob(self.statement, accepted)
             return self.shaped(found, value)
-
-    def fixed_log_prob(self, accepted: Tensor) -> Tensor:
-        """With an estimated log Z, or without one.
-
-        Raises:
-            IntractableNormalizerError: If an exact log Z is needed.
-        """
-        with torch.enable_grad():  # so that parameters leave their trace, whoever asks
-            cut = cut_off(accepted)
-            log_prob = -summation.free_energy(self.machine, self.site, cut)
-        name = site_name(self.context, self.token)
-        found = intractable.dependences(log_prob, self.context, self.machine, (cut,))
-        found = found or intractable.dependences_seen_by_comparison(
-            self.context, self.token, lambda law: energies_of(law, accepted)
-        )
-        if self.log_partition is not None:
-            self.check_estimate(name, found)
-            log_prob = log_prob - self.log_partition.value
-        elif found:
-            raise intractable.unnormalized(name, found, summation.MAX_STATES)
-        self.context.forget()
-        return with_history(log_prob)
-
-    def exact_log_prob(self, value: Tensor) -> Tensor:
-        """With log Z by structure.
-
-        Raises:
-            IntractableNormalizerError: If there is no such log Z.
-        """
-        log_z = summation.log_partition(self.machine)
-        if log_z is None:
-            name = site_name(self.context, self.token)
-            raise intractable.missing(name, self.machine, summation.MAX_STATES)
-        self.context.forget()
-        return summation.log_prob(self.machine, self.site, value, log_z)
-
-    def check_estimate(self, name: str | None, found: set[intractable.Dependence]) -> None:
-        """Refuses an estimated log Z that does not belong to the parameters as they are now.
-
-        Raises:
-            IntractableNormalizerError: If it is stale, does not depend on what the energy depends
-                on, or would have to follow the steps of a Markov chain.
-        """
-        assert self.log_partition is not None
-        if self.read_at != intractable.versions(self.machine):
-            raise intractable.stale(name)
-        if not found:
-            return
-        of_estimate = intractable.dependences(self.log_partition.value, self.context, self.machine)
-        if left := found - of_estimate:
-            why = f"it carries no gradient with respect to {intractable.listed(left)}."
-            raise intractable.unusable_estimate(name, why, found)
-        if any(d.is_latent for d in found) and not self.context.is_replayed:
-            why = "under MCMC its error would change where the chain goes. Use an exact log Z."
-            raise intractable.unusable_estimate(name, why, found)
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (Pyro's)
         """What Pyro asks of a guide's distributions.
@@ -192,9 +147,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         Raises:
             IntractableNormalizerError: If the distribution is known up to a constant only.
         """
-        if self.normalizer == "up to a constant" and not self.context.is_replayed:
-            name = site_name(self.context, self.token)
-            raise intractable.in_guide(name, summation.MAX_STATES)
+        self.normalizer.require_normalised(self.statement)
         return super().score_parts(x, *args, **kwargs)
 
     def checks(self) -> AbstractContextManager[None]:
@@ -347,9 +300,7 @@ class AbstractEnergyDistribution(TorchDistribution):
             ValueError: As `states`.
             IntractableNormalizerError: If log Z is not exact. (A categorical law normalises.)
         """
-        if self.normalizer != "exact":
-            name = site_name(self.context, self.token)
-            raise intractable.missing(name, self.machine, summation.MAX_STATES)
+        self.normalizer.require_exact(self.statement)
         log_prob = self.log_prob(self.enumerate_support())
         return dist.Categorical(logits=log_prob.movedim(0, -1))
 
@@ -396,10 +347,7 @@ class EnergyDistribution(AbstractEnergyDistribution):
         sampler: Sampler | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        normalizer: Normalizer = "exact" if log_partition is None else "estimated"
-        self.describe(energy, site, normalizer, log_partition, sampler)
-        shape = self.machine.sites[self.site].shape
-        super().__init__(self.machines, shape, validate_args=validate_args)
+        self.describe(energy, site, known(log_partition), sampler, validate_args)
 
     @classmethod
     def up_to_constant(
@@ -428,23 +376,9 @@ class EnergyDistribution(AbstractEnergyDistribution):
             TypeError, ValueError: As the class.
         """
         sampler = sampling.IN_HASTE if sampler is None else sampler
-        new = cls(energy, site, sampler=sampler, validate_args=validate_args)
-        new.normalizer = "up to a constant"
-        new.context = context_for(new.normalizer)
+        new = cls.__new__(cls)
+        new.describe(energy, site, UpToConstant(), sampler, validate_args)
         return new
-
-
-def context_for(normalizer: Normalizer) -> Context:
-    """The run that is going on; where log Z is exact, how it was called is of no interest."""
-    return current_context() if normalizer == "exact" else watched_context()
-
-
-def energies_of(law: TorchDistribution, value: Tensor) -> Tensor:
-    """The energies of a value under a distribution of this kind, however it is wrapped."""
-    while hasattr(law, "base_dist"):
-        law = law.base_dist
-    assert isinstance(law, AbstractEnergyDistribution)
-    return summation.free_energy(law.machine, law.site, value.detach())
 
 
 def chosen_site(energy: Energy, site: str | None) -> str:
@@ -465,25 +399,3 @@ def chosen_site(energy: Energy, site: str | None) -> str:
     if site not in energy.sites:
         raise ValueError(f"Unknown site {site!r}; the energy has {list(energy.sites)}.")
     return site
-
-
-def check_estimate(found: LogPartition | None, machines: torch.Size) -> LogPartition | None:
-    """Refuses what is no log Z of these machines.
-
-    Raises:
-        TypeError: If it is no LogPartition.
-        ValueError: If its shape is not the batch shape of the parameters, or it is not finite.
-    """
-    if found is None:
-        return None
-    if not isinstance(found, LogPartition):
-        raise TypeError(
-            f"log_partition is a {type(found).__name__}; wanted a LogPartition, the value with its "
-            f"error. pyro_ebm.exactly(value) makes one of an exact value."
-        )
-    if found.value.shape != machines or not bool(found.value.isfinite().all()):
-        raise ValueError(
-            f"log_partition is {found.value}; wanted finite values of the shape "
-            f"{tuple(machines)}, the batch shape of the parameters."
-        )
-    return found

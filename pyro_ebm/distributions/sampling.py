@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy
 from pyro_ebm.kernels import Gibbs, Kernel, advance, choose_kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup
+from pyro_ebm.kernels.choice import Purpose
 from pyro_ebm.kernels.start import finite_start
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.sites import Sites, is_count, random_values
@@ -62,20 +63,21 @@ class Sampler:
         """The ends of chains (*batch, *site.shape)."""
         x = start(energy, batch)
         tuned = self.steps // 2  # steps in which a kernel finds its settings
-        kernel = in_warmup(self.kernel or default_kernel(energy), tuned)
+        purpose = Purpose.RUN if tuned else Purpose.FIXED
+        kernel = in_warmup(self.kernel or default_kernel(energy, purpose), tuned)
         state = advance(kernel, energy, kernel.init(energy, x), tuned)
         kernel, state = after_warmup(kernel, state)
         return advance(kernel, energy, state, self.steps - tuned).x[site]
 
 
-def default_kernel(energy: Energy) -> Kernel:
+def default_kernel(energy: Energy, purpose: Purpose) -> Kernel:
     """The kernel that is chosen for an energy.
 
     Raises:
         ValueError: If none is known for one of its sites.
     """
     try:
-        return choose_kernel(energy)
+        return choose_kernel(energy, purpose)
     except ValueError as error:
         raise ValueError(
             f"{error} To sample() a distribution with it, make it with sampler=Sampler(kernel)."

@@ -143,7 +143,10 @@ def mean_and_variance(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
         NotImplementedError: If there is no affordable sum.
     """
     if isinstance(energy, DistributionEnergy) and energy.is_normalised:
-        return energy.distribution.mean, energy.distribution.variance
+        law = energy.distribution
+        # A categorical law says NaN, since its values are names; here labels are numbers.
+        if not (has_labels(energy, site) and bool(law.mean.isnan().any())):
+            return law.mean, law.variance
     try:
         found = exact.moments(energy)
     except (TooManyStatesError, TypeError) as error:

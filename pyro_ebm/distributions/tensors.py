@@ -17,17 +17,13 @@ from pyro_ebm.energies import BoltzmannMachine, RandomField
 from pyro_ebm.energies.pairwise.edges import Edges, NumberedGraph, numbered
 from pyro_ebm.partition import LogPartition
 
-from .energy_distribution import AbstractEnergyDistribution, Normalizer
+from .energy_distribution import AbstractEnergyDistribution
+from .normalizers import known
 from .reading import substituted
 from .sampling import Sampler
 
 REAL_MATRIX: Constraint = constraints.independent(constraints.real, 2)
 REAL_VECTOR: Constraint = constraints.real_vector
-
-
-def state_of(log_partition: LogPartition | None) -> Normalizer:
-    """Whether log Z is found by structure or handed in."""
-    return "exact" if log_partition is None else "estimated"
 
 
 def zeros(size: int, like: Tensor) -> Tensor:  # (size,)
@@ -82,8 +78,7 @@ class Boltzmann(AbstractEnergyDistribution):
         self.couplings = couplings
         self.biases = zeros(n, couplings) if biases is None else biases
         machine = BoltzmannMachine.fully_visible(n, couplings=self.couplings, biases=self.biases)
-        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
 class RestrictedBoltzmann(AbstractEnergyDistribution):
@@ -138,8 +133,7 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
         self.hidden_biases = zeros(m, couplings) if hidden_biases is None else hidden_biases
         biases = {"visible": self.visible_biases, "hidden": self.hidden_biases}
         machine = BoltzmannMachine.restricted(n, m, couplings=couplings, biases=biases)
-        self.describe(machine, "visible", state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, "visible", known(log_partition), sampler, validate_args)
 
 
 class Ising(AbstractEnergyDistribution):
@@ -207,8 +201,7 @@ class Ising(AbstractEnergyDistribution):
         }
         machine = substituted(empty, values)
         assert isinstance(machine, BoltzmannMachine)
-        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
 class Potts(AbstractEnergyDistribution):
@@ -270,8 +263,7 @@ class Potts(AbstractEnergyDistribution):
             raise ValueError(f"The edges name {named} nodes, but biases has {n} rows.")
         check_size("couplings", self.couplings, (1, len(pairs)))
         machine = RandomField.potts(graph.edges, [q] * n, couplings=self.couplings, biases=biases)
-        self.describe(machine, None, state_of(log_partition), log_partition, sampler)
-        super().__init__(self.machines, torch.Size([n]), validate_args=validate_args)
+        self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
 def last_sizes(name: str, value: Tensor, count: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from .base import Kernel, ReversibleKernel, TunableKernel, Tuning, advance
 from .chains import Chains, NonFiniteEnergyError, Schedule
-from .choice import choose_kernel
+from .choice import Purpose, choose_kernel
 from .composite.cycle import Cycle, Mixture
 from .composite.tempered_transitions import TemperedTransitions
 from .composite.tempering import ParallelTempering, TemperingReport
@@ -42,6 +42,7 @@ __all__ = [
     "Mixture",
     "NonFiniteEnergyError",
     "ParallelTempering",
+    "Purpose",
     "RandomBlocks",
     "RandomWalk",
     "ReversibleKernel",

@@ -154,6 +154,25 @@ def reverse_of(kernel: Kernel, energy: Energy) -> Kernel:
 
 
 @runtime_checkable
+class DecidesForAll(Protocol):
+    """A kernel whose steps decide something for all chains alike."""
+
+    def decided(self, energy: Energy, number: int) -> Kernel:
+        """The kernel with the decision of one step made, for `TemperedTransitions` to reverse.
+
+        Args:
+            energy: The energy.
+            number: That of the step, where decisions follow a sequence.
+        """
+        ...
+
+
+def decided_by(kernel: Kernel, energy: Energy, number: int) -> Kernel:
+    """The kernel with all that one step decides for all chains alike decided."""
+    return kernel.decided(energy, number) if isinstance(kernel, DecidesForAll) else kernel
+
+
+@runtime_checkable
 class KnowsMoved(Protocol):
     """A kernel that tells which sites it moves."""
 

@@ -5,6 +5,7 @@ be compared is rejected: a log ratio that is NaN, and a proposal of energy +∞,
 −∞.
 """
 
+import math
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -38,6 +39,24 @@ def metropolis(log_ratio: Tensor) -> Verdict:  # (*batch,)
     diverging = ~(log_ratio > -DIVERGENT)
     rate = log_ratio.clamp(max=0.0).exp().nan_to_num_(nan=0.0)
     return Verdict(torch.rand_like(rate) < rate, rate, diverging)
+
+
+def require_known(energies: Tensor, chain: int = 0) -> None:
+    """Refuses energies of discrete states that are NaN, which would count as forbidden in silence.
+
+    Real positions may be where an energy overflows; values that are listed have no such places.
+
+    Args:
+        energies: Of states that chains are at, or may come to.
+        chain: Which of its dimensions counts the chains.
+
+    Raises:
+        FloatingPointError: If one is.
+    """
+    # The largest is NaN where any is.
+    if energies.numel() and math.isnan(energies.amax().item()):
+        where = energies.isnan().nonzero()[:, chain].unique().tolist()
+        raise FloatingPointError(f"The energy became NaN in the chains {where[:10]}")
 
 
 def choose(accepted: Tensor, new: Tensors, old: Tensors) -> Tensors:

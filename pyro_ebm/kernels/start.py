@@ -61,7 +61,7 @@ def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
     batch = same_batch(x, energy)
     try:
         return energy(x).expand(batch)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         require_machines(batch, laws(energy, x))
         raise
 

@@ -17,17 +17,18 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, knows_conditional
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels.base import Kernel
-from pyro_ebm.kernels.choice import tied_part
-from pyro_ebm.kernels.composite.cycle import Cycle
-from pyro_ebm.kernels.discrete.alphabets import alphabet_of
-from pyro_ebm.kernels.discrete.gibbs import Gibbs
-from pyro_ebm.kernels.discrete.gradient_gibbs import GibbsWithGradients
-from pyro_ebm.kernels.discrete.random_blocks import blocks_of, can_move
+from pyro_ebm.kernels.base import Kernel, require_machines, same_batch
+from pyro_ebm.kernels.choice import Purpose, choose_kernel
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
-from pyro_ebm.kernels.start import check_reference, finite_start, given_start, random_start
+from pyro_ebm.kernels.start import (
+    check_reference,
+    finite_start,
+    given_start,
+    laws,
+    random_start,
+)
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, describe
+from pyro_ebm.sites import Sites
 
 
 class Annealed(NamedTuple):
@@ -74,9 +75,8 @@ def anneal(
         betas: The inverse temperatures (steps,), none negative; 1 is the energy's own, and a
             minimum is sought by going far above it. States that are forbidden are so at 0 too.
         kernel: What moves the chains: an object with all its settings, since there is no warm-up;
-            a site that it does not move stays at its start. If left out it is Gibbs for the sites
-            whose conditional laws are known, with blocks where forbidden states hold units in
-            place, and GibbsWithGradients or RandomBlocks for other discrete ones.
+            a site that it does not move stays at its start. If left out it is
+            `choose_kernel(energy, Purpose.FIXED)`.
         reference: The energy at β = 0; zero if left out. With one, β is at most 1.
         chains: How many; those of `initial` where it is given.
         initial: Where they start (chain, *shape), by site; at random if left out.
@@ -105,10 +105,11 @@ def anneal(
     with forked(chosen_seed(seed), energy.device), torch.no_grad():
         path = Path.between(reference, energy)
         if kernel is None:
-            kernel = default_kernel(path.at(schedule[-1]))
+            kernel = choose_kernel(path.at(schedule[-1]), Purpose.FIXED)
         require_kernel(kernel)
         require_settings(kernel, "anneal")
         x = allowed_start(energy, chains) if initial is None else given_start(energy, initial)
+        require_machines(same_batch(x, energy), laws(energy, x))
         state: Any = None
         # Not 0, at which nothing is forbidden: chains would come to where no later step leads back.
         for beta in schedule.clamp_min(torch.finfo(schedule.dtype).tiny):
@@ -143,35 +144,6 @@ def checked_schedule(
             f"wanted at most 1, or no reference."
         )
     return schedule
-
-
-def default_kernel(energy: Energy) -> Kernel:
-    """Gibbs where conditional laws are known, else moves by the gradient, or blocks of units.
-
-    Raises:
-        ValueError: If none of these moves a site.
-    """
-    known = tuple(name for name in energy.sites if knows_conditional(energy, name))
-    tied = tied_part(energy, known) if known else None
-    if tied is None and len(known) == len(energy.sites):
-        return Gibbs()
-    left = [name for name in energy.sites if name not in known]
-    sloped = tuple(name for name in left if alphabet_of(energy, name) is not None)
-    listed = tuple(name for name in left if name not in sloped and can_move(energy, name))
-    if stuck := [name for name in left if name not in sloped + listed]:
-        raise ValueError(
-            f"No kernel for annealing is known that moves {stuck[0]!r}, which is "
-            f"{describe(energy.sites[stuck[0]].support)}. Give one that moves every site, for "
-            f"example kernel=Cycle((GibbsWithGradients(), MALA({(stuck[0],)!r}, step_size=0.01))), "
-            f"or hold the site: clamp(energy, {{{stuck[0]!r}: value}})."
-        )
-    parts = [
-        *([Gibbs(known)] if known else []),
-        *([tied.kernel] if tied else []),
-        *([GibbsWithGradients(sloped)] if sloped else []),
-        *([blocks_of(energy, listed)] if listed else []),
-    ]
-    return parts[0] if len(parts) == 1 else Cycle(tuple(parts))
 
 
 def allowed_start(energy: Energy, chains: int) -> Sites:

@@ -1,16 +1,18 @@
 """Descent at zero temperature: iterated conditional modes."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy
-from pyro_ebm.kernels.base import same_batch
+from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy, require_finite
+from pyro_ebm.kernels.base import require_machines, same_batch
 from pyro_ebm.kernels.discrete.alphabets import Alphabet, alphabet_of, change_one
 from pyro_ebm.kernels.discrete.random_blocks import require_levels
+from pyro_ebm.kernels.metropolis import require_known
 from pyro_ebm.kernels.settings import require_energy
-from pyro_ebm.kernels.start import given_start, read_terms, where
+from pyro_ebm.kernels.start import given_start, laws, read_terms, where
 from pyro_ebm.sites import Levels, Sites, levels_of
 from pyro_ebm.units import Unit
 
@@ -34,8 +36,11 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
         x: Values of all sites (chain, *shape).
 
     Raises:
+        FloatingPointError: If a parameter is NaN or infinite, or the energy of a state that is met
+            is NaN.
         TypeError: If `energy` is no energy.
-        ValueError: If no change of a site's units is known.
+        ValueError: If no change of a site's units is known, if there are not as many chains as
+            energies, or if a chain finds no state that is allowed.
 
     Example:
         >>> import torch
@@ -46,18 +51,34 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
     """
     require_energy(energy, "energy")
     x = given_start(energy, x)
-    with torch.no_grad():
-        if stuck := stuck_in_descent(energy):
-            raise ValueError(
-                f"The sites {stuck} are not discrete, or their units have values of their own; "
-                f"descend moves bits, spins, labels and one-hot units, and the units of machines. "
-                f"Hold the others, or minimise the energy over real sites by its gradient."
-            )
-        if isinstance(energy, BlockEnergy) and knows_all(energy):
-            x = by_blocks(energy, x)
-        else:
-            x = by_single_changes(energy, x)
-        return Annealed(x, energy.evaluate(x))
+    require_finite(energy)
+    require_machines(same_batch(x, energy), laws(energy, x))
+    if stuck := stuck_in_descent(energy):
+        raise ValueError(
+            f"The sites {stuck} are not discrete, or their units have values of their own; "
+            f"descend moves bits, spins, labels and one-hot units, and the units of machines. "
+            f"Hold the others, or minimise the energy over real sites by its gradient."
+        )
+    found = descended(energy, x)
+    if bool((found.energy == math.inf).any()):
+        raise ValueError(
+            "A chain has ended where no change of a single unit makes the energy finite: states "
+            "there have probability zero. Start from an allowed state, for example a draw or the "
+            "mode."
+        )
+    return found
+
+
+@torch.no_grad()
+def descended(energy: Energy, x: Sites) -> Annealed:
+    """Where a descent ends that starts at values that have passed the door."""
+    if isinstance(energy, BlockEnergy) and knows_all(energy):
+        x = by_blocks(energy, x)
+    else:
+        x = by_single_changes(energy, x)
+    height = energy.evaluate(x)
+    require_known(height)
+    return Annealed(x, height)
 
 
 def stuck_in_descent(energy: Energy) -> list[str]:
@@ -124,15 +145,14 @@ def by_single_changes(energy: Energy, x: Sites) -> Sites:
     (chains,) = same_batch(x, energy)
     every = torch.arange(changes.count, device=energy.device)
     height = energy.evaluate(x)
+    require_known(height)
     while True:
         best, best_change = height, torch.full_like(height, -1).long()
         for some in every.split(max(1, ROWS // chains)):
-            rows = {
-                s: v.expand(len(some), *v.shape).flatten(0, 1).contiguous() for s, v in x.items()
-            }
-            change = some.repeat_interleave(chains)
-            tried = changes.made(rows, change)
-            lowest, which = energy.evaluate(tried).reshape(len(some), chains).min(0)
+            rows = {s: v.expand(len(some), *v.shape).contiguous() for s, v in x.items()}
+            tried = energy.evaluate(changes.made(rows, some[:, None].expand(-1, chains)))
+            require_known(tried, 1)
+            lowest, which = tried.min(0)
             lower = lowest < best
             best = torch.where(lower, lowest, best)
             best_change = torch.where(lower, some[which], best_change)

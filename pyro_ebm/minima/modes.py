@@ -14,8 +14,8 @@ from pyro_ebm.partition.sums.summation import Mode
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import describe, is_count
 
-from . import Annealed, anneal, descend
-from .descent import SingleChanges, stuck_in_descent
+from . import Annealed, anneal
+from .descent import SingleChanges, descended, stuck_in_descent
 
 # The schedule in units of the typical change of energy by one unit: nearly all changes are made at
 # the start, and none that goes up at the end.
@@ -76,7 +76,7 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
     with forked(chosen_seed(seed), energy.device):
         scale = typical_change(energy)
         betas = torch.logspace(math.log10(HOTTEST), math.log10(COLDEST), sweeps) / scale
-        found = descend(energy, anneal(energy, betas, chains=chains).x)
+        found = descended(energy, anneal(energy, betas, chains=chains).x)
     return chosen(found, f"annealing of {chains} chains over {sweeps} steps, then descent")
 
 
@@ -98,10 +98,13 @@ def exactly(energy: Energy) -> Mode | None:
     """The proved mode, where it is affordable."""
     try:
         sums = exact.summation(energy)
-        if exact.seconds(energy) > AFFORDABLE:
-            return None
+    except TypeError:  # there is no way to sum it
+        return None
+    if exact.seconds(energy) > AFFORDABLE:
+        return None
+    try:
         least = sums.minimum()
-    except (TooManyStatesError, TypeError):
+    except TooManyStatesError:
         return None
     x = {site: value.to(energy.dtype) for site, value in least.items()}
     return Mode(x, energy(x), proved=True, how="all values were looked at, or ruled out in parts")

@@ -3,7 +3,7 @@
 from . import elimination, exact
 from .elimination.belief_propagation import BeliefPropagation, belief_propagation
 from .elimination.elimination import EliminationPlan, Marginals
-from .result import LogPartition, exactly
+from .result import LogPartition
 from .sums.enumeration import TooManyStatesError
 from .sums.summation import Mode, Moments
 
@@ -18,5 +18,4 @@ __all__ = [
     "belief_propagation",
     "elimination",
     "exact",
-    "exactly",
 ]

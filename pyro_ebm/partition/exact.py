@@ -36,7 +36,7 @@ from pyro_ebm.partition.sums.finite import FiniteSum, numbered
 from pyro_ebm.partition.sums.pairwise import MachineSum
 from pyro_ebm.partition.sums.summation import Moments, Summation
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, batch_shape, levels_of
+from pyro_ebm.sites import Sites, batch_shape, levels_of, require_precision
 
 __all__ = [
     "free_energy",
@@ -58,8 +58,10 @@ def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
-        TypeError: If there is none: it has sites with infinitely many values, and no structure.
+        TypeError: If there is none: it has sites with infinitely many values, and no structure; or
+            if it is in half precision.
     """
+    require_precision(energy.dtype)
     if isinstance(energy, PairwiseEnergy):
         terms = energy.read()
         terms.require_finite()

@@ -1,6 +1,6 @@
 """log Z, and how far to trust it."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -39,27 +39,21 @@ class LogPartition(NamedTuple):
     why: str
     log_weights: Tensor
 
+    @classmethod
+    def exact(cls, value: Tensor, method: str = "exact summation") -> Self:
+        """An exact value of log Z: no error, and both bounds are the value.
 
-def exactly(value: Tensor, method: str = "exact summation") -> LogPartition:
-    """An exact value of log Z: no error, and both bounds are the value.
+        Args:
+            value: log Z (*batch,).
+            method: How it was found.
 
-    Args:
-        value: log Z (*batch,).
-        method: How it was found.
-
-    Raises:
-        TypeError: If the value is no tensor of real numbers.
-
-    Example:
-        >>> import torch
-        >>> from pyro_ebm.partition import exactly
-        >>> exactly(torch.tensor(3.0)).standard_error
-        tensor(0.)
-    """
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"value is {value!r}; wanted log Z as a tensor of real numbers.")
-    bound = value.detach()
-    none = bound.new_zeros((0, *value.shape))
-    return LogPartition(
-        value, torch.zeros_like(bound), bound, bound, method, True, "The value is exact.", none
-    )
+        Raises:
+            TypeError: If the value is no tensor of real numbers.
+        """
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"value is {value!r}; wanted log Z as a tensor of real numbers.")
+        bound = value.detach()
+        none = bound.new_zeros((0, *value.shape))
+        return cls(
+            value, torch.zeros_like(bound), bound, bound, method, True, "The value is exact.", none
+        )

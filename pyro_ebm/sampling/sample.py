@@ -36,11 +36,10 @@ from pyro_ebm.kernels import (
     Kernel,
     ParallelTempering,
     Schedule,
-    SwendsenWang,
     resume,
     run,
 )
-from pyro_ebm.kernels.choice import CAREFUL, SHORT, SMALLEST, Part, joined, parts_of, said
+from pyro_ebm.kernels.choice import CAREFUL, SMALLEST, Part, Purpose, joined, parts_of, said
 from pyro_ebm.kernels.composite.reference import reference_of
 from pyro_ebm.kernels.start import given_start, is_one_law, random_start
 from pyro_ebm.partition import exact
@@ -136,10 +135,8 @@ class Task(NamedTuple):
         """The kernel that was given, or one that suits all energies of a path; and why that."""
         if self.kernel is not None:
             return self.kernel, GIVEN
-        parts = parts_of(path, target_acceptance, SHORT)
-        # A reference may frustrate what the energy does not.
-        local = [part for part in parts if not isinstance(part.kernel, SwendsenWang)]
-        return joined(local), said(local)
+        parts = parts_of(path, Purpose.LADDER, target_acceptance)
+        return joined(parts, Purpose.LADDER), said(parts)
 
 
 def sample(
@@ -417,7 +414,7 @@ def badness(found: Judged) -> tuple[bool, int, float]:
 
 def with_shorter_steps(first: Judged, task: Task, seed: int) -> Judged:
     """The run that goes on from another, by shorter steps."""
-    kernel = joined(parts_of(task.energy, SMALLEST))
+    kernel = joined(parts_of(task.energy, target_acceptance=SMALLEST))
     draws, warmup = task.schedule.draws, task.schedule.warmup
     chains = run(kernel, task.energy, draws, warmup=warmup, initial=first.chains.last, seed=seed)
     return judged("shorter steps", chains)

@@ -11,6 +11,7 @@ from .checks import (
     is_trusting,
     only_site,
     require_numbers,
+    require_precision,
     trusting,
 )
 from .counts import is_count, whole
@@ -87,6 +88,7 @@ __all__ = [
     "part_of",
     "random_values",
     "require_numbers",
+    "require_precision",
     "same_support",
     "settled",
     "spin",

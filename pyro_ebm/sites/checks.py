@@ -78,6 +78,19 @@ def cure_of(value: object) -> str:
     return "torch.tensor(...) makes one of a list; torch.as_tensor(...) of what has numbers."
 
 
+def require_precision(dtype: torch.dtype) -> None:
+    """Refuses an energy of half precision.
+
+    Raises:
+        TypeError: If it is one.
+    """
+    if dtype in SHORT:
+        raise TypeError(
+            f"The energy is in {dtype}, whose rounding changes the law that is sampled; wanted "
+            f"float32 or float64, for example energy.float()."
+        )
+
+
 def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A site's value as a tensor of the energy's dtype, from whatever array type came.
 
@@ -90,11 +103,7 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
             of half precision.
         ValueError: If the tensor lives on another device than the energy.
     """
-    if dtype in SHORT:
-        raise TypeError(
-            f"The energy is in {dtype}, whose rounding changes the law that is sampled; wanted "
-            f"float32 or float64, for example energy.float()."
-        )
+    require_precision(dtype)
     value = array_of(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":

@@ -142,7 +142,7 @@ def transitions_leave_the_law(case: Case, name: str) -> str:
         return "refused"
     torch.manual_seed(0)
     if isinstance(kernel, RandomBlocks):
-        kernel = kernel.drawn(case.energy)
+        kernel = kernel.decided(case.energy, 0)
 
     def step(start: Sites) -> Sites:
         return kernel.step(case.energy, kernel.init(case.energy, start))[0].x

@@ -146,7 +146,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "always accepted": lambda: patched_ratio(0),
     "half the ratio": lambda: patched_ratio(0.5),
     "Gibbs not turned round": lambda: mock.patch.object(
-        tempered_transitions, "reversal", forward_again
+        tempered_transitions, "reverse_of", forward_again
     ),
     "the reference forgotten": lambda: mock.patch.object(Path, "between", without_its_difference),
 }
@@ -162,7 +162,7 @@ def patched_ratio(factor: float) -> Any:
 @pytest.mark.parametrize("case", ["blocks", "one of two", "one of two, blocks"])
 def test_other_choices_on_the_way_back_are_found(case: str) -> None:
     def own_way(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
-        return kernel, tempered_transitions.reversal(kernel, energy)
+        return kernel, tempered_transitions.reverse_of(kernel, energy)
 
     with mock.patch.object(tempered_transitions, "both_ways", own_way):
         assert "stationary" in violations(case)

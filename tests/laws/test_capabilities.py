@@ -100,7 +100,7 @@ def reversible() -> dict[str, tuple[ReversibleKernel, Energy]]:
         "GWG": (GibbsWithGradients(), bits()),
         "DMALA": (DiscreteLangevin(**step), bits()),
         "random blocks": (RandomBlocks(), bits()),
-        "one block": (RandomBlocks().drawn(bits()), bits()),
+        "one block": (RandomBlocks().decided(bits(), 0), bits()),
         "Swendsen and Wang": (SwendsenWang(), ising),
         "Wolff": (Wolff(), ising),
         "a mixture": (Mixture((RandomBlocks(), GibbsWithGradients())), bits()),

@@ -191,7 +191,7 @@ def test_exact_draws_stay_exact_draws_of_tempered_transitions_from_a_reference()
 
 def own_way(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:
     """Each way with trajectories and choices of its own."""
-    return kernel, tempered_transitions.reversal(kernel, energy)
+    return kernel, tempered_transitions.reverse_of(kernel, energy)
 
 
 @pytest.mark.parametrize("kernel", ["HMC of longer steps", "HMC down to a single step"])

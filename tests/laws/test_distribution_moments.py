@@ -18,7 +18,7 @@ from pyro_ebm.energies import (
     DistributionEnergy,
     RandomField,
 )
-from pyro_ebm.partition import exact, exactly
+from pyro_ebm.partition import LogPartition, exact
 from pyro_ebm.sites import Site, boolean
 from pyro_ebm.units import Gaussian
 from tests.laws.test_batched_sums import BATCHED, some_values
@@ -165,7 +165,7 @@ def test_distributions_keep_their_own_moments() -> None:
 
 def test_moments_need_no_normaliser_but_a_sum() -> None:
     machine = ENUMERATED["restricted"].machine()
-    exactly_known = exactly(exact.log_partition(machine))
+    exactly_known = LogPartition.exact(exact.log_partition(machine))
     wanted = EnergyDistribution(machine).mean
     fixed = EnergyDistribution.up_to_constant(machine)
     estimated = EnergyDistribution(machine, log_partition=exactly_known)

@@ -30,7 +30,7 @@ from pyro_ebm.distributions import (
 from pyro_ebm.distributions.energy_distribution import AbstractEnergyDistribution
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, DistributionEnergy, Energy, Layer
 from pyro_ebm.kernels import Gibbs
-from pyro_ebm.partition import exact, exactly
+from pyro_ebm.partition import LogPartition, exact
 from pyro_ebm.sites import Site, Sites, spin
 from pyro_ebm.units import Categorical, Gaussian
 from tests.support.goodness import ALPHA, chi_square
@@ -347,7 +347,7 @@ def test_sizes_are_counted_without_overflow() -> None:
 
 def test_a_given_log_z_is_used() -> None:
     small = SMALL["fully visible bits"]
-    log_z = exactly(torch.tensor(small.log_partition + 0.25))
+    log_z = LogPartition.exact(torch.tensor(small.log_partition + 0.25))
     found = EnergyDistribution(small.machine(), log_partition=log_z)
     assert float(found.log_prob(found.states).exp().sum()) == pytest.approx(math.exp(-0.25))
 

@@ -296,12 +296,15 @@ def test_too_many_states_are_refused_with_what_it_would_take() -> None:
 
 
 def test_the_layers_that_are_cheapest_to_enumerate_are_chosen() -> None:
-    plan = machines.choose_plan(BoltzmannMachine.restricted(60, 8).read())
-    assert (plan.enumerated, plan.states) == (("hidden",), 2**8)
+    way = machines.cheapest(BoltzmannMachine.restricted(60, 8).read())
+    assert isinstance(way, machines.EnumeratedSum)
+    assert (way.enumerated, way.states) == (("hidden",), 2**8)
     deep = BoltzmannMachine.deep([40, 8, 40])
-    assert machines.choose_plan(deep.read()).enumerated == ("hidden1",)
+    way = machines.cheapest(deep.read())
+    assert isinstance(way, machines.EnumeratedSum)
+    assert way.enumerated == ("hidden1",)
     dense = BoltzmannMachine.fully_visible(24)
-    assert machines.choose_plan(dense.read()).way == "split"
+    assert isinstance(machines.cheapest(dense.read()), machines.SplitSum)
 
 
 class Quadratic(Energy):

@@ -24,7 +24,8 @@ def values_of(site: Site, dtype: torch.dtype) -> Tensor:  # (states, *site.shape
     if isinstance(site.support, type(constraints.one_hot)):
         rows = itertools.product(torch.eye(shape[-1], dtype=dtype), repeat=int(np.prod(shape[:-1])))
         return torch.stack([torch.stack(row) for row in rows]).reshape(-1, *shape)
-    high = int(torch.as_tensor(getattr(site.support, "upper_bound", 1)).max())
+    inner = getattr(site.support, "base_constraint", site.support)
+    high = int(torch.as_tensor(getattr(inner, "upper_bound", 1)).max())
     grid = itertools.product(range(-1, high + 1), repeat=int(np.prod(shape)))
     found = torch.tensor(list(grid), dtype=dtype).reshape(-1, *shape)
     return found[site.support.check(found).reshape(len(found), -1).all(1)]
@@ -78,7 +79,7 @@ class Table:
 
     def p_value(self, x: Sites) -> float:
         """Of χ² of chains (chains, *batch, *shape): the least of all laws, times their number."""
-        states = torch.cat([value.flatten(1) for value in self.x.values()], 1)
+        states = torch.cat([value.reshape(len(value), -1) for value in self.x.values()], 1)
         drawn = torch.cat(
             [x[s].reshape(len(x[s]), self.batch.numel(), v[0].numel()) for s, v in self.x.items()],
             -1,

@@ -5,12 +5,17 @@ Whatever a kernel draws comes from a law that it says: events and choices (`kern
 labels and listed values with their log-weights (`draw_labels`, `FiniteLaw.sample`).
 A first step counts the draws; then all their outcomes are forced, one for each row of a batch, and
 their probabilities multiplied. So the matrix is that of the code path which the user runs.
+
+What is drawn once for all chains (which units make a block, which kernel of a mixture moves) is
+forced as well, one choice after another, by `shared_choices`.
 """
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -19,9 +24,18 @@ from torch import Tensor
 from pyro_ebm.energies.fields import labels
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.pyro_models import energy_site
-from pyro_ebm.kernels import chance
+from pyro_ebm.kernels import Mass, chance
+from pyro_ebm.kernels.discrete import integer_walk
+from pyro_ebm.kernels.settings import Length
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
+
+LARGEST = 2**17  # outcomes of a start
+HALVES = 2  # values of a number that is drawn once: a mixture has two kernels in the tables
+
+
+class TooManyOutcomesError(AssertionError):
+    """There are too many outcomes to go through."""
 
 
 class Draws:
@@ -81,13 +95,21 @@ class Draws:
         """In place of `FiniteLaw.sample`."""
         return law.values[self.choose(law.logits)]
 
+    def displacement(self, mass: Mass, scale: Length, like: Tensor) -> Tensor:
+        """In place of `integer_walk.displacement`: by two at most, all as likely."""
+        units = like.numel() // self.rows
+        outcome = self.next(units, 5)
+        self.weighed(torch.full((self.rows,), -units * math.log(5), dtype=torch.float64))
+        return (outcome - 2).reshape(like.shape).to(like)
+
     def sample(self, unit: Unit, field: Tensor) -> Tensor:
         """In place of `Unit.sample`, for fields with the chains first or last."""
         if isinstance(unit, Categorical):
             label = self.choose(unit.by_label(field)).to(field.dtype)
             field.fill_(math.nan)  # which it may overwrite
             return label
-        if field.shape[0] == self.rows:
+        chains_first = self.rows in itertools.accumulate(field.shape, operator.mul)
+        if chains_first:
             rows = field.reshape(self.rows, -1)
         else:  # (units, rows) or (rows,), levels of each row following one another
             rows = field.reshape(-1, self.rows, field.shape[-1] // self.rows).transpose(0, 1)
@@ -97,7 +119,7 @@ class Draws:
         low, high = unit.levels
         value = torch.where(outcome, high, low).to(field.dtype).reshape(rows.shape)
         field.fill_(math.nan)  # which it may overwrite
-        if field.shape[0] != self.rows:
+        if not chains_first:
             value = value.transpose(0, 1)
         return value.reshape(field.shape)
 
@@ -138,6 +160,7 @@ def drawn_from(draws: Draws) -> Iterator[None]:
         mock.patch.object(Spin, "sample", lambda unit, field: draws.sample(unit, field)),
         mock.patch.object(Categorical, "sample", lambda unit, field: draws.sample(unit, field)),
         mock.patch.object(FiniteLaw, "sample", lambda law: draws.choose_value(law)),
+        mock.patch.object(integer_walk, "displacement", draws.displacement),
         mock.patch.object(labels, "draw_labels", draws.choose_label),
         mock.patch.object(energy_site, "draw_labels", draws.choose_label),
     ):
@@ -148,42 +171,55 @@ class Outcomes(NamedTuple):
     """Where a step may lead.
 
     Args:
-        reached: The values by site (starts, outcomes, *shape).
-        probability: Of each outcome (starts, outcomes), in float64.
+        reached: The values by site (starts, outcomes, *laws, *shape).
+        probability: Of each outcome (starts, outcomes, *laws), in float64.
     """
 
     reached: Sites
     probability: Tensor
 
 
-def all_outcomes(step: Callable[[Sites], Sites], starts: Sites) -> Outcomes:
+def all_outcomes(
+    step: Callable[[Sites], Sites],
+    starts: Sites,
+    laws: tuple[int, ...] = (),
+    most: float = math.inf,
+) -> Outcomes:
     """All outcomes of a step from each of some starts.
 
     Args:
-        step: From values (rows, *shape) by site to values of the same shapes.
-        starts: Values (starts, *shape) by site.
+        step: From values (rows, *laws, *shape) by site to values of the same shapes.
+        starts: Values (starts, *laws, *shape) by site.
+        laws: The batch of the energy's parameters; what is drawn is the same for each of them.
+        most: How many rows there may be, one for each outcome of each start.
+
+    Raises:
+        TooManyOutcomesError: If there are more.
     """
-    count = len(next(iter(starts.values())))
-    draws = Draws(count)
+    count, each = len(next(iter(starts.values()))), math.prod(laws)
+    draws = Draws(count * each)
     with drawn_from(draws):
         step({site: value.clone() for site, value in starts.items()})
+    total = math.prod(draws.counts)
+    if total > LARGEST or count * each * total > most:
+        raise TooManyOutcomesError(f"{total} outcomes are too many")
     outcomes = combinations(draws.counts)
-    script = Script(outcomes.repeat(count, 1))
-    each = {site: value.repeat_interleave(len(outcomes), 0) for site, value in starts.items()}
+    script = Script(outcomes.repeat_interleave(each, 0).repeat(count, 1))
     with drawn_from(script):
-        reached = step(each)
+        reached = step(
+            {s: value.repeat_interleave(len(outcomes), 0) for s, value in starts.items()}
+        )
     assert script.position == outcomes.shape[1], "the number of draws depends on their outcomes"
     shape = (count, len(outcomes))
     return Outcomes(
         {site: value.reshape(*shape, *value.shape[1:]) for site, value in reached.items()},
-        script.probability.reshape(shape),
+        script.probability.reshape(*shape, *laws),
     )
 
 
 def combinations(counts: Sequence[int]) -> Tensor:  # (outcomes, draws)
     """All combinations of so many options each."""
     total = math.prod(counts)
-    assert total <= 2**17, f"{total} outcomes are too many"
     index = torch.arange(total)
     columns = []
     for count in reversed(counts):
@@ -199,19 +235,91 @@ def matrix_of(step: Callable[[Sites], Sites], states: Sites) -> Tensor:  # (stat
         step: As for `all_outcomes`.
         states: All states (states, *shape) by site.
     """
-    found = all_outcomes(step, states)
+    return reached_by(all_outcomes(step, states), states)
+
+
+def reached_by(found: Outcomes, states: Sites) -> Tensor:  # (starts, *laws, states)
+    """With what probability each of the states is reached.
+
+    Args:
+        found: The outcomes.
+        states: All states (states, *shape) by site.
+    """
     flat = torch.cat([value.reshape(len(value), -1) for value in states.values()], 1)
     shape = (*found.probability.shape, -1)
-    reached = torch.cat([value.reshape(shape) for value in found.reached.values()], 2)
+    reached = torch.cat([value.reshape(shape) for value in found.reached.values()], -1)
     # A random linear form tells states apart.
     weights = torch.rand(flat.shape[1], dtype=torch.float64)
     keys, order = (flat.double() @ weights).sort()
     near = torch.searchsorted(keys, reached.double() @ weights - 1e-9)
     index = order[near.clamp(max=len(keys) - 1)]
     possible = found.probability > 0
-    assert torch.equal(flat[index][possible], reached[possible]), "a step left the listed states"
-    matrix = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    return matrix.scatter_add_(1, index, found.probability)
+    assert torch.equal(flat[index][possible], reached[possible].to(flat)), (
+        "a step left the listed states"
+    )
+    index, probability = index.movedim(1, -1), found.probability.movedim(1, -1)
+    total = torch.zeros(*index.shape[:-1], len(flat), dtype=torch.float64)
+    return total.scatter_add_(-1, index, probability)
+
+
+@contextmanager
+def shared(choices: Sequence[int], options: list[int]) -> Iterator[None]:
+    """What a kernel draws once for all chains follows a list; where it ends, the first option.
+
+    Args:
+        choices: Which of its options each draw takes, in order.
+        options: Is told how many each had.
+    """
+    rand, randint = torch.rand, torch.randint
+
+    def chosen(count: int) -> int:
+        options.append(count)
+        return choices[len(options) - 1] if len(options) <= len(choices) else 0
+
+    def one_number(*size: Any, **settings: Any) -> Tensor:
+        if size != ((),) or "generator" in settings:
+            return rand(*size, **settings)
+        return torch.tensor((chosen(HALVES) + 0.5) / HALVES, dtype=torch.float64)
+
+    def one_integer(*arguments: Any, **settings: Any) -> Tensor:
+        if len(arguments) != 2 or arguments[1] != () or "generator" in settings:
+            return randint(*arguments, **settings)
+        return torch.tensor(chosen(arguments[0]))
+
+    def permutation(units: int) -> Tensor:
+        every = list(itertools.permutations(range(units)))
+        return torch.tensor(every[chosen(len(every))])
+
+    with (
+        mock.patch.object(torch, "rand", one_number),
+        mock.patch.object(torch, "randint", one_integer),
+        mock.patch.object(torch, "randperm", permutation),
+    ):
+        yield
+
+
+def shared_choices(found: Callable[[Callable[[], Any]], Tensor]) -> Tensor:
+    """The mean, over all that is drawn once for all chains, of what is found with it.
+
+    Args:
+        found: Is given a context manager's function, in which the kernel is to make each step.
+    """
+    total: Any = 0.0
+    waiting: list[tuple[int, ...]] = [()]
+    while waiting:
+        choices = waiting.pop()
+        options: list[int] = []
+
+        def again(choices: tuple[int, ...] = choices, options: list[int] = options) -> Any:
+            options.clear()
+            return shared(choices, options)
+
+        own = found(again)
+        total = total + own / math.prod(options)
+        for place in range(len(choices), len(options)):
+            taken = (*choices, *[0] * (place - len(choices)))
+            waiting += [(*taken, other) for other in range(1, options[place])]
+    return total
 
 
 class Violation(NamedTuple):

@@ -145,6 +145,7 @@ class Symmetric(Coupling):
     """
 
     weight: Tensor
+    above: Tensor  # 1 where the row's unit comes before the column's, else 0
     self_bias: Tensor
     self_precision: Tensor | None
 
@@ -159,19 +160,15 @@ class Symmetric(Coupling):
         super().__init__()
         self.ends, self.width = (site, site), width
         register(self, "weight", weight)
+        pairs = above(weight.shape[-1], width, weight.device).to(weight.dtype)
+        self.register_buffer("above", pairs, persistent=False)
         self.register_buffer("self_bias", self_bias)
         self.register_buffer("self_precision", self_precision, persistent=False)
 
     def read(self) -> SymmetricLink:
-        if self.width == 1:
-            upper = self.weight.triu(1)
-        else:
-            upper = self.weight * above(self.weight.shape[-1], self.width, self.weight.device)
-        both = upper + upper.mT
-        # Zero, but NaN where the diagonal is not finite: what is not read must not hide it.
-        hidden = 0 * self.weight.detach().diagonal(dim1=-2, dim2=-1)
-        both.detach().diagonal(dim1=-2, dim2=-1).add_(hidden)
-        return SymmetricLink(self.ends, both, self.width)
+        # Where a number that is not read is NaN or infinite, the product is NaN: it is not hidden.
+        upper = self.weight * self.above
+        return SymmetricLink(self.ends, upper + upper.mT, self.width)
 
 
 class Sparse(Coupling):

@@ -113,3 +113,22 @@ class Changes(NamedTuple):
         if claimed == right:
             return True
         return abs(claimed - right) <= ROUNDING * torch.finfo(dtype).eps * self.size
+
+
+def in_words(
+    site: str, found: DiscreteSite, changes: Changes, claimed: float, wrong: list[str]
+) -> str:
+    """What is wrong with the claims of one site."""
+    left_out = [n for n, own in changes.by_term.items() if own and n not in found.terms]
+    if left_out:
+        what = f"the term of {left_out[0]!r} was taken not to depend on {site!r}, and it does"
+    else:
+        others = [name for name in changes.by_term if name in found.terms - {site}]
+        named = " or ".join(map(repr, wrong or others)) or repr(site)
+        what = f"the elements of {site!r} depend on each other through the term of {named}"
+    return (
+        f"Gibbs on {site!r} is wrong: {what}. In a move of it the log joint changes by "
+        f"{changes.total():.6g} and the terms as they were claimed by {claimed:.6g}. Use "
+        f"ModelEnergy(model, ...).one_by_one(), which draws every element from the whole log "
+        f"joint"
+    )

@@ -25,7 +25,7 @@ from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
 
-from .check import Changes, Choice, numbers_of, other_values, with_values
+from .check import Changes, Choice, in_words, numbers_of, other_values, with_values
 from .dependence import Prober, Reach, differ, recorded
 from .discrete_site import DiscreteSite
 from .energy_site import EnergySite
@@ -40,9 +40,11 @@ from .first_pass import (
     random_pass,
 )
 from .imputed import Completion
-from .log_joint import AtValues, Message, Model, ModelStructureError, is_latent
+from .log_joint import AtValues, Message, Model, is_latent
+from .passes import batched, require_same_sites, stacked
+from .programs import recorded_terms
 from .recording import Graph
-from .replay import Program, Replay, Unrepeatable
+from .replay import Program
 from .report import Dependence, Dependences
 
 SEED = 0  # of the passes on which a model is tried
@@ -147,14 +149,14 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             self.batched = True
             starts = [self.values_in(nodes) for nodes in passes]
             self.try_out(starts)
-            self.energy_sites: dict[str, EnergySite] = {}
             # A site that is guarded has another term than was recorded.
             graph = None if self.model.guarded else graph
-            self.conditionals = self.find_conditionals(starts, graph)
+            self.conditionals, swept = self.find_conditionals(starts, graph)
             # From here on, sites that are observed in part have their other elements only.
             self.imputed = first.imputed
+            # The energy of such a site is of the whole.
+            self.energy_sites = {n: own for n, own in swept.items() if n not in self.imputed}
             for name, part in self.imputed.items():
-                self.energy_sites.pop(name, None)  # its energy is of the whole
                 free = Site(self.sites[name].support, part.free.shape)
                 self.sites = {**self.sites, name: free}
 
@@ -449,7 +451,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         if not changes.is_known or math.isnan(claimed) or changes.agrees(claimed, self.dtype):
             return None
         wrong = [] if is_swept else self.wrong_terms(site, x, block, choice, changes)
-        return self.in_words(site, changes, claimed, wrong)
+        return in_words(site, found, changes, claimed, wrong)
 
     def wrong_terms(
         self, site: str, x: Sites, block: Tensor, choice: Choice, changes: Changes
@@ -477,31 +479,13 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         found = self.each(functools.partial(self.weights_of_levels, site, known), x)["weights"][0]
         return found.reshape(len(found), -1).mT
 
-    def in_words(self, site: str, changes: Changes, claimed: float, wrong: list[str]) -> str:
-        """What is wrong with the claims of one site."""
-        found = self.discrete_site(site)
-        left_out = [n for n, own in changes.by_term.items() if own and n not in found.terms]
-        if left_out:
-            what = f"the term of {left_out[0]!r} was taken not to depend on {site!r}, and it does"
-        else:
-            others = [name for name in changes.by_term if name in found.terms - {site}]
-            named = " or ".join(map(repr, wrong or others)) or repr(site)
-            what = f"the elements of {site!r} depend on each other through the term of {named}"
-        return (
-            f"Gibbs on {site!r} is wrong: {what}. In a move of it the log joint changes by "
-            f"{changes.total():.6g} and the terms as they were claimed by {claimed:.6g}. Use "
-            f"ModelEnergy(model, ...).one_by_one(), which draws every element from the whole log "
-            f"joint"
-        )
-
     def renew(self) -> None:
         """Records the model anew; nothing more is claimed than before."""
         old, swept = self.conditionals, self.energy_sites
         with forked(SEED, self.device):
             starts = [self.values_in(random_pass(self.model)) for _ in range(STARTS)]
-            self.energy_sites = {}
-            new = self.find_conditionals(starts)
-        self.energy_sites = {n: own for n, own in self.energy_sites.items() if n in swept}
+            new, sites = self.find_conditionals(starts)
+        self.energy_sites = {n: own for n, own in sites.items() if n in swept}
         # What is not computed from a record stays as it is.
         self.conditionals = {
             site: known
@@ -557,8 +541,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
 
     def find_conditionals(
         self, starts: list[Sites], graph: Graph | None = None
-    ) -> dict[str, DiscreteSite | None]:
-        """By discrete site, how it is drawn; None where it cannot be.
+    ) -> tuple[dict[str, DiscreteSite | None], dict[str, EnergySite]]:
+        """By discrete site, how it is drawn, None where it cannot be; and those that are energies.
 
         Args:
             starts: Values of all the sites, several times.
@@ -570,6 +554,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             if site not in self.moving
             and (found := listed_values(self.nodes[site]["fn"])) is not None
         }
+        swept: dict[str, EnergySite] = {}
         if self.model.evaluator is not None:
             # Summed sites tie terms together, so that only the total is a function of x.
             tied = Reach(frozenset(), (), {})
@@ -580,18 +565,19 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             graph = graph or self.record(starts[0])
             prober = Prober(self.model, self.real, self.nodes, starts, self.each, graph)
             reaches = prober.reaches(values)
-            programs = self.programs(graph, reaches, starts)
+            programs = recorded_terms(self.model, self.real, graph, reaches, starts)
             if not self.moving:
                 for site, reach in reaches.items():
                     known = prober.energy_site(site, reach)
                     if known is not None:
-                        self.energy_sites[site] = known
-        return dict.fromkeys(self.discrete) | {
+                        swept[site] = known
+        drawn = dict.fromkeys(self.discrete) | {
             site: DiscreteSite.of(
                 self.nodes[site]["fn"], self.whole_sites[site], own, reaches[site], programs[site]
             )
             for site, own in values.items()
         }
+        return drawn, swept
 
     def extreme(self, x: Sites) -> Sites:
         """The same values with real sites far out."""
@@ -606,29 +592,6 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             return recorded(self.model, x, self.real)
         except Exception:
             return None
-
-    @torch.no_grad()
-    def programs(
-        self, graph: Graph | None, reaches: Mapping[str, Reach], starts: list[Sites]
-    ) -> dict[str, Program | str]:
-        """By site, its terms from a recorded pass; or why passes of the whole model are needed.
-
-        A program is taken where it gives what the model gives, from all the starts at once.
-        """
-        if graph is None:
-            return dict.fromkeys(reaches, "a pass of the model could not be recorded")
-        replay = Replay(graph)
-        wanted = [self.model.at(x, self.real).terms for x in starts]
-        rows = stacked(starts)
-        found: dict[str, Program | str] = {}
-        doubts: dict[str, str | None] = {}
-        for site, reach in reaches.items():
-            for name in reach.terms - doubts.keys():
-                doubts[name] = doubt(replay, name, rows, [terms[name] for terms in wanted])
-            doubtful = next((doubts[n] for n in sorted(reach.terms) if doubts[n]), None)
-            terms = {name: graph.terms[name] for name in reach.terms}
-            found[site] = doubtful or replay.program(terms)
-        return found
 
     def find_moving(self, passes: list[dict[str, Message]]) -> tuple[frozenset[str], Graph | None]:
         """The sites whose support depends on others, and the record of a pass that says so.
@@ -781,58 +744,3 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
             UnbatchedModelWarning,
             stacklevel=3,
         )
-
-
-def doubt(replay: Replay, name: str, rows: Sites, wanted: list[Tensor]) -> str | None:
-    """Why a term is not taken from a recorded pass; None where it is.
-
-    Args:
-        replay: The pass.
-        name: The term.
-        rows: Values of all latent sites, several times.
-        wanted: The term at these values, from the model itself.
-    """
-    term = replay.graph.terms[name]
-    if not isinstance(term, int):
-        return f"nothing is recorded of {name!r}"
-    try:
-        program = replay.program({name: term})
-        found = program({site: rows[site] for site in program.sites})[name]
-    except Unrepeatable as error:
-        return f"{name!r} cannot be computed again: {error}"
-    except RuntimeError as error:  # an operation that does not take rows
-        return f"{name!r} cannot be computed again: {str(error).splitlines()[0]}"
-    expected = torch.stack(wanted)
-    # A number of no dimension does not decide the dtype of what it meets; a row of them does.
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        return f"{name!r} has another shape or dtype when it is computed again"
-    tolerance = 1e-4 if torch.finfo(expected.dtype).eps > 1e-10 else 1e-9
-    same = torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
-    return None if same else f"{name!r} is another number when it is computed again"
-
-
-def require_same_sites(first: dict[str, Message], passes: list[dict[str, Message]]) -> None:
-    """Refuses a model whose sites depend on values.
-
-    Raises:
-        ModelStructureError: If a pass has other sites than the first.
-    """
-    for nodes in passes:
-        if other := first.keys() ^ nodes.keys():
-            raise ModelStructureError(
-                f"The sites {sorted(other)} are in one pass of the model and not in another: its "
-                f"sites depend on values. Give it the same sites in every pass."
-            )
-
-
-def stacked(rows: list[Sites]) -> Sites:
-    """Values of several chains as one batch."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def batched(function: Callable[[Sites], Sites], rows: Sites, chunk: int) -> Sites:
-    """A function of one row for all of them, by vmap."""
-    with warnings.catch_warnings():
-        # Said where torch loops over the batch for one operation, which is right all the same.
-        warnings.filterwarnings("ignore", message="There is a performance drop")
-        return torch.func.vmap(function, randomness="error", chunk_size=chunk)(rows)

@@ -22,6 +22,7 @@ from pyro_ebm.kernels.base import (
     TunableKernel,
     Tuning,
     after_warmup,
+    decided_by,
     findings_of,
     in_warmup,
     moved_by_any,
@@ -167,6 +168,11 @@ class Mixture(TunableKernel, ReversibleKernel):
         parts = tuple(reverse_of(kernel, energy) for kernel in self.kernels)
         return replace(self, kernels=parts)
 
+    def decided(self, energy: Energy, number: int) -> "OneOf":
+        """One of the kernels, with its own decisions made."""
+        one = self.drawn()
+        return one.moving_by(decided_by(one.chosen, energy, number))
+
     def drawn(self) -> "OneOf":
         """One of the kernels, chosen at random."""
         uniform = float(torch.rand((), dtype=torch.float64))
@@ -188,7 +194,7 @@ class Mixture(TunableKernel, ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneOf(Kernel):
+class OneOf(ReversibleKernel):
     """What a mixture has chosen: one of its kernels, on a state of all of them.
 
     Args:
@@ -203,6 +209,9 @@ class OneOf(Kernel):
     def chosen(self) -> Kernel:
         """The kernel that moves."""
         return self.kernels[self.number]
+
+    def reversed(self, energy: Energy) -> "OneOf":
+        return self.moving_by(reverse_of(self.chosen, energy))
 
     def moving_by(self, kernel: Kernel) -> "OneOf":
         """The same, with another kernel in the place of the one that moves."""

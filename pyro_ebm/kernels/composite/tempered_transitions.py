@@ -1,6 +1,6 @@
 """Tempered transitions: up a ladder of temperatures and down again."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -8,17 +8,12 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels.base import Kernel, moved_by_any, reverse_of, same_batch
-from pyro_ebm.kernels.continuous.hmc import HMC, halton
-from pyro_ebm.kernels.continuous.langevin import Langevin
-from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks
-from pyro_ebm.kernels.discrete.random_blocks import RandomBlocks
+from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of, same_batch
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
 from pyro_ebm.kernels.start import check_reference, where
 from pyro_ebm.sites import Sites, check_names
 
-from .cycle import Mixture
 from .tempering import checked_ladder
 
 
@@ -104,7 +99,7 @@ class TemperedTransitions(Kernel):
     def init(self, energy: Energy, x: Sites) -> TemperedTransitionsState:
         check_reference(energy, self.reference, self.betas[0])
         require_settings(self.kernel, "TemperedTransitions")
-        reversal(self.kernel, energy)
+        reverse_of(self.kernel, energy)
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
@@ -155,42 +150,7 @@ def both_ways(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kern
     Args:
         kernel: The kernel.
         energy: The energy.
-        number: That of the trajectory, where trajectories have lengths that vary.
+        number: That of the step, where trajectories have lengths that vary.
     """
-    if isinstance(kernel, Mixture):
-        one = kernel.drawn()
-        there, back = both_ways(one.chosen, energy, number)
-        return one.moving_by(there), one.moving_by(back)
-    if isinstance(kernel, RandomBlocks):
-        kernel = kernel.drawn(energy)
-    elif isinstance(kernel, ConstraintBlocks):
-        kernel = kernel.drawn()
-    elif isinstance(kernel, HMC):
-        kernel = numbered_trajectory(kernel, number)
-    return kernel, reversal(kernel, energy)
-
-
-def numbered_trajectory(kernel: HMC, number: int) -> HMC:
-    """HMC whose trajectories are all as that of a number."""
-    assert kernel.step_size is not None  # checked in `init`
-    assert kernel.trajectory_length is not None
-    return replace(
-        kernel,
-        step_size=kernel.step_size * (1 - kernel.step_jitter * halton(number, 3)),
-        trajectory_length=kernel.trajectory_length * (1 - kernel.jitter * halton(number, 2)),
-        jitter=0.0,
-        step_jitter=0.0,
-    )
-
-
-def reversal(kernel: Kernel, energy: Energy) -> Kernel:
-    """The kernel whose steps are those of `kernel` backwards in time.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    if isinstance(kernel, Langevin):
-        raise ValueError(
-            "Langevin has no Metropolis test and no reverse. Use MALA(step_size=...), which has."
-        )
-    return reverse_of(kernel, energy)
+    there = decided_by(kernel, energy, number)
+    return there, reverse_of(there, energy)

@@ -134,6 +134,18 @@ class HMC(Mover, ReversibleKernel):
     def unset(self) -> tuple[str, ...]:
         return left_out(self, "step_size", "trajectory_length")
 
+    def decided(self, energy: Energy, number: int) -> Self:
+        """The same, whose trajectories are all as that of a number."""
+        assert self.step_size is not None  # checked in `init`
+        assert self.trajectory_length is not None
+        return replace(
+            self,
+            step_size=self.step_size * (1 - self.step_jitter * halton(number, 3)),
+            trajectory_length=self.trajectory_length * (1 - self.jitter * halton(number, 2)),
+            jitter=0.0,
+            step_jitter=0.0,
+        )
+
     def reversed(self, energy: Energy) -> Self:
         return self
 

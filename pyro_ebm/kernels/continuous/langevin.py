@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels.base import Kernel, ReversibleKernel
+from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.settings import (
     Length,
     left_out,
@@ -45,7 +45,7 @@ class MALAInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Langevin(Kernel):
+class Langevin(ReversibleKernel):
     r"""Unadjusted Langevin dynamics. Biased: no step is rejected.
 
     Its law differs from :math:`e^{-E}` by O(τ): of a normal law with variance σ² it makes the
@@ -108,6 +108,16 @@ class Langevin(Kernel):
     def moves(self, energy: Energy) -> tuple[str, ...]:
         """The sites that it moves."""
         return moved_sites(energy, self.sites)
+
+    def reversed(self, energy: Energy) -> Self:
+        """None is known, whatever the energy.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "Langevin has no Metropolis test and no reverse. Use MALA(step_size=...), which has."
+        )
 
     def init(self, energy: Energy, x: Sites) -> DynamicsState:
         return init_dynamics(energy, self.sites, x, self.mass, "Langevin")

@@ -82,9 +82,9 @@ class ConstraintBlocks(ReversibleKernel):
     def step(
         self, energy: Energy, state: ConstraintBlocksState
     ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
-        return self.drawn().step(energy, state)
+        return self.decided(energy, 0).step(energy, state)
 
-    def drawn(self) -> "OneSet":
+    def decided(self, energy: Energy, number: int) -> "OneSet":
         """The same with a set of blocks chosen at random."""
         return OneSet(self, float(torch.rand((), dtype=torch.float64)))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, FieldEnergy, PairwiseTerms, energy_and_gradient
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
-from pyro_ebm.kernels.metropolis import metropolis
+from pyro_ebm.kernels.metropolis import metropolis, require_known
 from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_set
 from pyro_ebm.kernels.start import accept_at_door, read_terms, where
 from pyro_ebm.kernels.step_size import StepSize, as_length, reported
@@ -136,6 +136,7 @@ def settle(
     state: GradientState, new: GradientState, log_ratio: Tensor
 ) -> tuple[GradientState, Tensor]:
     """The state after the Metropolis test of a new one, and with what probability it is taken."""
+    require_known(new.energy)
     verdict = metropolis(log_ratio)
     old, tried = state.landscape, new.landscape
     x = {name: where(verdict.accepted, value, state.x[name]) for name, value in new.x.items()}
@@ -154,6 +155,10 @@ class GibbsWithGradients(ReversibleKernel):
     .. math:: q(x' \mid x) \propto e^{-\Delta E(x \to x') / 2}
 
     over all changes of a single unit, and a Metropolis test with the reverse proposal at x'.
+
+    Where all changes are as likely, as at β = 0 on a ladder, every proposal is accepted: the number
+    of bits that are on is then even and odd in turn. Where forbidden states fix that number, follow
+    it with `RandomBlocks` in a `Cycle`, as `choose_kernel` does.
 
     Args:
         sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.

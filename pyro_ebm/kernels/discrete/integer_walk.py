@@ -18,7 +18,7 @@ from pyro_ebm.kernels.continuous.coordinates import (
 )
 from pyro_ebm.kernels.continuous.mass import DIAGONAL_MASS, Mass
 from pyro_ebm.kernels.continuous.tuning import Mover, Settings
-from pyro_ebm.kernels.metropolis import choose, metropolis
+from pyro_ebm.kernels.metropolis import choose, metropolis, require_known
 from pyro_ebm.kernels.settings import (
     Length,
     left_out,
@@ -123,6 +123,7 @@ class IntegerWalk(Mover, ReversibleKernel):
         # An energy need not be defined outside of the supports.
         position = where(inside, position, old.position)
         new = coordinates.height(energy, state.x, position)
+        require_known(new.energy)
         log_ratio = (old.energy - new.energy).masked_fill(~inside, -torch.inf)
         verdict = metropolis(log_ratio)
         point = choose(verdict.accepted, new, old)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, PairwiseEnergy
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel, same_batch
+from pyro_ebm.kernels.metropolis import require_known
 from pyro_ebm.kernels.start import where
 from pyro_ebm.sites import Levels, Sites, check_names, describe, is_count, levels_of
 
@@ -143,7 +144,7 @@ class RandomBlocks(ReversibleKernel):
     ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
         return self.block_of(state.levels).step(energy, state)
 
-    def drawn(self, energy: Energy) -> "OneBlock":
+    def decided(self, energy: Energy, number: int) -> "OneBlock":
         """The same with a block drawn at random."""
         return self.block_of(self.moved(energy))
 
@@ -190,6 +191,7 @@ class OneBlock(ReversibleKernel):
             place = units.select(1 + len(batch), unit)
             place[...] = values.reshape(count, *[1] * len(batch), *values.shape[1:])
         energies = energy.evaluate(every).expand(count, *batch)
+        require_known(energies, 1)
         chosen = chance.choose(-energies.movedim(0, -1))
         return taken(energy, state, every, energies, chosen), RandomBlocksInfo()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
 from pyro_ebm.kernels import Gibbs, Kernel, advance
+from pyro_ebm.kernels.choice import Purpose, joined, parts_of
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -38,9 +39,9 @@ class ChainState(NamedTuple):
     observed: tuple[str, ...]
 
 
-def default_kernel(energy: Energy, observed: tuple[str, ...]) -> Gibbs:
-    """Gibbs over the observed sites, then over the hidden ones."""
-    return Gibbs(observed + tuple(site for site in energy.sites if site not in observed))
+def default_kernel(energy: Energy, observed: tuple[str, ...]) -> Kernel:
+    """The kernel that is chosen for steps without a warm-up, observed sites first."""
+    return joined(parts_of(energy, Purpose.FIXED, first=observed))
 
 
 def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, PairwiseTerms]:

@@ -44,7 +44,7 @@ def numbered(
             columns.append(values.to(like.dtype).to(index.device)[index % len(values)])
             index = index // len(values)
         value = torch.stack(columns[::-1], index.dim())
-        found[site] = value.reshape(*index.shape, *sites[site].shape)
+        found[site] = value.reshape((*index.shape, *sites[site].shape))
     return {site: found[site] for site in levels}
 
 

@@ -4,7 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,25 +23,86 @@ from .enumeration import (
     number_of_states,
 )
 from .fields import FieldSum
-from .summation import Moments, Summation
+from .summation import Moments, Summation, Way
 
 WORTH_A_SEARCH = 0.01  # seconds: below it no order of elimination is looked for
 MAX_BYTES = 2**33  # of the matrices of the three-way split
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to sum: enumerate some sites and the others in closed form, or in another way."""
+class EnumeratedSum(Way):
+    """Sums of which some sites are enumerated, and the others in closed form.
 
-    way: Literal["enumeration", "split", "elimination"]
+    Args:
+        terms: In float64.
+        enumerated: Those sites; the others must have a closed form given them.
+    """
+
+    terms: PairwiseTerms
     enumerated: tuple[str, ...]
-    states: int
-    seconds: float  # a rough estimate, on one core
+
+    @cached_property
+    def states(self) -> int:
+        """How many states are gone through."""
+        return number_of_states(self.terms, self.enumerated)
+
+    @cached_property
+    def seconds(self) -> float:
+        rest = [b for site, b in self.terms.biases.items() if site not in self.enumerated]
+        # 5 ns for each number of a state.
+        numbers = math.prod(self.terms.batch) * (1 + sum(bias.shape[-1] for bias in rest))
+        return as_float(self.states) * numbers * 5e-9
+
+    def log_partition(self) -> Tensor:
+        return enumeration.log_partition(self.terms, self.enumerated)
+
+    def moments(self) -> Moments:
+        return by_site(self.terms, *enumeration.moments(self.terms, self.enumerated))
+
+    def minimum(self) -> Sites:
+        if self.states > MAX_STATES:
+            raise TooManyStatesError(
+                f"The least of {in_digits(self.states)} energies is wanted, and at most "
+                f"{in_digits(MAX_STATES)} are looked at."
+            )
+        return enumeration.minimum(self.terms, self.enumerated)
+
+    def sample(self, count: int) -> Sites:
+        return enumeration.sample(self.terms, self.enumerated, count)
+
+
+@dataclass(frozen=True)
+class SplitSum(Way):
+    """Sums over two-valued units split into three groups, by one matrix product.
+
+    Args:
+        terms: In float64, without a batch.
+    """
+
+    terms: PairwiseTerms
+
+    @property
+    def seconds(self) -> float:
+        n = number_of_units(self.terms)
+        # 0.05 ns for each state in the split's product, 20 ns for each entry of its matrices.
+        return as_float(2**n) * 5e-11 + 3 * as_float(2 ** (2 * n // 3)) * 2e-8
+
+    def log_partition(self) -> Tensor:
+        return split.log_partition(self.terms)
+
+    def moments(self) -> Moments:
+        return by_site(self.terms, *split.moments(self.terms))
+
+    def minimum(self) -> Sites:
+        return least(enumerations(self.terms)).minimum()  # a product tells of no single state
+
+    def sample(self, count: int) -> Sites:
+        return split.sample(self.terms, count)
 
 
 @dataclass(frozen=True)
 class MachineSum(Summation):
-    """Sums of a pairwise energy.
+    """Sums of a pairwise energy, by the cheapest way that its structure allows.
 
     Args:
         terms: In float64.
@@ -50,9 +111,9 @@ class MachineSum(Summation):
     terms: PairwiseTerms
 
     @cached_property
-    def plan(self) -> Plan:
-        """How it is summed."""
-        return choose_plan(self.terms)
+    def way(self) -> Way:
+        """How it is summed; looked for when a sum is wanted, since what is held may decide it."""
+        return cheapest(self.terms)
 
     @property
     def batch(self) -> torch.Size:
@@ -60,64 +121,37 @@ class MachineSum(Summation):
 
     @property
     def seconds(self) -> float:
-        units = 1
-        if self.terms.batch:
-            # Every row has fields of its own, so that a state costs all its units.
-            units += sum(b.shape[-1] for b in self.terms.biases.values())
-        return self.plan.seconds * units
-
-    @cached_property
-    def as_field(self) -> FieldSum:
-        """The same sums by elimination."""
-        return FieldSum(field_of_terms(self.terms))
+        # Every row of a batch has fields of its own, so that a state costs all its units.
+        return self.way.seconds * (1 + (number_of_units(self.terms) if self.terms.batch else 0))
 
     def log_partition(self) -> Tensor:
-        match self.plan.way:
-            case "split":
-                return split.log_partition(self.terms)
-            case "elimination":
-                return self.as_field.log_partition()
-            case "enumeration":
-                return enumeration.log_partition(self.terms, self.plan.enumerated)
+        return self.way.log_partition()
 
     def clamped(self, x: Sites) -> Self:
         return type(self)(self.terms.clamped(self.terms.features(x)))
 
     def moments(self) -> Moments:
-        match self.plan.way:
-            case "split":
-                flat, second = split.moments(self.terms)
-            case "elimination":
-                return self.as_field.moments()
-            case "enumeration":
-                flat, second = enumeration.moments(self.terms, self.plan.enumerated)
-        sizes = [b.shape[-1] for b in self.terms.biases.values()]
-        return Moments(dict(zip(self.terms.units, flat.split(sizes, -1), strict=True)), second)
+        return self.way.moments()
 
     def minimum(self) -> Sites:
-        if self.plan.way == "elimination":
-            return self.as_field.minimum()
-        plan = self.plan
-        if plan.way == "split":
-            plan = min(enumerations(self.terms), key=lambda plan: (plan.seconds, plan.states))
-        if plan.states > MAX_STATES:
-            raise TooManyStatesError(
-                f"The least of {in_digits(plan.states)} energies is wanted, and at most "
-                f"{in_digits(MAX_STATES)} are looked at."
-            )
-        return enumeration.minimum(self.terms, plan.enumerated)
+        return self.way.minimum()
 
     def sample(self, count: int) -> Sites:
-        match self.plan.way:
-            case "split":
-                return split.sample(self.terms, count)
-            case "elimination":
-                return self.as_field.sample(count)
-            case "enumeration":
-                return enumeration.sample(self.terms, self.plan.enumerated, count)
+        return self.way.sample(count)
 
 
-def choose_plan(terms: PairwiseTerms) -> Plan:
+def by_site(terms: PairwiseTerms, first: Tensor, second: Tensor) -> Moments:
+    """Moments whose means are told site by site."""
+    sizes = [b.shape[-1] for b in terms.biases.values()]
+    return Moments(dict(zip(terms.units, first.split(sizes, -1), strict=True)), second)
+
+
+def number_of_units(terms: PairwiseTerms) -> int:
+    """How many features all sites have together."""
+    return sum(b.shape[-1] for b in terms.biases.values())
+
+
+def cheapest(terms: PairwiseTerms) -> Way:
     """The cheapest way that is possible.
 
     Raises:
@@ -134,58 +168,56 @@ def choose_plan(terms: PairwiseTerms) -> Plan:
             f"Exact summation has no closed form for this energy: the real units of {real} are "
             f"coupled, {terms.obstacle(real)}, and not all of them are Gaussian."
         )
-    best = min(options, key=lambda plan: (plan.seconds, plan.states))
-    if best.seconds > WORTH_A_SEARCH and is_sparse(terms):
-        options += eliminations(terms)
-        best = min(options, key=lambda plan: (plan.seconds, plan.states))
-    n = sum(b.shape[-1] for b in terms.biases.values())
+    listed = least(options)
+    others = eliminations(terms) if listed.seconds > WORTH_A_SEARCH else []
+    n = number_of_units(terms)
     two_valued = all(
         len(unit.levels or ()) == 2 and unit.width == 1 for unit in terms.units.values()
     )
-    splittable = n >= 3 and not terms.batch and two_valued and split_bytes(n) <= MAX_BYTES
-    # 0.05 ns for each state in the split's product, 20 ns for each entry of its matrices.
-    seconds = as_float(2**n) * 5e-11 + 3 * as_float(2 ** (2 * n // 3)) * 2e-8
-    if splittable and seconds < best.seconds:
-        return Plan("split", (), 2**n, seconds)
-    if best.way == "enumeration" and best.states > MAX_STATES:
+    if n >= 3 and not terms.batch and two_valued and split_bytes(n) <= MAX_BYTES:
+        others.append(SplitSum(terms))
+    best = min([listed, *others], key=lambda way: way.seconds)
+    if best is listed and listed.states > MAX_STATES:
         in_three = (
             f", or take {in_digits(split_bytes(n))} bytes for {n} units split in three (at most "
             f"{in_digits(MAX_BYTES)})"
         )
         raise TooManyStatesError(
-            f"Exact summation would enumerate {in_digits(best.states)} states of "
-            f"{list(best.enumerated)} (at most {in_digits(MAX_STATES)} are)"
+            f"Exact summation would enumerate {in_digits(listed.states)} states of "
+            f"{list(listed.enumerated)} (at most {in_digits(MAX_STATES)} are)"
             f"{in_three if two_valued else ''}. "
             f"For a machine of this size log Z can only be estimated."
         )
     return best
 
 
-def enumerations(terms: PairwiseTerms) -> list[Plan]:
+def enumerations(terms: PairwiseTerms) -> list[EnumeratedSum]:
     """All ways to enumerate some sites and sum the others in closed form."""
     names = list(terms.units)
-    sizes = {site: b.shape[-1] for site, b in terms.biases.items()}
     finite = [site for site in names if is_finite(terms.units[site])]
-    options = []
-    for k in range(len(finite) + 1):
-        for enumerated in itertools.combinations(finite, k):
-            rest = [site for site in names if site not in enumerated]
-            if terms.obstacle(rest) is None:
-                count = number_of_states(terms, enumerated)
-                # 5 ns for each number of a state.
-                numbers = math.prod(terms.batch) * (1 + sum(sizes[site] for site in rest))
-                seconds = as_float(count) * numbers * 5e-9
-                options.append(Plan("enumeration", enumerated, count, seconds))
-    return options
+    return [
+        EnumeratedSum(terms, enumerated)
+        for k in range(len(finite) + 1)
+        for enumerated in itertools.combinations(finite, k)
+        if terms.obstacle([site for site in names if site not in enumerated]) is None
+    ]
 
 
-def eliminations(terms: PairwiseTerms) -> list[Plan]:
+def least(options: list[EnumeratedSum]) -> EnumeratedSum:
+    """The cheapest of them."""
+    return min(options, key=lambda way: (way.seconds, way.states))
+
+
+def eliminations(terms: PairwiseTerms) -> list[Way]:
     """The way to sum out unit after unit, if a graph's width allows it."""
+    if not is_sparse(terms):
+        return []
     try:
-        seconds = FieldSum(field_of_terms(terms)).seconds
+        way = FieldSum(field_of_terms(terms))
+        _ = way.seconds
     except TooManyStatesError:
         return []
-    return [Plan("elimination", (), number_of_states(terms, list(terms.units)), seconds)]
+    return [way]
 
 
 def split_bytes(n: int) -> int:

@@ -56,17 +56,12 @@ class Mode(NamedTuple):
     how: str
 
 
-class Summation(ABC):
-    """Exact sums over the states of one energy, in float64.
+class Way(ABC):
+    """A way to sum over the states of one energy exactly, in float64.
 
     Where real units are summed out, a sum is an integral. Energies with a batch of parameters are
     summed each for itself.
     """
-
-    @property
-    @abstractmethod
-    def batch(self) -> torch.Size:
-        """The batch shape of the parameters, and of what is held."""
 
     @property
     @abstractmethod
@@ -86,13 +81,6 @@ class Summation(ABC):
         """
 
     @abstractmethod
-    def clamped(self, x: Sites) -> Self:
-        """The same energy, batched like x, of the other sites while those in x are held.
-
-        With no sites left its `log_partition` is −E(x).
-        """
-
-    @abstractmethod
     def moments(self) -> Moments:
         """All means and pair moments."""
 
@@ -108,3 +96,19 @@ class Summation(ABC):
     @abstractmethod
     def sample(self, count: int) -> Sites:  # (count, *batch, n) each
         """Independent draws."""
+
+
+class Summation(Way):
+    """All that can be asked of the exact sums of one energy, some of its sites held or not."""
+
+    @property
+    @abstractmethod
+    def batch(self) -> torch.Size:
+        """The batch shape of the parameters, and of what is held."""
+
+    @abstractmethod
+    def clamped(self, x: Sites) -> Self:
+        """The same energy, batched like x, of the other sites while those in x are held.
+
+        With no sites left its `log_partition` is −E(x).
+        """
