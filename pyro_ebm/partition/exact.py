@@ -36,7 +36,7 @@ from pyro_ebm.partition.sums.finite import FiniteSum, numbered
 from pyro_ebm.partition.sums.pairwise import MachineSum
 from pyro_ebm.partition.sums.summation import Moments, Summation
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, batch_shape, levels_of, require_precision
+from pyro_ebm.sites import Sites, batch_shape, levels_of
 
 __all__ = [
     "free_energy",
@@ -58,10 +58,8 @@ def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
-        TypeError: If there is none: it has sites with infinitely many values, and no structure; or
-            if it is in half precision.
+        TypeError: If there is none: it has sites with infinitely many values, and no structure.
     """
-    require_precision(energy.dtype)
     if isinstance(energy, PairwiseEnergy):
         terms = energy.read()
         terms.require_finite()

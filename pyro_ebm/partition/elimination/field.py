@@ -17,7 +17,7 @@ from pyro_ebm.energies import (
     PairwiseEnergy,
     PairwiseTerms,
 )
-from pyro_ebm.sites import Sites, require_precision
+from pyro_ebm.sites import Sites
 
 MAX_FACTORS = 10_000  # of a machine: for more, finding an order takes seconds, and there is none
 
@@ -70,10 +70,8 @@ def field_of(energy: Energy) -> Field:
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
-        TypeError: If it is neither a random field nor a machine of finite units, or in half
-            precision.
+        TypeError: If it is neither a random field nor a machine of finite units.
     """
-    require_precision(energy.dtype)
     if isinstance(energy, FieldEnergy):
         (site,) = energy.sites
         graph = energy.read().to(torch.float64)
