@@ -1,7 +1,7 @@
 """The training loop: minibatches, an objective, any torch optimiser, and figures on the way."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,10 +17,8 @@ from pyro_ebm.stopping import carry, whole_steps
 from pyro_ebm.units import Unit
 
 from .base import Objective, held_batch, rows_of
-from .learned import learned_parameters, require_moved
+from .learned import MakeOptimizer, learned_parameters, optimizer_of, require_moved
 from .loop import Callback, Learning, Place, Task
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +134,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     history = state if isinstance(state, History) else None
     if history and not isinstance(optimizer, Optimizer):
         optimizer = history.optimizer
-    optimizer = optimizer(list(parameters.values())) if callable(optimizer) else optimizer
+    optimizer = optimizer_of(optimizer, parameters)
     require_moved(optimizer, parameters)
     if history:
         require_rest(history, rows, epochs, seed)

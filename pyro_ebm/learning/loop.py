@@ -19,6 +19,7 @@ from pyro_ebm.seeding import GeneratorState, generator_state
 from pyro_ebm.sites import Sites
 
 from .base import Objective, Step
+from .learned import Loose
 
 
 class Progress(NamedTuple):
@@ -87,6 +88,7 @@ class Learning:
     def __init__(self, task: Task, place: Place) -> None:
         self.task, self.place = task, place
         self.begun = time.perf_counter() - place.seconds
+        self.loose = Loose(task.energy, task.optimizer)
         self.room: dict[Tensor, Tensor] = {}  # for copies of parameters, step by step
 
     @property
@@ -144,7 +146,7 @@ class Learning:
             batch = {site: value.index_select(0, chosen) for site, value in batch.items()}
         kept = Kept(task.energy, task.optimizer, self.room)
         try:
-            _, state, fantasies = optimised(task, batch, place.state)
+            _, state, fantasies = optimised(task, batch, place.state, self.loose)
             self.place = place._replace(
                 state=state,
                 fantasies=fantasies,
@@ -239,11 +241,12 @@ def copied(value: Any) -> Any:  # noqa: ANN401 (what an optimiser keeps)
     return value
 
 
-def optimised(task: Task, batch: Sites, state: Any) -> Step:  # noqa: ANN401
+def optimised(task: Task, batch: Sites, state: Any, loose: Loose) -> Step:  # noqa: ANN401
     """What the objective said last in one step of the optimiser.
 
     Raises:
         FloatingPointError: If the loss is not finite.
+        ValueError: If a gradient goes where no step follows.
     """
     said: Step | None = None
 
@@ -256,6 +259,7 @@ def optimised(task: Task, batch: Sites, state: Any) -> Step:  # noqa: ANN401
                 "The loss became NaN or infinite; the parameters are those before this step. "
                 "Lower the learning rate, or go on from earlier parameters."
             )
+        loose.look(said.loss)
         said.loss.backward()
         return said.loss
 

@@ -114,7 +114,8 @@ class RandomField(FieldEnergy):
             TypeError, ValueError: If an argument is not what is wanted.
         """
         if isinstance(edge_table, str):
-            warn_of_weights(graph, "edge_table")
+            potts = "RandomField.potts(graph, states, couplings={w})"
+            warn_of_weights(graph, "−Σ w [x = x]", potts)
         edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
         nodes = torch.arange(len(states))[:, None]
@@ -154,7 +155,7 @@ class RandomField(FieldEnergy):
             | https://doi.org/10.1017/S0305004100027419
         """
         if isinstance(couplings, str):
-            warn_of_weights(graph, "couplings")
+            warn_of_weights(graph, "−Σ w [x = x]", "couplings={w}")
         edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
         like = first_tensor(couplings, biases)
@@ -189,7 +190,7 @@ class RandomField(FieldEnergy):
             TypeError, ValueError: If an argument is not what is wanted.
         """
         if isinstance(couplings, str):
-            warn_of_weights(graph, "couplings")
+            warn_of_weights(graph, "−Σ w s s", "couplings={w}")
         edges, states, names = edges_and_states(graph, 2, n)
         like = first_tensor(couplings, field)
         spin = like.new_tensor([-1.0, 1.0])

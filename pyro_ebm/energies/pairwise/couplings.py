@@ -239,7 +239,7 @@ class Graph:
                 f"for example torch.tensor([0.5]) for one that all edges share."
             )
         if isinstance(couplings, str):
-            warn_of_weights(edges, "couplings")
+            warn_of_weights(edges, "−Σ w x x", "couplings={w}")
         self.nodes = numbered(edges)
         self.edges, self.couplings = self.nodes.edges, couplings
 
