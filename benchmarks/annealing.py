@@ -72,14 +72,14 @@ def main() -> None:
     spins = {"torus of 800 spins": torus, "800 spins, 4,694 edges": drawn}
     for name, graph in spins.items():
         weight = 2.0 * torch.randint(0, 2, (graph.number_of_edges(),)) - 1
-        machine = pe.BoltzmannMachine.on_graph(graph, weight=weight)
+        machine = pe.BoltzmannMachine.on_graph(graph, couplings=weight)
         annealed(name, machine, chains=64, steps=200)
         tempered(name, machine, chains=16, steps=50)
     weight = 0.05 * torch.randn(784, 20)
-    rbm = pe.BoltzmannMachine.restricted(784, 20, weight=weight)
+    rbm = pe.BoltzmannMachine.restricted(784, 20, couplings=weight)
     annealed("RBM 784x20", rbm, chains=100, steps=1000, weight=weight)
     weight = torch.randn(100, 100) / 10
-    glass = pe.BoltzmannMachine.fully_visible(100, unit=pe.Spin(), weight=weight)
+    glass = pe.BoltzmannMachine.fully_visible(100, unit=pe.Spin(), couplings=weight)
     annealed("dense glass of 100 spins", glass, chains=64, steps=30, weight=weight)
 
 

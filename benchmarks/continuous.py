@@ -28,10 +28,10 @@ from pyro_ebm.energies import energy_and_gradient
 
 CHAINS, ROUNDS = 100, 3
 LONG = 8.0  # seconds: what takes longer is done once
-SCHEDULE = pe.Schedule(warmup=100, draws=500)
+LENGTH = {"draws": 500, "warmup": 100}
 
 
-class Normal(pe.GradientEnergy):
+class Normal(pe.energies.GradientEnergy):
     """A normal law that knows its gradient."""
 
     def __init__(self, precision: Tensor) -> None:
@@ -100,7 +100,7 @@ class Found(NamedTuple):
 
 def by_run(kernel: pe.Kernel, energy: pe.Energy) -> Found:
     begin = time.perf_counter()
-    found = pe.run(kernel, energy, SCHEDULE, chains=CHAINS, seed=0)
+    found = pe.run(kernel, energy, **LENGTH, chains=CHAINS, seed=0)
     seconds = time.perf_counter() - begin
     draws = next(iter(found.draws.values()))
     x, sites = found.last, tuple(energy.sites)
@@ -109,9 +109,9 @@ def by_run(kernel: pe.Kernel, energy: pe.Energy) -> Found:
     for _ in range(count):
         energy_and_gradient(energy, x, sites)
     each = (time.perf_counter() - begin) / count
-    steps = found.statistics.get("n_steps", torch.ones(1, SCHEDULE.draws))[0].double().mean()
+    steps = found.statistics.get("n_steps", torch.ones(1, LENGTH["draws"]))[0].double().mean()
     # Of the warm-up, as many a step as of the draws.
-    gradients = each * float(steps) * (SCHEDULE.warmup + SCHEDULE.draws)
+    gradients = each * float(steps) * (LENGTH["warmup"] + LENGTH["draws"])
     return Found(worst(draws.numpy()), seconds, gradients=gradients)
 
 

@@ -46,7 +46,7 @@ class Case(NamedTuple):
         trials: Kernels of the machine, by name.
         summed: Kernels of the visible units alone, the hidden ones summed out.
         levels: Of the ladder of the long run.
-        long: Its schedule.
+        long: How long the long run is: its words in `run`.
     """
 
     machine: pe.BoltzmannMachine
@@ -55,7 +55,7 @@ class Case(NamedTuple):
     trials: Mapping[str, Trial]
     summed: Mapping[str, Trial]
     levels: int
-    long: pe.Schedule
+    long: dict[str, int]
 
 
 def independent(data: Tensor, hidden: int) -> pe.BoltzmannMachine:
@@ -107,7 +107,7 @@ def digits() -> Case:
         "GibbsWithGradients of F(v)": Trial(pe.GibbsWithGradients(), 10),
     }
     machine = learned(data, 32, rate=0.05, batch=50, epochs=60)
-    return Case(machine, data, reference, trials, summed, 12, pe.Schedule(500, 4000))
+    return Case(machine, data, reference, trials, summed, 12, {"draws": 4000, "warmup": 500})
 
 
 def mnist(path: str) -> Case:
@@ -127,7 +127,7 @@ def mnist(path: str) -> Case:
         "GibbsWithGradients of F(v)": Trial(pe.GibbsWithGradients(), 20),
     }
     machine = learned(data, 500, rate=0.05, batch=100, epochs=10)
-    return Case(machine, data, reference, trials, summed, 32, pe.Schedule(1000, 6000))
+    return Case(machine, data, reference, trials, summed, 32, {"draws": 6000, "warmup": 1000})
 
 
 def starts(case: Case) -> dict[str, Tensor]:
@@ -152,18 +152,18 @@ def told(means: Tensor, truth: float) -> str:
 
 def try_out(case: Case, name: str, energy: pe.Energy, trial: Trial, truth: float) -> None:
     """One line of the table."""
-    schedule = pe.Schedule(WARMUP * trial.thinning, DRAWS, thinning=trial.thinning)
+    length = {"draws": DRAWS, "warmup": WARMUP * trial.thinning, "thinning": trial.thinning}
     torch.manual_seed(1)
     x = {site: value for site, value in starts(case).items() if site in energy.sites}
     begin = time.process_time()
-    chains = pe.run(trial.kernel, energy, schedule, initial=x, seed=1)
+    chains = pe.run(trial.kernel, energy, **length, initial=x, seed=1)
     seconds = time.process_time() - begin
-    size = float(pe.hamming_effective_sample_size(chains.draws["visible"]))
+    size = float(pe.statistics.hamming_effective_sample_size(chains.draws["visible"]))
     means = free_energies(case, chains)
     errors = [told(some, truth) for some in means.split(CHAINS // 2)]
     rate = chains.statistics.get("acceptance_rate", torch.ones(())).mean()
     print(
-        f"{name:28s}{schedule.warmup + DRAWS * trial.thinning:>9d}{seconds:8.1f}{float(rate):7.2f}"
+        f"{name:28s}{length['warmup'] + DRAWS * trial.thinning:>9d}{seconds:8.1f}{float(rate):7.2f}"
         f"{size:9.0f}{size / seconds:9.2f}{errors[0]:>18s}{errors[1]:>18s}"
     )
 
@@ -181,12 +181,12 @@ def main() -> None:
     )
 
     ladder = pe.ParallelTempering(pe.Gibbs(), case.levels, case.reference)
-    long = pe.run(ladder, case.machine, case.long, initial=starts(case), seed=9)
+    long = pe.run(ladder, case.machine, **case.long, initial=starts(case), seed=9)
     means = free_energies(case, long)
     truth, report = float(means.mean()), long.kernel.report(long.state)
     print(
         f"mean F(v) {truth:.2f} ± {float(means.std()) / math.sqrt(CHAINS):.2f}, by tempering with "
-        f"{case.levels} levels and {case.long.draws} draws, "
+        f"{case.levels} levels and {case.long['draws']} draws, "
         f"{float(report.round_trips.float().mean()):.1f} round trips a chain, "
         f"barrier {report.barrier:.1f}"
     )

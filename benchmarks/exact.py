@@ -13,7 +13,7 @@ def main() -> None:
     torch.manual_seed(0)
     for n in (16, 20, 25, 30):
         weight = torch.nn.Parameter(torch.randn(n, n, dtype=torch.float64) / n**0.5)
-        machine = pe.BoltzmannMachine.fully_visible(n, weight=weight)
+        machine = pe.BoltzmannMachine.fully_visible(n, couplings=weight)
         side = 2 ** (n // 3)
         b = torch.rand(side, 2 ** (n - 2 * (n // 3)), dtype=torch.float64)
         c = torch.rand(b.shape[1], side, dtype=torch.float64)

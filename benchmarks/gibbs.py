@@ -20,21 +20,21 @@ def rbm(chains: int, sweeps: int) -> None:
         for _ in range(sweeps):
             v @ weight, h @ weight.T
 
-    schedule = pe.Schedule(warmup=0, draws=sweeps)
-    thinned = pe.Schedule(warmup=0, draws=sweeps // 10, thinning=10)
+    length = {"draws": sweeps, "warmup": 0}
+    thinned = {"draws": sweeps // 10, "warmup": 0, "thinning": 10}
     works = {
         "pyro_ebm.run, every sweep kept": lambda: pe.run(
-            pe.Gibbs(), machine, schedule, chains=chains, seed=0
+            pe.Gibbs(), machine, **length, chains=chains, seed=0
         ),
         "pyro_ebm.run, every tenth kept": lambda: pe.run(
-            pe.Gibbs(), machine, thinned, chains=chains, seed=0
+            pe.Gibbs(), machine, **thinned, chains=chains, seed=0
         ),
     }
     table(f"RBM 784x500, {chains} chains", "chain-sweeps/s", chains * sweeps, paired(bare, works))
 
 
 def dense(n: int, chains: int, sweeps: int) -> None:
-    machine = pe.BoltzmannMachine.fully_visible(n, weight=0.05 * torch.randn(n, n))
+    machine = pe.BoltzmannMachine.fully_visible(n, couplings=0.05 * torch.randn(n, n))
     weight = machine.couplings["visible_visible"].weight.detach()
     weight = weight + weight.T
     x = torch.rand(n, chains).round()
@@ -44,8 +44,8 @@ def dense(n: int, chains: int, sweeps: int) -> None:
             for block in weight.split(64):
                 block @ x
 
-    schedule = pe.Schedule(warmup=0, draws=sweeps)
-    works = {"pyro_ebm.run": lambda: pe.run(pe.Gibbs(), machine, schedule, chains=chains, seed=0)}
+    length = {"draws": sweeps, "warmup": 0}
+    works = {"pyro_ebm.run": lambda: pe.run(pe.Gibbs(), machine, **length, chains=chains, seed=0)}
     table(
         f"dense machine of {n} units, {chains} chains, sequential",
         "updates/s",
@@ -56,9 +56,9 @@ def dense(n: int, chains: int, sweeps: int) -> None:
 
 def lattice(side: int, chains: int, sweeps: int) -> None:
     graph = nx.grid_2d_graph(side, side, periodic=True)
-    machine = pe.BoltzmannMachine.on_graph(graph, weight=torch.tensor([0.4]))
-    schedule = pe.Schedule(warmup=sweeps, draws=1)
-    works = {"pyro_ebm.run": lambda: pe.run(pe.Gibbs(), machine, schedule, chains=chains, seed=0)}
+    machine = pe.BoltzmannMachine.on_graph(graph, couplings=torch.tensor([0.4]))
+    length = {"draws": 1, "warmup": sweeps}
+    works = {"pyro_ebm.run": lambda: pe.run(pe.Gibbs(), machine, **length, chains=chains, seed=0)}
     n = side * side
     _, found = paired(lambda: None, works)
     rate = n * chains * (sweeps + 1) / found["pyro_ebm.run"][0]

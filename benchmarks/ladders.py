@@ -61,7 +61,7 @@ def main() -> None:
         for kernel, count in zip((pe.Gibbs(), pe.RandomBlocks()), counts, strict=True):
             ladder = pe.ParallelTempering(kernel, levels)
             begin = time.process_time()
-            chains = pe.run(ladder, energy, pe.Schedule(count // 2, count), chains=CHAINS, seed=1)
+            chains = pe.run(ladder, energy, count, warmup=count // 2, chains=CHAINS, seed=1)
             seconds = time.process_time() - begin
             size = float(effective_sample_size(sums(chains)).min())
             step = 1000 * seconds / (count + count // 2)

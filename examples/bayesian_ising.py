@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import MCMC, NUTS
 
-from pyro_ebm import Ising
+from pyro_ebm.distributions import Ising
 
 torch.set_default_dtype(torch.float64)
 pyro.set_rng_seed(1)

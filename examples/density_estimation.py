@@ -32,8 +32,10 @@ def report(name: str, value: float, begin: float) -> None:
 
 
 print(f"{len(train)} rows of {n} units.  Mean test log-likelihood in nats, and seconds:")
-report("independent units", pe.independent_log_likelihood(train, test), time.perf_counter())
-report("Chow-Liu tree", pe.chow_liu_log_likelihood(train, test), time.perf_counter())
+report(
+    "independent units", pe.statistics.independent_log_likelihood(train, test), time.perf_counter()
+)
+report("Chow-Liu tree", pe.statistics.chow_liu_log_likelihood(train, test), time.perf_counter())
 
 begin = time.perf_counter()
 likeliest = pe.BoltzmannMachine.fully_visible(n).double()

@@ -82,7 +82,7 @@ hmc = pe.HMC(
 halves = {"first": points.quantile(0.25), "gap": points.quantile(0.75) - points.quantile(0.25)}
 wide = {**halves, "sigma": 2 * points.new_ones(2), "theta": points.new_tensor(0.5)}
 blocks = pe.Cycle((pe.Gibbs(("label",)), hmc))
-kernel = pe.EnergyKernel(blocks, mixture, strategy=init_to_value(values=wide))
+kernel = pe.EnergyKernel(blocks, mixture, init_strategy=init_to_value(values=wide))
 begin = time.perf_counter()
 mcmc = pe.infer.MCMC(kernel, num_samples=250, warmup_steps=80, num_chains=32, seed=1)
 mcmc.run(points)

@@ -32,8 +32,12 @@ size, truth = 24, {"dark": 0.3, "gap": 1.0, "noise": 0.6}
 
 # Below the critical coupling, 0.4407: above it, images of one label alone would be a second mode.
 coupling, no_field = torch.tensor([0.38]), torch.zeros(size**2)
-machine = pe.BoltzmannMachine.on_graph(nx.grid_2d_graph(size, size), weight=coupling, bias=no_field)
-prior = pe.EnergyDistribution.up_to_constant(machine, sampler=pe.Sampler(steps=100))
+machine = pe.BoltzmannMachine.on_graph(
+    nx.grid_2d_graph(size, size), couplings=coupling, biases=no_field
+)
+prior = pe.distributions.EnergyDistribution.up_to_constant(
+    machine, sampler=pe.distributions.Sampler(steps=100)
+)
 labels = prior.sample()
 seen = truth["dark"] + truth["gap"] * (labels + 1) / 2 + truth["noise"] * torch.randn(size**2)
 
@@ -53,14 +57,14 @@ start = init_to_value(values={"dark": low, "gap": high - low, "noise": high - lo
 
 begin = time.perf_counter()
 blocks = [(pe.Gibbs(), ("labels",)), (NUTS, numbers)]
-within = pe.WithinGibbs(image, blocks, strategy=start)
+within = pe.WithinGibbs(image, blocks, init_strategy=start)
 one = PYRO_MCMC(within, num_samples=400, warmup_steps=100, disable_progbar=True)
 one.run(seen)
 print(f"one chain, Gibbs and NUTS, 400 draws: {time.perf_counter() - begin:.0f} s")
 
 begin = time.perf_counter()
 cycle = pe.Cycle((pe.Gibbs(("labels",)), pe.HMC(numbers)))
-kernel = pe.EnergyKernel(cycle, image, strategy=start)
+kernel = pe.EnergyKernel(cycle, image, init_strategy=start)
 many = pe.infer.MCMC(kernel, num_samples=300, warmup_steps=150, num_chains=64, seed=1)
 many.run(seen)
 print(f"64 chains, Gibbs and HMC, 300 draws each: {time.perf_counter() - begin:.0f} s")
@@ -77,8 +81,11 @@ print(f"{'':8}{'truth':>7}{'NUTS within Gibbs':>20}{'64 chains':>18}{'R-hat':>8}
 for name in numbers:
     means = [draws[name].mean() for draws in runs]
     spread = runs[1][name].std()
-    errors = [draws[name].std() / pe.effective_sample_size(draws[name]).sqrt() for draws in runs]
-    r_hat = pe.r_hat(runs[1][name])
+    errors = [
+        draws[name].std() / pe.statistics.effective_sample_size(draws[name]).sqrt()
+        for draws in runs
+    ]
+    r_hat = pe.statistics.r_hat(runs[1][name])
     print(
         f"{name:8}{truth[name]:7.2f}{means[0]:12.4f} ± {errors[0]:.4f}"
         f"{means[1]:10.4f} ± {errors[1]:.4f}{r_hat:8.3f}"

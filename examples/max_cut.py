@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_ebm import BoltzmannMachine, Gibbs, ParallelTempering, Schedule, anneal, descend, run
+from pyro_ebm import BoltzmannMachine, Gibbs, ParallelTempering, anneal, descend, run
 
 BEST_KNOWN = {"G1": 11624, "G2": 11620, "G3": 11622, "G11": 564, "G12": 556, "G14": 3063}
 WANTED = ("G11", "G14")
@@ -48,7 +48,7 @@ if len(sys.argv) > 1:
 sweeps = 2500 if len(sys.argv) > 1 else 500
 
 for name, (n, edges, weight) in graphs.items():
-    machine = BoltzmannMachine.on_graph(edges, n, weight=-weight)
+    machine = BoltzmannMachine.on_graph(edges, n, couplings=-weight)
 
     begin = time.perf_counter()
     cooled = anneal(machine, torch.linspace(0.1, 3, sweeps), chains=64, seed=1)
@@ -56,9 +56,9 @@ for name, (n, edges, weight) in graphs.items():
     annealed, seconds = cut_of(found.energy, weight), time.perf_counter() - begin
 
     begin = time.perf_counter()
-    cold = BoltzmannMachine.on_graph(edges, n, weight=-2.5 * weight)  # at the temperature 0.4
+    cold = BoltzmannMachine.on_graph(edges, n, couplings=-2.5 * weight)  # at the temperature 0.4
     ladder = ParallelTempering(Gibbs(), tuple(torch.linspace(0.1, 1, 12).tolist()))
-    chains = run(ladder, cold, Schedule(warmup=sweeps // 25, draws=sweeps // 3), chains=16, seed=1)
+    chains = run(ladder, cold, draws=sweeps // 3, warmup=sweeps // 25, chains=16, seed=1)
     # Only the places near the lowest energies that each chain has seen are worth a descent.
     lowest = chains.statistics["lp"].argmax(1)
     visited = chains.draws["visible"][torch.arange(16), lowest].float()

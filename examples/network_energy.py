@@ -62,7 +62,7 @@ with torch.no_grad():
     grid, _ = squares(200)
     probability = (-energy(grid)).softmax(0)
 
-chains = pe.run(pe.HMC(), energy, pe.Schedule(warmup=200, draws=300), chains=100, seed=1)
+chains = pe.run(pe.HMC(), energy, draws=300, warmup=200, chains=100, seed=1)
 draws = chains.draws["visible"]
 
 print("\nMoments, by the grid and by 100 chains of HMC (standard error from the chains' means):")

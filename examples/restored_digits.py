@@ -47,7 +47,7 @@ print(f"test log-likelihood {likelihood:.2f} nats a digit")
 def noisy_digits(noisy: Tensor) -> None:
     with pyro.plate("digits", len(noisy)):
         rate = pyro.sample("rate", dist.Beta(1.0, 9.0))[..., None]
-        pixels = pyro.sample("pixels", pe.EnergyDistribution.up_to_constant(prior))
+        pixels = pyro.sample("pixels", pe.distributions.EnergyDistribution.up_to_constant(prior))
         one = pixels * (1 - rate) + (1 - pixels) * rate
         pyro.sample("seen", dist.Bernoulli(one).to_event(1), obs=noisy)
 
@@ -74,7 +74,7 @@ for some, seen in zip(true.split(24), noisy.split(24), strict=True):
     after += int((restored != some).sum())
     low, high = draws["rate"].flatten(0, 1).quantile(torch.tensor([0.05, 0.95]), 0)
     held += int(((low <= 0.1) & (high >= 0.1)).sum())
-    worst = max(worst, float(pe.r_hat(draws["rate"]).max()))
+    worst = max(worst, float(pe.statistics.r_hat(draws["rate"]).max()))
 
 print(f"{len(true)} digits: {before} wrong pixels before, {after} after: {after / before:.3f}")
 print(f"{held / len(true):.1%} of the intervals hold the true rate; R-hat at most {worst:.3f}")

@@ -12,7 +12,7 @@ chains of a Pyro model: image_segmentation.py.)
 import networkx as nx
 import torch
 
-from pyro_ebm import Gibbs, RandomField, Schedule, elimination, run
+from pyro_ebm import Gibbs, RandomField, elimination, run
 
 torch.manual_seed(0)
 rows, columns, labels, noise = 8, 48, 3, 0.3
@@ -33,7 +33,7 @@ data = likelihood.log()[seen.flatten()]
 def potts(coupling: float, field: torch.Tensor) -> RandomField:
     strength = torch.tensor([coupling], dtype=torch.float64)
     return RandomField.potts(
-        nx.grid_2d_graph(rows, columns), labels, coupling=strength, field=field
+        nx.grid_2d_graph(rows, columns), labels, couplings=strength, biases=field
     )
 
 
@@ -68,7 +68,7 @@ show("likeliest image", elimination.mode(posterior).x["visible"])
 show("likeliest label of each pixel", marginals.argmax(-1))
 print(f"\nexact draws of the posterior: {sum(map(error, draws)) / len(draws):.1%} wrong")
 
-chains = run(Gibbs(), posterior, Schedule(warmup=100, draws=400), chains=16, seed=0)
+chains = run(Gibbs(), posterior, draws=400, warmup=100, chains=16, seed=0)
 pixels = chains.draws["visible"].flatten(0, 1).long()
 frequencies = torch.nn.functional.one_hot(pixels, labels).double().mean(0)
 gap = (frequencies - marginals).abs()

@@ -13,7 +13,7 @@ from torch import Tensor
 from .datasets import Digits, digits
 from .diagnostics import to_arviz
 from .energies import BoltzmannMachine
-from .kernels import Chains, Gibbs, Schedule, run
+from .kernels import Chains, Gibbs, run
 from .learning import (
     History,
     Monitor,
@@ -100,7 +100,7 @@ def demo(out: Path, seed: int, epochs: int, restored: int) -> None:
         "Chow-Liu tree": chow_liu_log_likelihood(data.train, data.test),
     }
     report_likelihood(machine, data, baselines)
-    chains = run(Gibbs(), machine, Schedule(1000, 1000, thinning=5), chains=16, seed=seed)
+    chains = run(Gibbs(), machine, 1000, warmup=1000, thinning=5, chains=16, seed=seed)
     report_chains(machine, chains, out)
     draw_figures(machine, data, chains, history, baselines, out)
     restore_digits(machine, data.test[:restored], data.test_labels, seed, out)

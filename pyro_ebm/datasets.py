@@ -5,6 +5,12 @@ Digits" (E. Alpaydin and C. Kaynak, 1998, UCI Machine Learning Repository,
 https://doi.org/10.24432/C50P49), licensed under CC BY 4.0
 (https://creativecommons.org/licenses/by/4.0/). They are unchanged: 8 × 8 pixels, grey levels from
 0 to 16, stored as `images` (1797, 64) and `labels` (1797,) of bytes.
+
+Example:
+    >>> from pyro_ebm import datasets
+    >>> digits, women = datasets.digits(), datasets.southern_women()
+    >>> digits.train.shape, women.attendance.shape
+    (torch.Size([1437, 64]), torch.Size([18, 14]))
 """
 
 from pathlib import Path
@@ -15,11 +21,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = [
+    "Digits",
+    "SouthernWomen",
+    "digits",
+    "southern_women",
+]
+
 DIGITS = Path(__file__).parent / "data" / "digits.npz"
 
 
 class Digits(NamedTuple):
-    """Handwritten digits as bits, 8 × 8 pixels to a row."""
+    """Handwritten digits as bits, 8 × 8 pixels to a row.
+
+    Example:
+        >>> from pyro_ebm import datasets
+        >>> digits = datasets.digits()
+        >>> digits.test.shape, digits.test_labels[:3]
+        (torch.Size([360, 64]), tensor([0, 8, 8]))
+    """
 
     train: Tensor  # (1437, 64), float32 in {0, 1}
     test: Tensor  # (360, 64), float32 in {0, 1}
@@ -28,7 +48,14 @@ class Digits(NamedTuple):
 
 
 class SouthernWomen(NamedTuple):
-    """Who came to which event."""
+    """Who came to which event.
+
+    Example:
+        >>> from pyro_ebm import datasets
+        >>> women = datasets.southern_women()
+        >>> women.women[0], women.attendance[0].sum()
+        ('Evelyn Jefferson', tensor(8.))
+    """
 
     attendance: Tensor  # (women, events), float32 in {0, 1}
     women: list[str]
@@ -43,6 +70,11 @@ def digits() -> Digits:
 
     Raises:
         FileNotFoundError: If the file is missing from the installed package.
+
+    Example:
+        >>> from pyro_ebm import datasets
+        >>> datasets.digits().train.mean()
+        tensor(0.3229)
 
     References:
         | Cascading classifiers (Alpaydin & Kaynak, 1998)
@@ -63,6 +95,11 @@ def digits() -> Digits:
 
 def southern_women() -> SouthernWomen:
     """Attendance of 18 women at 14 social events in Natchez, Mississippi, in the 1930s.
+
+    Example:
+        >>> from pyro_ebm import datasets
+        >>> datasets.southern_women().attendance.sum()
+        tensor(89.)
 
     References:
         | Deep South (Davis, Gardner & Gardner, 1941), as networkx holds it:

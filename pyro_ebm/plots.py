@@ -2,6 +2,12 @@
 
 Each function returns a matplotlib `Figure` of its own, drawn without pyplot: nothing is shown,
 nothing is kept, and no display is needed. `figure.savefig("name.png")` writes it.
+
+Example:
+    >>> import torch
+    >>> from pyro_ebm import plots
+    >>> plots.learning_curve([1, 2, 3], {"training": [-9.0, -7.0, -6.5]}).axes[0].get_ylabel()
+    'log-likelihood (nats per row)'
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +21,8 @@ from torch.nn.functional import pad
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = ["energy_histograms", "filters", "images", "learning_curve", "restoration"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
 GREY = "#666666"
@@ -30,6 +38,12 @@ def filters(weight: Tensor, *, shape: tuple[int, int] = (8, 8)) -> "Figure":  # 
 
     Raises:
         ValueError: If the weight is no matrix, or its visible units do not make such an image.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import plots
+        >>> len(plots.filters(torch.randn(64, 12)).axes)
+        2
     """
     if weight.dim() != 2:
         raise ValueError(f"'weight' has shape {tuple(weight.shape)}; wanted (visible, hidden).")
@@ -59,6 +73,13 @@ def images(data: Tensor, fantasies: Tensor, *, shape: tuple[int, int] = (8, 8)) 
 
     Raises:
         ValueError: If a row does not make such an image.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import plots
+        >>> figure = plots.images(torch.rand(20, 64).round(), torch.rand(20, 64).round())
+        >>> [axes.get_title() for axes in figure.axes]
+        ['data', 'fantasies']
     """
     panels = {
         "data": as_images(data, "data", shape),
@@ -90,6 +111,13 @@ def restoration(
 
     Raises:
         ValueError: If a row does not make such images, or rows have other numbers of them.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import plots
+        >>> rows = {"true": torch.rand(3, 64).round(), "noisy": torch.rand(3, 64).round()}
+        >>> len(plots.restoration(rows, torch.rand(3, 64)).axes)
+        4
     """
     label = "uncertainty"
     tiles = {name: as_images(value, name, shape) for name, value in rows.items()}
@@ -123,6 +151,13 @@ def energy_histograms(energies: Mapping[str, Tensor]) -> "Figure":
 
     Raises:
         ValueError: If there is nothing to show, or an energy is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import plots
+        >>> energies = {"data": torch.randn(100), "fantasies": torch.randn(100)}
+        >>> len(plots.energy_histograms(energies).axes)
+        2
     """
     flat = {label: finite(value.flatten(), label) for label, value in energies.items()}
     if not flat:
@@ -164,6 +199,12 @@ def learning_curve(
 
     Raises:
         ValueError: If a series has not one number for each epoch.
+
+    Example:
+        >>> from pyro_ebm import plots
+        >>> figure = plots.learning_curve([1, 2, 3], {"training": [-9.0, -7.0, -6.5]})
+        >>> figure.axes[0].get_ylabel()
+        'log-likelihood (nats per row)'
     """
     figure = empty(6.8, 4.0)
     axes = figure.subplots()

@@ -15,12 +15,11 @@ from torch import Tensor
 from .distributions import EnergyDistribution
 from .energies import Energy, PairwiseEnergy, clamp
 from .infer import MCMC, EnergyKernel
-from .kernels import HMC, Cycle, Gibbs, Schedule, run
+from .kernels import HMC, Cycle, Gibbs, run
 from .seeding import chosen_seed, forked
 from .statistics import r_hat
 
 CHAINS = 64
-SCHEDULE = Schedule(warmup=100, draws=150)
 RATES = (1.0, 9.0)  # of the Beta law of flip rates: one pixel in ten on average
 
 
@@ -73,7 +72,7 @@ class Restored(NamedTuple):
 
 
 def restore(
-    prior: Energy, noisy: Tensor, *, schedule: Schedule | None = None, seed: int = 0
+    prior: Energy, noisy: Tensor, draws: int = 150, *, warmup: int = 100, seed: int = 0
 ) -> Restored:
     """The posterior of digits and flip rates, by 64 chains at once.
 
@@ -81,15 +80,15 @@ def restore(
         prior: An energy of bits, whose site `visible` is a digit.
         noisy: The digits as they are seen (digits, pixels). All share the Metropolis tests of their
             rates, so that dozens go well together and hundreds do not.
-        schedule: How long; `SCHEDULE` if left out.
+        draws: How many to keep of each chain.
+        warmup: Steps before the first draw.
         seed: Of the chains.
     """
-    schedule = schedule or SCHEDULE
     kernel = Cycle((Gibbs(("pixels",)), HMC(("rate",))))
     mcmc = MCMC(
         EnergyKernel(kernel, noisy_digits),
-        num_samples=schedule.draws,
-        warmup_steps=schedule.warmup,
+        num_samples=draws,
+        warmup_steps=warmup,
         num_chains=CHAINS,
         seed=seed,
     )
@@ -99,7 +98,13 @@ def restore(
 
 
 def complete(
-    prior: PairwiseEnergy, digits: Tensor, held: Tensor, *, seed: int = 0
+    prior: PairwiseEnergy,
+    digits: Tensor,
+    held: Tensor,
+    draws: int = 150,
+    *,
+    warmup: int = 100,
+    seed: int = 0,
 ) -> Tensor:  # (digits, pixels)
     """The probability that a pixel is 1 given the pixels that are held, which are as they were.
 
@@ -107,12 +112,14 @@ def complete(
         prior: An energy of bits, whose site `visible` is a digit.
         digits: Digits (digits, pixels), of which only the held pixels are read.
         held: Which pixels are held (pixels,).
+        draws: How many to keep of each chain.
+        warmup: Steps before the first draw.
         seed: Of the chains.
     """
     means = []
     for number, digit in enumerate(digits):
         rest = clamp(prior, {"visible": digit}, mask={"visible": held})
-        chains = run(Gibbs(), rest, SCHEDULE, chains=CHAINS, seed=seed + number)
+        chains = run(Gibbs(), rest, draws, warmup=warmup, chains=CHAINS, seed=seed + number)
         free = chains.draws["visible"].to(digit.dtype).mean((0, 1))
         means.append(digit.masked_scatter(~held, free))
     return torch.stack(means)

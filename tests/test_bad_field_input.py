@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_ebm.energies import CallableEnergy, PatternFactors, RandomField, TableFactors, clamp
-from pyro_ebm.kernels import Gibbs, Schedule, run
+from pyro_ebm.kernels import Gibbs, run
 from pyro_ebm.partition import TooManyStatesError, belief_propagation
 from pyro_ebm.partition.elimination import elimination
 from tests.test_bad_input import Bad
@@ -108,11 +108,11 @@ TABLES = {
         ("weight", "infinite", "finite"),
     ),
     "an unknown word for a coupling": Bad(
-        lambda: potts(coupling="mine"), ValueError, ("mine", "free", "shared")
+        lambda: potts(couplings="mine"), ValueError, ("mine", "free", "shared")
     ),
-    "a number for a coupling": Bad(lambda: potts(coupling=0.5), TypeError, ("0.5", "tensor")),
+    "a number for a coupling": Bad(lambda: potts(couplings=0.5), TypeError, ("0.5", "tensor")),
     "too many couplings": Bad(
-        lambda: potts(coupling=torch.zeros(3)), ValueError, ("weight", "(3,)", "2 or 1")
+        lambda: potts(couplings=torch.zeros(3)), ValueError, ("weight", "(3,)", "2 or 1")
     ),
     "states for another graph": Bad(
         lambda: RandomField.potts(nx.path_graph(3), [2, 2]), ValueError, ("2", "3 nodes")
@@ -174,7 +174,7 @@ USE = {
         ("no label left", "probability zero", "mode"),
     ),
     "a chain of states that are forbidden": Bad(
-        lambda: run(Gibbs(), forbidding(), Schedule(0, 1), initial=torch.tensor([[0, 1, 2]])),
+        lambda: run(Gibbs(), forbidding(), 1, warmup=0, initial=torch.tensor([[0, 1, 2]])),
         ValueError,
         ("energy of the start is infinite", "chains [0]", "p(x) is not 0", "draw or the mode"),
     ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Graph, Layer
-from pyro_ebm.kernels import Gibbs, Schedule, resume, run
+from pyro_ebm.kernels import Gibbs, resume, run
 from pyro_ebm.learning import mean_field
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
@@ -58,7 +58,7 @@ class NoStructure(Energy):
 
 def resumed(draws: Any) -> None:
     machine = dense()
-    resume(run(Gibbs(), machine, Schedule(0, 1), seed=0), machine, draws)
+    resume(run(Gibbs(), machine, 1, warmup=0, seed=0), machine, draws)
 
 
 def potts() -> BoltzmannMachine:
@@ -80,49 +80,51 @@ def start(visible: Any = None, hidden: Any = None) -> dict[str, Any]:
 
 def gibbs(*sites: str, energy: Energy | None = None, **settings: Any) -> None:
     kernel = Gibbs(sites or None)
-    run(kernel, energy or rbm(), Schedule(0, 1), **settings)
+    run(kernel, energy or rbm(), 1, warmup=0, **settings)
 
 
 PARAMETERS = {
     "NaN in a weight": Bad(
-        lambda: rbm(weight=torch.full((N, M), NAN)),
+        lambda: rbm(couplings=torch.full((N, M), NAN)),
         ValueError,
         ("visible", "hidden", "NaN", "finite"),
     ),
     "infinity in a bias": Bad(
-        lambda: dense(bias=torch.full((N,), INF)), ValueError, ("bias", "infinite", "finite")
+        lambda: dense(biases=torch.full((N,), INF)), ValueError, ("bias", "infinite", "finite")
     ),
     "NaN in an offset": Bad(
         lambda: dense(offset=torch.full((N,), NAN)), ValueError, ("offset", "NaN")
     ),
     "a matrix inside a layer that is not square": Bad(
-        lambda: dense(weight=torch.zeros(N, N + 1)), ValueError, ("visible", "(4, 5)", "(4, 4)")
+        lambda: dense(couplings=torch.zeros(N, N + 1)), ValueError, ("visible", "(4, 5)", "(4, 4)")
     ),
     "a weight that is turned": Bad(
-        lambda: rbm(weight=torch.zeros(M, N)), ValueError, ("(3, 4)", "(4, 3)")
+        lambda: rbm(couplings=torch.zeros(M, N)), ValueError, ("(3, 4)", "(4, 3)")
     ),
     "a bias that is too long": Bad(
-        lambda: rbm(bias={"hidden": torch.zeros(N)}), ValueError, ("bias", "(4,)", "(3,)")
+        lambda: rbm(biases={"hidden": torch.zeros(N)}), ValueError, ("bias", "(4,)", "(3,)")
     ),
     "a bias that is a number": Bad(
-        lambda: dense(bias=0.5), TypeError, ("bias", "float", "torch tensor")
+        lambda: dense(biases=0.5), TypeError, ("bias", "float", "torch tensor")
     ),
     "a weight that is an array": Bad(
-        lambda: rbm(weight=np.zeros((N, M))), TypeError, ("ndarray", "torch tensor")
+        lambda: rbm(couplings=np.zeros((N, M))), TypeError, ("ndarray", "torch tensor")
     ),
     "a complex weight": Bad(
-        lambda: dense(weight=torch.zeros(N, N, dtype=torch.complex64)),
+        lambda: dense(couplings=torch.zeros(N, N, dtype=torch.complex64)),
         TypeError,
         ("complex64", "float32"),
     ),
     "an integer weight": Bad(
-        lambda: dense(weight=torch.zeros(N, N, dtype=torch.int64)), TypeError, ("int64", ".float()")
+        lambda: dense(couplings=torch.zeros(N, N, dtype=torch.int64)),
+        TypeError,
+        ("int64", ".float()"),
     ),
     "an integer bias": Bad(
-        lambda: dense(bias=torch.zeros(N, dtype=torch.int32)), TypeError, ("bias", "int32")
+        lambda: dense(biases=torch.zeros(N, dtype=torch.int32)), TypeError, ("bias", "int32")
     ),
     "parameters of two dtypes": Bad(
-        lambda: dense(weight=torch.zeros(N, N).double(), bias=torch.zeros(N)),
+        lambda: dense(couplings=torch.zeros(N, N).double(), biases=torch.zeros(N)),
         ValueError,
         ("weight", "float64", "float32", "alike"),
     ),
@@ -155,7 +157,7 @@ PARAMETERS = {
         ("twice", "one coupling"),
     ),
     "a bias for an unknown layer": Bad(
-        lambda: rbm(bias={"hiden": torch.zeros(M)}), ValueError, ("bias", "hiden", "hidden")
+        lambda: rbm(biases={"hiden": torch.zeros(M)}), ValueError, ("bias", "hiden", "hidden")
     ),
     "an offset for an unknown layer": Bad(
         lambda: rbm(offset={"top": torch.zeros(M)}), ValueError, ("offset", "top", "hidden")
@@ -200,16 +202,18 @@ PARAMETERS = {
     "a graph without nodes": Bad(lambda: ising(nx.Graph()), ValueError, ("positive",)),
     "edges as one number": Bad(lambda: ising(3), TypeError, ("edges", "3", "pairs")),
     "an unknown kind of weight": Bad(
-        lambda: ising(weight="mine"), ValueError, ("mine", "free", "shared")
+        lambda: ising(couplings="mine"), ValueError, ("mine", "free", "shared")
     ),
     "a weight that is a number": Bad(
-        lambda: ising(weight=0.5), TypeError, ("weight", "0.5", "tensor")
+        lambda: ising(couplings=0.5), TypeError, ("couplings", "0.5", "tensor")
     ),
     "too few weights on a graph": Bad(
-        lambda: ising([(0, 1), (1, 2), (2, 3)], weight=torch.zeros(2)), ValueError, ("(2,)", "(3,)")
+        lambda: ising([(0, 1), (1, 2), (2, 3)], couplings=torch.zeros(2)),
+        ValueError,
+        ("(2,)", "(3,)"),
     ),
     "a learned weight with a NaN": Bad(
-        lambda: rbm(weight=nn.Parameter(torch.full((N, M), NAN))), ValueError, ("NaN",)
+        lambda: rbm(couplings=nn.Parameter(torch.full((N, M), NAN))), ValueError, ("NaN",)
     ),
 }
 
@@ -310,7 +314,7 @@ DATA = {
 SAMPLERS = {
     **{
         f"{name} {value!r}": Bad(
-            lambda name=name, value=value: Schedule(**{name: value}),
+            lambda name=name, value=value: run(Gibbs(), rbm(), **{name: value}),
             ValueError,
             (name, repr(value)),
         )
@@ -332,22 +336,22 @@ SAMPLERS = {
     ),
     "the class of a kernel": Bad(lambda: run(Gibbs, rbm()), TypeError, ("kernel", "Gibbs()")),
     "no energy": Bad(lambda: run(Gibbs(), 3.0), TypeError, ("energy", "3.0", "BoltzmannMachine")),
-    "a number for a schedule": Bad(
-        lambda: run(Gibbs(), rbm(), 1000), TypeError, ("schedule", "1000", "Schedule(")
+    "a list for a number of draws": Bad(
+        lambda: run(Gibbs(), rbm(), [1000]), ValueError, ("draws", "[1000]", "whole number")
     ),
     "no sites to move": Bad(
-        lambda: run(Gibbs(()), rbm(), Schedule(0, 1)), ValueError, ("sites", "()", "tuple")
+        lambda: run(Gibbs(()), rbm(), 1, warmup=0), ValueError, ("sites", "()", "tuple")
     ),
     "an empty list of sites": Bad(
-        lambda: run(Gibbs([]), rbm(), Schedule(0, 1)), ValueError, ("sites", "[]", "tuple")
+        lambda: run(Gibbs([]), rbm(), 1, warmup=0), ValueError, ("sites", "[]", "tuple")
     ),
     "chains that do not fit a batch of machines": Bad(
-        lambda: run(Gibbs(), rbm(weight=torch.zeros(3, N, M)), Schedule(0, 1), chains=4),
+        lambda: run(Gibbs(), rbm(couplings=torch.zeros(3, N, M)), 1, warmup=0, chains=4),
         ValueError,
         ("parameters", "(3,)", "(4,)"),
     ),
     "a name for a tuple": Bad(
-        lambda: run(Gibbs("visible"), rbm(), Schedule(0, 1)), ValueError, ("'visible'", "tuple")
+        lambda: run(Gibbs("visible"), rbm(), 1, warmup=0), ValueError, ("'visible'", "tuple")
     ),
     "an unknown site to move": Bad(lambda: gibbs("top"), ValueError, ("top", "visible", "hidden")),
     "an energy without conditional laws": Bad(
@@ -408,7 +412,7 @@ SAMPLERS = {
         ("states", "bytes"),
     ),
     "rows that are not those of several machines": Bad(
-        lambda: exact.log_prob(dense(bias=torch.zeros(3, N)), torch.zeros(4, N)),
+        lambda: exact.log_prob(dense(biases=torch.zeros(3, N)), torch.zeros(4, N)),
         ValueError,
         ("batch shape (4,)", "(3,)", "broadcast", "x[:, None]"),
     ),
@@ -447,18 +451,18 @@ UNITS = {
     ),
     "precisions of another dtype": Bad(
         lambda: rbm(
-            units=(Gaussian(torch.ones(N).double()), Bernoulli()), weight=torch.zeros(N, M)
+            units=(Gaussian(torch.ones(N).double()), Bernoulli()), couplings=torch.zeros(N, M)
         ),
         ValueError,
         ("float64", "float32", "alike"),
     ),
     "a number coupled to itself": Bad(
-        lambda: dense(unit=Gaussian(torch.ones(N)), weight=torch.eye(N)),
+        lambda: dense(unit=Gaussian(torch.ones(N)), couplings=torch.eye(N)),
         ValueError,
         ("diagonal", "Gaussian", "precision"),
     ),
     "numbers coupled too strongly": Bad(
-        lambda: dense(unit=Gaussian(), weight=torch.ones(N, N) - torch.eye(N)),
+        lambda: dense(unit=Gaussian(), couplings=torch.ones(N, N) - torch.eye(N)),
         ValueError,
         ("cannot be normalised", "'visible'", "not positive definite", "raise the precisions"),
     ),
@@ -469,7 +473,7 @@ UNITS = {
         lambda: Layer(Categorical(3), N, bias=torch.zeros(N)), ValueError, ("(4,)", "(12,)")
     ),
     "one coupling for each pair of units with labels": Bad(
-        lambda: dense(unit=Categorical(3), weight=torch.zeros(N, N)),
+        lambda: dense(unit=Categorical(3), couplings=torch.zeros(N, N)),
         ValueError,
         ("(4, 4)", "(12, 12)"),
     ),
@@ -579,7 +583,7 @@ def test_bad_input_is_named_with_the_way_out(what: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_of_any_type_are_converted_to_the_machine_s(dtype: torch.dtype) -> None:
-    machine = dense(weight=torch.randn(N, N, dtype=dtype))
+    machine = dense(couplings=torch.randn(N, N, dtype=dtype))
     wanted = machine(BITS.to(dtype))
     assert wanted.dtype == dtype
     for kind in (torch.bool, torch.uint8, torch.int8, torch.int64, torch.float16, torch.float64):
@@ -589,7 +593,7 @@ def test_bits_of_any_type_are_converted_to_the_machine_s(dtype: torch.dtype) -> 
 
 
 def test_arrays_of_any_layout_are_taken() -> None:
-    machine = dense(weight=torch.randn(N, N))
+    machine = dense(couplings=torch.randn(N, N))
     array = BITS.numpy().copy()
     backwards = array[::-1, ::-1]
     assert min(backwards.strides) < 0
@@ -601,7 +605,7 @@ def test_arrays_of_any_layout_are_taken() -> None:
 
 
 def test_labels_of_any_type_are_converted_to_the_machine_s() -> None:
-    machine = dense(unit=Categorical(4), weight=torch.randn(4 * N, 4 * N))
+    machine = dense(unit=Categorical(4), couplings=torch.randn(4 * N, 4 * N))
     labels = torch.randint(4, (5, N))
     wanted = machine(labels.float())
     for kind in (torch.uint8, torch.int8, torch.int64, torch.float64):
@@ -613,13 +617,13 @@ def test_precisions_alone_tell_the_dtype_of_a_machine() -> None:
     for precision in (torch.ones(N).double(), nn.Parameter(torch.tensor(2.0).double())):
         assert rbm(units=(Gaussian(precision), Bernoulli())).dtype == torch.float64
     assert rbm(units=(Gaussian(torch.tensor(2.0).double()), Bernoulli())).dtype == torch.float32
-    assert rbm(units=(Gaussian(2), Bernoulli()), weight=torch.ones(N, M).double()).dtype == (
+    assert rbm(units=(Gaussian(2), Bernoulli()), couplings=torch.ones(N, M).double()).dtype == (
         torch.float64
     )
 
 
 def test_spins_may_be_signed_integers() -> None:
-    machine = dense(unit=Spin(), weight=torch.randn(N, N))
+    machine = dense(unit=Spin(), couplings=torch.randn(N, N))
     spins = 2 * BITS - 1
     for kind in (torch.int8, torch.int64):
         assert torch.equal(machine(spins.to(kind)), machine(spins))
@@ -634,10 +638,10 @@ def test_one_row_is_a_state_and_no_rows_are_no_states() -> None:
 
 def test_what_is_given_is_not_written_to() -> None:
     weight, bias = torch.ones(N, N), torch.zeros(N)
-    machine = dense(weight=weight, bias=bias)
+    machine = dense(couplings=weight, biases=bias)
     x = {"visible": BITS.clone()}
     machine(x)
-    run(Gibbs(), machine, Schedule(0, 2), initial=x, seed=0)
+    run(Gibbs(), machine, 2, warmup=0, initial=x, seed=0)
     assert torch.equal(x["visible"], BITS)
     assert torch.equal(weight, torch.ones(N, N))
     assert torch.equal(bias, torch.zeros(N))

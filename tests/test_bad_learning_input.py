@@ -213,8 +213,10 @@ def test_many_constant_columns_are_not_all_listed() -> None:
 # --- everything else -----------------------------------------------------------------------------
 
 LARGE = BoltzmannMachine.restricted(100, 100)
-BATCHED = rbm(weight=nn.Parameter(torch.zeros(6, 4, 3)))
-GIVEN = rbm(weight=torch.zeros(4, 3), bias={"visible": torch.zeros(4), "hidden": torch.zeros(3)})
+BATCHED = rbm(couplings=nn.Parameter(torch.zeros(6, 4, 3)))
+GIVEN = rbm(
+    couplings=torch.zeros(4, 3), biases={"visible": torch.zeros(4), "hidden": torch.zeros(3)}
+)
 
 
 def weighted(objective: Objective, weights: Any) -> Callable:

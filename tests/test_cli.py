@@ -1,5 +1,6 @@
 """The command line runs as the README says."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from pyro_ebm import restoration
+from pyro_ebm import cli
 from pyro_ebm.cli import main
-from pyro_ebm.kernels import Schedule
+from pyro_ebm.restoration import complete, restore
 
 FIGURES = (
     "filters.png",
@@ -20,7 +21,13 @@ FIGURES = (
     "restored.png",
     "completed.png",
 )
-FAST = Schedule(warmup=10, draws=20)
+
+
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's restorations, by few steps."""
+    for step in (restore, complete):
+        monkeypatch.setattr(cli, step.__name__, functools.partial(step, draws=20, warmup=10))
 
 
 def likelihoods(printed: str) -> dict[str, float]:
@@ -29,11 +36,11 @@ def likelihoods(printed: str) -> dict[str, float]:
     return {name: float(value) for name, value in rows}
 
 
+@pytest.mark.usefixtures("short_runs")
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # ArviZ 0.23's
 def test_the_demo_learns_prints_and_leaves_its_results(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(restoration, "SCHEDULE", FAST)
     out = str(tmp_path / "new" / "out")
     assert main(["demo", "--out", out, "--epochs", "12", "--digits", "3"]) == 0
     printed = capsys.readouterr().out
@@ -101,8 +108,8 @@ def test_a_folder_or_seed_that_cannot_be_is_refused_in_one_line(
     assert file.read_text() == "kept"
 
 
-def test_the_demo_puts_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restoration, "SCHEDULE", FAST)
+@pytest.mark.usefixtures("short_runs")
+def test_the_demo_puts_the_threads_back(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     main(["demo", "--out", str(tmp_path), "--epochs", "1", "--digits", "1"])
     assert torch.get_num_threads() == before

@@ -192,13 +192,13 @@ def test_a_triangular_matrix_is_warned_of_and_the_cures_work(side: str, learned:
     w = w + torch.eye(2) if side == "upper and diagonal" else w
     kept = nn.Parameter(w) if learned else w
     with pytest.warns(CouplingWarning, match="one side of the diagonal"):
-        read = BoltzmannMachine.fully_visible(2, weight=kept, bias=torch.zeros(2))
+        read = BoltzmannMachine.fully_visible(2, couplings=kept, biases=torch.zeros(2))
     ones = torch.ones(2)
     own = 0.5 * float(w.diagonal().sum())
     assert float(read(ones).detach()) == pytest.approx(-0.35 - own)
-    both = BoltzmannMachine.fully_visible(2, weight=w + w.mT, bias=torch.zeros(2))
+    both = BoltzmannMachine.fully_visible(2, couplings=w + w.mT, biases=torch.zeros(2))
     assert float(both(ones)) == pytest.approx(-0.7 - 2 * own)
-    half = BoltzmannMachine.fully_visible(2, weight=(w + w.mT) / 2, bias=torch.zeros(2))
+    half = BoltzmannMachine.fully_visible(2, couplings=(w + w.mT) / 2, biases=torch.zeros(2))
     assert float(half(ones)) == pytest.approx(-0.35 - own)
     pair = BoltzmannMachine.from_pairs({(0, 1): 0.7})
     assert float(pair(ones)) == pytest.approx(-0.7)
@@ -208,19 +208,19 @@ def test_a_triangular_matrix_is_warned_of_and_the_cures_work(side: str, learned:
 def test_other_matrices_are_not_warned_of(w: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        BoltzmannMachine.fully_visible(len(w), weight=w)
+        BoltzmannMachine.fully_visible(len(w), couplings=w)
 
 
 def test_a_diagonal_beside_biases_is_warned_of_and_the_cure_works() -> None:
     w, b = torch.tensor([[0.6, 0.7], [0.7, 0.2]]), torch.tensor([0.3, 0.1])
     with pytest.warns(CouplingWarning, match="have a diagonal, which is a bias beside"):
-        BoltzmannMachine.fully_visible(2, weight=w, bias=b)
+        BoltzmannMachine.fully_visible(2, couplings=w, biases=b)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pure = w - w.diagonal(dim1=-2, dim2=-1).diag_embed()
-        machine = BoltzmannMachine.fully_visible(2, weight=pure, bias=b)
-        BoltzmannMachine.fully_visible(2, unit=Spin(), weight=w, bias=b)  # s² = 1: no bias
-        BoltzmannMachine.fully_visible(2, weight=w)
+        machine = BoltzmannMachine.fully_visible(2, couplings=pure, biases=b)
+        BoltzmannMachine.fully_visible(2, unit=Spin(), couplings=w, biases=b)  # s² = 1: no bias
+        BoltzmannMachine.fully_visible(2, couplings=w)
     assert float(machine(torch.ones(2))) == pytest.approx(-0.7 - 0.4)
 
 
@@ -237,7 +237,7 @@ def weighted_path() -> nx.Graph:
 
 LEARNED: dict[str, Callable[[nx.Graph], Energy]] = {
     "a machine": BoltzmannMachine.on_graph,
-    "one coupling": lambda g: BoltzmannMachine.on_graph(g, weight="shared"),
+    "one coupling": lambda g: BoltzmannMachine.on_graph(g, couplings="shared"),
     "tables": lambda g: RandomField.on_graph(g, 2),
     "Potts": lambda g: RandomField.potts(g, 2),
     "Ising": RandomField.ising,
@@ -265,8 +265,8 @@ NAMED: dict[str, Callable[[float, Any, Any], float]] = {
     "Ising": lambda w, a, b: -w * (2 * a - 1) * (2 * b - 1),
 }
 MADE: dict[str, str] = {
-    "a machine": "BoltzmannMachine.on_graph(graph, bias=torch.zeros(4), {})",
-    "one coupling": "BoltzmannMachine.on_graph(graph, bias=torch.zeros(4), {})",
+    "a machine": "BoltzmannMachine.on_graph(graph, biases=torch.zeros(4), {})",
+    "one coupling": "BoltzmannMachine.on_graph(graph, biases=torch.zeros(4), {})",
     "tables": "{}",
     "Potts": "RandomField.potts(graph, states, {})",
     "Ising": "RandomField.ising(graph, {})",
@@ -302,8 +302,8 @@ def test_the_cure_that_the_warning_of_weights_names_gives_the_energy_that_it_nam
 def test_the_weights_of_a_graph_are_couplings_by_the_cure() -> None:
     graph = weighted_path()
     weight = torch.tensor([w for *_, w in graph.edges(data="weight", default=1.0)])
-    machine = BoltzmannMachine.on_graph(graph, weight=weight, bias=torch.zeros(4))
-    field = RandomField.ising(graph, coupling=weight, field=torch.zeros(1))
+    machine = BoltzmannMachine.on_graph(graph, couplings=weight, biases=torch.zeros(4))
+    field = RandomField.ising(graph, couplings=weight, field=torch.zeros(1))
     given = {(a, b): w for a, b, w in graph.edges(data="weight")}
     names = machine.names["visible"]
     assert names == field.names["visible"] == ("a", "b", "c", "d")
@@ -317,8 +317,8 @@ def test_nodes_that_are_numbers_keep_them_in_any_order() -> None:
     graph = nx.Graph([(3, 1), (1, 0), (2, 0)])
     weight = torch.tensor([0.5, -0.25, 2.0])
     given = {tuple(edge): float(w) for edge, w in zip(graph.edges, weight, strict=True)}
-    machine = BoltzmannMachine.on_graph(graph, weight=weight, bias=torch.zeros(4))
-    field = RandomField.ising(graph, coupling=weight, field=torch.zeros(1))
+    machine = BoltzmannMachine.on_graph(graph, couplings=weight, biases=torch.zeros(4))
+    field = RandomField.ising(graph, couplings=weight, field=torch.zeros(1))
     law = Ising(graph, weight)
     s = states(4, -1.0).float()
     wanted = -polynomial((0, 1, 2, 3), s, {}, given).float()

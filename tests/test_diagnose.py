@@ -38,7 +38,6 @@ from pyro_ebm.kernels import (
     Mixture,
     ParallelTempering,
     RandomWalk,
-    Schedule,
     run,
 )
 from pyro_ebm.kernels.continuous.mass import UNIT_MASS
@@ -82,13 +81,13 @@ def autoregressive(chains: int, draws: int, units: int, memory: float, seed: int
 
 def torus(beta: float) -> BoltzmannMachine:
     """A ferromagnet of 10 × 10 spins; order sets in at β = 0.44."""
-    return BoltzmannMachine.on_graph(square(10), weight=torch.tensor([beta]))
+    return BoltzmannMachine.on_graph(square(10), couplings=torch.tensor([beta]))
 
 
 def glass(temperature: float, seed: int) -> BoltzmannMachine:
     """A frustrated machine: Gaussian couplings on the torus."""
     weight = torch.randn(200, generator=generator(seed)) / temperature
-    return BoltzmannMachine.on_graph(square(10), weight=weight)
+    return BoltzmannMachine.on_graph(square(10), couplings=weight)
 
 
 def square(side: int) -> nx.Graph:
@@ -104,7 +103,7 @@ def evidence(diagnosis: Diagnosis, name: str) -> float:
 
 
 def sampled(machine: BoltzmannMachine, seed: int) -> Chains:
-    return run(Gibbs(), machine, Schedule(warmup=100, draws=500), chains=16, seed=seed)
+    return run(Gibbs(), machine, draws=500, warmup=100, chains=16, seed=seed)
 
 
 def test_a_ferromagnet_above_its_critical_temperature_has_mixed() -> None:
@@ -364,7 +363,7 @@ def test_constant_units_are_doubted_unless_the_data_are_so() -> None:
 def of_cholesky_factors(draws: Tensor) -> Chains:
     """As if a kernel had made them: what is known of their site is all that matters."""
     energy = DistributionEnergy(dist.LKJCholesky(3, torch.tensor(2.0)))
-    chains = run(RandomWalk(scale=0.1, mass=UNIT_MASS), energy, Schedule(0, 1), seed=0)
+    chains = run(RandomWalk(scale=0.1, mass=UNIT_MASS), energy, 1, warmup=0, seed=0)
     lp = torch.randn(draws.shape[:2], generator=generator(0))
     return replace(chains, draws={"visible": draws}, statistics={"lp": lp})
 
@@ -503,8 +502,8 @@ def moved(law: str, kernel: str, draws: int, seed: int) -> Chains:
     law_ = CONSTRAINED[law]
     torch.manual_seed(seed)
     start = law_.sample((16,))
-    schedule = Schedule(0, draws, thinning=4)
-    return run(MOVERS[kernel], DistributionEnergy(law_), schedule, initial=start, seed=seed)
+    energy = DistributionEnergy(law_)
+    return run(MOVERS[kernel], energy, draws, warmup=0, thinning=4, initial=start, seed=seed)
 
 
 def test_far_proposals_raise_no_alarm() -> None:
@@ -539,7 +538,7 @@ def funnel(width: float) -> CallableEnergy:
 
 def test_divergences_in_a_funnel_are_found() -> None:
     kernel = HMC(step_size=0.7, trajectory_length=2.0, mass=UNIT_MASS)
-    chains = run(kernel, funnel(3.0), Schedule(50, 150), chains=16, seed=0)
+    chains = run(kernel, funnel(3.0), 150, warmup=50, chains=16, seed=0)
     diagnosis = diagnose(chains)
     assert diagnosis.verdict is NOT_MIXED
     (share,) = (e for e in diagnosis.against if e.name == "share of diverging draws")
@@ -549,15 +548,15 @@ def test_divergences_in_a_funnel_are_found() -> None:
 @pytest.mark.slow
 def test_divergences_in_a_funnel_are_found_in_ten_runs() -> None:
     for seed in range(10):
-        chains = run(HMC(), funnel(3.0), Schedule(200, 1000), chains=16, seed=seed)
+        chains = run(HMC(), funnel(3.0), 1000, warmup=200, chains=16, seed=seed)
         found = {e.name for e in diagnose(chains).against if e.verdict is NOT_MIXED}
         assert "share of diverging draws" in found
 
 
 def test_a_mixture_with_a_kernel_that_always_accepts_has_mixed() -> None:
     kernel = Mixture((Gibbs(), GibbsWithGradients()))
-    machine = BoltzmannMachine.restricted(2, 2, weight=torch.zeros(2, 2))
-    chains = run(kernel, machine, Schedule(10, 600), chains=4, seed=0)
+    machine = BoltzmannMachine.restricted(2, 2, couplings=torch.zeros(2, 2))
+    chains = run(kernel, machine, 600, warmup=10, chains=4, seed=0)
     assert bool(chains.statistics["acceptance_rate"].isnan().any())
     assert diagnose(chains).verdict is MIXED
 
@@ -697,7 +696,7 @@ def test_what_cannot_be_judged_is_refused(case: str) -> None:
 
 
 def from_starts(machine: BoltzmannMachine, value: Tensor, seed: int) -> Chains:
-    return run(Gibbs(), machine, Schedule(100, 500), initial={"visible": value}, seed=seed)
+    return run(Gibbs(), machine, 500, warmup=100, initial={"visible": value}, seed=seed)
 
 
 def test_starts_find_the_mode_that_no_chain_has_left() -> None:
@@ -760,11 +759,11 @@ def test_the_words_are_complete() -> None:
 def test_the_round_trips_of_every_ladder_are_evidence_in_arviz_too() -> None:
     machine = BoltzmannMachine.restricted(4, 2)
     ladders = [ParallelTempering(Gibbs(), betas) for betas in ((0.0, 1.0), (0.5, 0.75, 1.0))]
-    chains = run(Cycle(tuple(ladders)), machine, Schedule(5, 40), chains=4, seed=0)
+    chains = run(Cycle(tuple(ladders)), machine, 40, warmup=5, chains=4, seed=0)
     wanted = [chains.attributes[f"kernel_{k}_round_trips"] for k in range(2)]
     assert min(wanted) > 0
     for draws in (chains, to_arviz(chains)):
         found = [e.value for e in diagnose(draws).evidence if e.name.startswith("round trips")]
         assert found == pytest.approx(wanted)
-    bare = diagnose(run(Gibbs(), machine, Schedule(5, 40), chains=4, seed=0))
+    bare = diagnose(run(Gibbs(), machine, 40, warmup=5, chains=4, seed=0))
     assert not [e for e in bare.evidence if "trips" in e.name]

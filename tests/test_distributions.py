@@ -228,7 +228,7 @@ def test_a_forgotten_log_z_gives_another_posterior() -> None:
 
 
 def test_priors_on_a_modules_parameters_have_the_right_density() -> None:
-    machine = BoltzmannMachine.on_graph(EDGES, weight="shared").double()
+    machine = BoltzmannMachine.on_graph(EDGES, couplings="shared").double()
     to_pyro_module_(machine)
     machine.couplings["visible_visible"].weight = PyroSample(
         dist.Normal(torch.zeros(1), 1.0).to_event(1)
@@ -311,7 +311,7 @@ def test_autoguides_for_continuous_energies(guide: type) -> None:
 # --- enumeration ---------------------------------------------------------------------------------
 
 MACHINE = BoltzmannMachine.restricted(
-    3, 2, weight=normal(3, 2), bias={"visible": normal(3, seed=4), "hidden": normal(2, seed=5)}
+    3, 2, couplings=normal(3, 2), biases={"visible": normal(3, seed=4), "hidden": normal(2, seed=5)}
 )
 
 

@@ -28,7 +28,7 @@ DOUBLE = torch.float64
 ADAM = pyro.optim.Adam({"lr": 0.01})
 WEIGHT = torch.tensor([[0.7, -1.1], [0.4, 0.9], [-0.6, 0.2]], dtype=DOUBLE)
 BIAS = {name: torch.zeros(n, dtype=DOUBLE) for name, n in (("visible", 3), ("hidden", 2))}
-MACHINE = BoltzmannMachine.restricted(3, 2, weight=WEIGHT, bias=BIAS)
+MACHINE = BoltzmannMachine.restricted(3, 2, couplings=WEIGHT, biases=BIAS)
 REAL = Site(constraints.real, torch.Size([]))
 PULL = CallableEnergy(lambda a, b: (a - b).square(), {"a": REAL, "b": REAL}, dtype=DOUBLE)
 
@@ -148,7 +148,7 @@ def random_couplings(**how: Any) -> None:
     """Three bits that are all on, coupled by a latent number."""
     coupling = pyro.sample("coupling", dist.Normal(0.0, 1.0))
     weight = coupling * (1 - torch.eye(3))
-    energy = BoltzmannMachine.fully_visible(3, weight=weight)
+    energy = BoltzmannMachine.fully_visible(3, couplings=weight)
     energy_factor("bits", energy, visible=torch.ones(3), **how)
 
 

@@ -113,7 +113,7 @@ MACHINES: dict[str, Callable[[], BoltzmannMachine]] = {
         torch.tensor(lattice_edges(2, 3, periodic=False)), unit=Bernoulli()
     ),
     "one coupling": lambda: BoltzmannMachine.on_graph(
-        torch.tensor(lattice_edges(2, 3, periodic=False)), unit=Bernoulli(), weight="shared"
+        torch.tensor(lattice_edges(2, 3, periodic=False)), unit=Bernoulli(), couplings="shared"
     ),
     "a graph among hidden units": lambda: BoltzmannMachine(
         {V: Layer(Bernoulli(), 6), H: Layer(Spin(), 4)},
@@ -186,7 +186,7 @@ def test_float64_stays_float64(rule: str) -> None:
 
 def test_given_tensors_stay_as_they_are() -> None:
     weight = torch.full((6, 3), 0.1)
-    machine = BoltzmannMachine.restricted(6, 3, weight=weight)
+    machine = BoltzmannMachine.restricted(6, 3, couplings=weight)
     fit(machine, some_rows(), PersistentContrastiveDivergence(1, 20), epochs=3)
     assert torch.equal(machine.read().links[0].weight, torch.full((6, 3), 0.1))
     assert bool((machine.layers[V].bias != 0).all())

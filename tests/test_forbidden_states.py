@@ -38,7 +38,6 @@ from pyro_ebm.kernels import (
     ParallelTempering,
     RandomBlocks,
     RandomWalk,
-    Schedule,
     TemperedTransitions,
     advance,
     choose_kernel,
@@ -361,7 +360,7 @@ def test_a_start_is_found_where_random_ones_hardly_ever_are_allowed() -> None:
     n = 60
     same = where(lambda a, b: a == b, 3, 3)
     line = RandomField([3] * n, {"same": TableFactors([[k, k + 1] for k in range(n - 1)], same)})
-    chains = run(choose_kernel(line), line, Schedule(0, 200), chains=16, seed=0)
+    chains = run(choose_kernel(line), line, 200, warmup=0, chains=16, seed=0)
     assert bool(chains.statistics["lp"].isfinite().all())
     assert {int(label) for label in chains.draws[V][:, 0, 0]} == {0, 1, 2}  # scattered
     assert (chains.draws[V].diff(dim=-1) == 0).all()
@@ -484,7 +483,7 @@ def test_held_chains_are_warned_of_by_name_and_judged_so(name: str) -> None:
     energy = build()
     torch.manual_seed(1)
     with pytest.warns(ForbiddenStatesWarning, match="every other value is forbidden") as caught:
-        chains = run(kernel, energy, Schedule(50, 300), chains=8, initial=starts(energy), seed=1)
+        chains = run(kernel, energy, 300, warmup=50, chains=8, initial=starts(energy), seed=1)
     assert len(caught) == 1
     assert by in str(caught[0].message)
     assert "choose_kernel(energy)" in str(caught[0].message)
@@ -499,7 +498,8 @@ def test_held_chains_are_warned_of_by_name_and_judged_so(name: str) -> None:
     cured = run(
         choose_kernel(energy),
         energy,
-        Schedule(100, 400),
+        400,
+        warmup=100,
         initial=starts(energy, 16),
         chains=16,
         seed=2,
@@ -510,7 +510,7 @@ def test_held_chains_are_warned_of_by_name_and_judged_so(name: str) -> None:
 
 @pytest.mark.parametrize("kernel", [RandomBlocks(size=2), ParallelTempering(Gibbs(), 5)], ids=repr)
 def test_the_other_cures_that_are_named_work(kernel: Kernel) -> None:
-    chains = run(kernel, exactly_one(), Schedule(200, 1000), chains=16, seed=3)
+    chains = run(kernel, exactly_one(), 1000, warmup=200, chains=16, seed=3)
     assert "pinned" not in chains.attributes
     assert furthest(chains, JOBS["exactly one"].truth()) < 4
 
@@ -554,7 +554,7 @@ def test_gibbs_in_tempered_transitions_of_a_function_is_refused_by_name() -> Non
 def test_a_resumed_run_warns_again_and_forgets_what_no_longer_holds() -> None:
     field = exactly_one()
     with pytest.warns(ForbiddenStatesWarning):
-        chains = run(Gibbs(), field, Schedule(10, 200), seed=1)
+        chains = run(Gibbs(), field, 200, warmup=10, seed=1)
     with pytest.warns(ForbiddenStatesWarning):
         again = resume(chains, field, 200)
     assert "pinned" in again.attributes
@@ -580,7 +580,7 @@ QUIET: dict[str, Callable[[], Energy]] = {
         torch.zeros(1, 5, 2), torch.zeros(1, 2, 2), lengths=torch.tensor([3])
     ),
     "a machine that is frozen": lambda: BoltzmannMachine.on_graph(
-        nx.path_graph(2), weight=torch.tensor([60.0]), bias=torch.full((2,), -30.0)
+        nx.path_graph(2), couplings=torch.tensor([60.0]), biases=torch.full((2,), -30.0)
     ),
 }
 
@@ -588,7 +588,7 @@ QUIET: dict[str, Callable[[], Energy]] = {
 @pytest.mark.parametrize("name", QUIET)
 def test_nothing_is_said_of_what_is_only_rare_or_known(name: str) -> None:
     energy = QUIET[name]()
-    chains = run(Gibbs(), energy, Schedule(20, 300), chains=6, seed=2)  # a warning is an error
+    chains = run(Gibbs(), energy, 300, warmup=20, chains=6, seed=2)  # a warning is an error
     assert "pinned" not in chains.attributes
 
 
@@ -607,7 +607,7 @@ def test_where_another_latent_site_forbids_it_is_told_too() -> None:
     assert 0 < float(start["z"].mean()) < 1
     kernel = Cycle((Gibbs(("z",)), RandomWalk(("w",), scale=0.8)))
     with pytest.warns(ForbiddenStatesWarning, match="z: .* by the term of the site 'side'"):
-        chains = run(kernel, energy, Schedule(50, 400), initial=start, seed=1)
+        chains = run(kernel, energy, 400, warmup=50, initial=start, seed=1)
     diagnosis = diagnose(chains)
     assert diagnosis.verdict is Verdict.NOT_MIXED
     assert "the term of the site 'side'" in diagnosis.summary
@@ -631,5 +631,5 @@ def test_labels_of_many_values_have_blocks_that_can_be_drawn() -> None:
     kernel = choose_kernel(energy)
     assert isinstance(kernel, RandomBlocks)
     assert kernel.size == 2
-    chains = run(kernel, energy, Schedule(20, 100), seed=0)
+    chains = run(kernel, energy, 100, warmup=20, seed=0)
     assert chains.draws[V].shape == (4, 100, 3)

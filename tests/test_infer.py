@@ -81,7 +81,7 @@ def driver(**settings: object) -> MCMC:
 
 
 def test_all_chains_at_once_find_the_posterior() -> None:
-    kernel = EnergyKernel(Cycle((Gibbs(("label",)), HMC())), model, strategy=init_to_median)
+    kernel = EnergyKernel(Cycle((Gibbs(("label",)), HMC())), model, init_strategy=init_to_median)
     mcmc = MCMC(kernel, num_samples=30, warmup_steps=100, num_chains=400, seed=0)
     mcmc.run(DATA)
     samples = mcmc.get_samples(group_by_chain=True)
@@ -268,7 +268,7 @@ def test_a_given_start_is_kept_by_setup() -> None:
 
 
 def test_an_energy_of_its_own_under_pyros_driver() -> None:
-    machine = BoltzmannMachine.fully_visible(3, weight=numbers(3, 3), bias=numbers(3))
+    machine = BoltzmannMachine.fully_visible(3, couplings=numbers(3, 3), biases=numbers(3))
     kernel = EnergyKernel(Gibbs(), machine)
     start = {"visible": torch.zeros(3)}
     mcmc = PyroMCMC(kernel, 30, 0, initial_params=start, disable_progbar=True)
@@ -325,7 +325,7 @@ def test_blocks_of_every_kind_run_under_pyros_driver(name: str) -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_every_kind_find_the_posterior(name: str) -> None:
     mcmc = stock(
-        WithinGibbs(model, BLOCKS[name], strategy=init_to_median), samples=3000, warmup=300
+        WithinGibbs(model, BLOCKS[name], init_strategy=init_to_median), samples=3000, warmup=300
     )
     assert posterior_error(mcmc) < 5
 
@@ -333,7 +333,7 @@ def test_blocks_of_every_kind_find_the_posterior(name: str) -> None:
 @pytest.mark.slow
 def test_our_kernels_find_the_posterior_under_pyros_driver() -> None:
     mcmc = stock(
-        EnergyKernel(within_gibbs(), model, strategy=init_to_median), samples=3000, warmup=300
+        EnergyKernel(within_gibbs(), model, init_strategy=init_to_median), samples=3000, warmup=300
     )
     assert posterior_error(mcmc) < 5
 

@@ -48,7 +48,6 @@ from pyro_ebm import (
     ParallelTempering,
     PersistentContrastiveDivergence,
     RandomWalk,
-    Schedule,
     SwendsenWang,
     TemperedTransitions,
     Verdict,
@@ -77,17 +76,17 @@ class Case(NamedTuple):
 
     kernel: Kernel
     energy: Callable[[], Energy]
-    schedule: Schedule
+    length: dict[str, Any]  # its words in `run`
 
 
 def restricted() -> BoltzmannMachine:
     torch.manual_seed(5)
-    return BoltzmannMachine.restricted(5, 3, weight=torch.randn(5, 3))
+    return BoltzmannMachine.restricted(5, 3, couplings=torch.randn(5, 3))
 
 
 def ferromagnet() -> BoltzmannMachine:
     ring = [(0, 1), (1, 2), (2, 3), (3, 0)]
-    return BoltzmannMachine.on_graph(ring, weight=0.4 * torch.ones(4))
+    return BoltzmannMachine.on_graph(ring, couplings=0.4 * torch.ones(4))
 
 
 def normal() -> Energy:
@@ -95,16 +94,20 @@ def normal() -> Energy:
 
 
 RUNS = {
-    "Gibbs": Case(Gibbs(), restricted, Schedule(6, 12, keep="everything")),
-    "HMC, tuned, thinned": Case(HMC(), normal, Schedule(14, 6, 3, keep="everything")),
-    "a cycle": Case(Cycle((RandomWalk(("a",)), HMC(("b",)))), normal, Schedule(9, 8)),
-    "kept fields": Case(GibbsWithGradients(), restricted, Schedule(4, 10, 2)),
-    "clusters": Case(SwendsenWang(), ferromagnet, Schedule(0, 9)),
-    "a ladder": Case(ParallelTempering(Gibbs(), 4), ferromagnet, Schedule(8, 6)),
+    "Gibbs": Case(Gibbs(), restricted, {"draws": 12, "warmup": 6, "keep": "everything"}),
+    "HMC, tuned, thinned": Case(
+        HMC(), normal, {"draws": 6, "warmup": 14, "thinning": 3, "keep": "everything"}
+    ),
+    "a cycle": Case(Cycle((RandomWalk(("a",)), HMC(("b",)))), normal, {"draws": 8, "warmup": 9}),
+    "kept fields": Case(
+        GibbsWithGradients(), restricted, {"draws": 10, "warmup": 4, "thinning": 2}
+    ),
+    "clusters": Case(SwendsenWang(), ferromagnet, {"draws": 9, "warmup": 0}),
+    "a ladder": Case(ParallelTempering(Gibbs(), 4), ferromagnet, {"draws": 6, "warmup": 8}),
     "a journey": Case(
         TemperedTransitions(GibbsWithGradients(), torch.linspace(0.5, 1, 3)),
         ferromagnet,
-        Schedule(2, 5),
+        {"draws": 5, "warmup": 2},
     ),
 }
 
@@ -112,11 +115,11 @@ RUNS = {
 @functools.cache
 def whole(name: str) -> tuple[Chains, int, int]:
     """The unbroken run, its lines, and the line at which its first step begins."""
-    kernel, energy, schedule = RUNS[name]
+    kernel, energy, length = RUNS[name]
     machine = energy()
-    run(kernel, machine, schedule, chains=3, seed=4)  # some lines are run through once alone
+    run(kernel, machine, **length, chains=3, seed=4)  # some lines are run through once alone
     strike = Strike(mark="Course.make")
-    chains = strike(lambda: run(kernel, machine, schedule, chains=3, seed=4)).value
+    chains = strike(lambda: run(kernel, machine, **length, chains=3, seed=4)).value
     assert strike.marked is not None
     return chains, strike.count, strike.marked
 
@@ -158,13 +161,13 @@ def gone_on(chains: Chains, energy: Energy, draws: int) -> Chains:
 
 
 def struck_run(name: str, at: int, error: type[BaseException]) -> None:
-    kernel, energy, schedule = RUNS[name]
+    kernel, energy, length = RUNS[name]
     right, _, begun = whole(name)
     before = torch.get_rng_state()
     strike = Strike(at, error)
     machine = energy()
     torch.set_rng_state(before)
-    found = strike(lambda: run(kernel, machine, schedule, chains=3, seed=4))
+    found = strike(lambda: run(kernel, machine, **length, chains=3, seed=4))
     assert strike.where
     assert torch.equal(torch.get_rng_state(), before), strike.where
     require_free(strike)
@@ -175,7 +178,7 @@ def struck_run(name: str, at: int, error: type[BaseException]) -> None:
     assert found.value is None or error is KeyboardInterrupt, strike.where
     assert kept.interrupted == (error is KeyboardInterrupt), strike.where
     require_part(kept, right)
-    require_same(gone_on(kept, machine, schedule.draws), right)
+    require_same(gone_on(kept, machine, length["draws"]), right)
 
 
 def require_free(strike: Strike) -> None:
@@ -223,8 +226,8 @@ def test_a_warm_up_that_is_struck_keeps_what_it_has_found(error: type[BaseExcept
     kernel, state, strike = tuned()
     begun = strike.marked
     start = {name: torch.zeros_like(value) for name, value in state.x.items()}
-    schedule = Schedule(12, 1, keep="everything")
-    right = run(HMC(), normal(), schedule, initial=start, seed=4).warmup_draws
+    length = {"draws": 1, "warmup": 12, "keep": "everything"}
+    right = run(HMC(), normal(), **length, initial=start, seed=4).warmup_draws
     steps = [{name: value[:, k] for name, value in right.items()} for k in range(12)]
     assert all(torch.equal(state.x[name], value) for name, value in steps[-1].items())
     for at in places(strike.count, 10, 9):
@@ -529,7 +532,7 @@ quiet = CallableEnergy(lambda x: x.square().sum(-1) / 2, 2)
 
 
 GONE_ON = """
-whole = run(kernel, quiet, Schedule(20, 30), seed=1)
+whole = run(kernel, quiet, 30, warmup=20, seed=1)
 more = resume(chains, quiet, 30 - chains.draws["visible"].shape[1])
 print(chains.interrupted, 0 < chains.draws["visible"].shape[1] < 30, end=" ")
 print(torch.equal(more.draws["visible"], whole.draws["visible"]), end=" ")
@@ -547,7 +550,7 @@ def test_signals_end_a_run_after_a_whole_step(name: str, at: tuple[int, ...]) ->
         kernel = HMC(step_size=0.4, trajectory_length=1.2)
         signal.signal(signal.SIGTERM, before := lambda *_: None)
         with stopping_on(signal.SIGTERM):
-            chains = run(kernel, send(signal.{name}, {at}), Schedule(20, 30), seed=1)
+            chains = run(kernel, send(signal.{name}, {at}), 30, warmup=20, seed=1)
         """
         + textwrap.indent(GONE_ON, " " * 8)
     )
@@ -557,7 +560,7 @@ def test_signals_end_a_run_after_a_whole_step(name: str, at: tuple[int, ...]) ->
 @pytest.mark.slow
 def test_without_being_asked_for_sigterm_ends_the_process() -> None:
     with pytest.raises(AssertionError):
-        in_process("run(HMC(), send(signal.SIGTERM, (99,)), Schedule(20, 30), seed=1)")
+        in_process("run(HMC(), send(signal.SIGTERM, (99,)), 30, warmup=20, seed=1)")
 
 
 @pytest.mark.slow
@@ -618,7 +621,7 @@ def test_a_handler_of_the_caller_s_own_is_left_alone() -> None:
     machine = CallableEnergy(energy, 2)
     before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
     try:
-        chains = run(RandomWalk(scale=0.5), machine, Schedule(0, 100), seed=0)
+        chains = run(RandomWalk(scale=0.5), machine, 100, warmup=0, seed=0)
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == [1]
@@ -632,7 +635,7 @@ def test_seeded_calls_in_several_threads_are_those_of_one() -> None:
     def call(seed: int) -> Tensor:
         machine = restricted_of[seed]
         if seed % 2:
-            return run(Gibbs(), machine, Schedule(5, 60), seed=seed).draws["visible"]
+            return run(Gibbs(), machine, 60, warmup=5, seed=seed).draws["visible"]
         fit(machine, ROWS, PersistentContrastiveDivergence(1, 5), epochs=9, seed=seed)
         return machine.couplings["visible_hidden"].weight.detach().clone()
 
@@ -650,13 +653,13 @@ def test_a_run_within_a_run_does_not_wait_for_itself() -> None:
     other = restricted()
 
     def energy(x: Tensor) -> Tensor:
-        run(Gibbs(), other, Schedule(0, 1), chains=1, seed=0)
+        run(Gibbs(), other, 1, warmup=0, chains=1, seed=0)
         return x.square().sum(-1)
 
     machine = CallableEnergy(energy, 2)
-    found = run(RandomWalk(scale=0.5), machine, Schedule(0, 5), seed=0)
+    found = run(RandomWalk(scale=0.5), machine, 5, warmup=0, seed=0)
     plain = CallableEnergy(lambda x: x.square().sum(-1), 2)
-    right = run(RandomWalk(scale=0.5), plain, Schedule(0, 5), seed=0)
+    right = run(RandomWalk(scale=0.5), plain, 5, warmup=0, seed=0)
     assert torch.equal(found.draws["visible"], right.draws["visible"])
 
 
@@ -666,7 +669,7 @@ def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks() -> None:
         pool.submit(one_thread.lock.acquire).result()
         child = os.fork()
         if not child:
-            run(Gibbs(), restricted(), Schedule(0, 2), seed=0)
+            run(Gibbs(), restricted(), 2, warmup=0, seed=0)
             os._exit(7)
         deadline = time.monotonic() + 60
         while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
@@ -701,12 +704,13 @@ def quadratic() -> Energy:
 @pytest.mark.parametrize("at", [40, 90, 200])
 @pytest.mark.parametrize("error", [ValueError("no"), RuntimeError("no"), SystemExit(3)])
 def test_an_error_in_mid_run_has_the_draws_so_far(at: int, error: BaseException) -> None:
-    kernel, schedule = HMC(step_size=0.4, trajectory_length=1.2), Schedule(10, 60, 2)
-    right = run(kernel, quadratic(), schedule, seed=2)
+    kernel = HMC(step_size=0.4, trajectory_length=1.2)
+    length = {"draws": 60, "warmup": 10, "thinning": 2}
+    right = run(kernel, quadratic(), **length, seed=2)
     energy = CallableEnergy(Failing(10**9, error), 2)
     energy.function.count, energy.function.at = 0, at
     with pytest.raises(type(error)) as caught:
-        run(kernel, energy, schedule, seed=2)
+        run(kernel, energy, **length, seed=2)
     chains = vars(caught.value)["chains"]
     assert caught.value is error
     assert "`chains`" in error.__notes__[-1]
@@ -736,12 +740,12 @@ def test_an_error_in_mid_run_has_the_draws_so_far(at: int, error: BaseException)
 def test_chains_end_before_an_energy_turned_nan(
     kernel: Kernel, after: int, thinning: int, keep: Any
 ) -> None:
-    schedule = Schedule(100, 400 // thinning, thinning, keep)
-    right = run(kernel, quadratic(), schedule, seed=2)
+    length = {"draws": 400 // thinning, "warmup": 100, "thinning": thinning, "keep": keep}
+    right = run(kernel, quadratic(), **length, seed=2)
     energy = CallableEnergy(Failing(10**9, math.nan), 2)
     energy.function.count, energy.function.at = 0, after
     with pytest.raises(NonFiniteEnergyError) as caught:
-        run(kernel, energy, schedule, seed=2)
+        run(kernel, energy, **length, seed=2)
     chains = caught.value.chains
     # Each step has one call at least, so that the energy was whole for so many steps at most.
     steps = int(chains.attributes["warmup_done"]) + thinning * chains.draws["visible"].shape[1]
@@ -803,16 +807,16 @@ def test_few_draws_are_a_value_like_any_other(
 
 def test_draws_that_no_memory_holds_are_refused() -> None:
     machine = restricted()
-    chains = run(Gibbs(), machine, Schedule(0, 2), seed=0)
-    message = r"draws of 4 chains take .* GB of memory.*wanted fewer draws, for example Schedule\("
+    chains = run(Gibbs(), machine, 2, warmup=0, seed=0)
+    message = r"draws of 4 chains take .* GB of memory.*wanted fewer draws, for example draws=1000"
     for draws in (10**12, 10**30):
         with pytest.raises(ValueError, match=message):
-            run(Gibbs(), machine, Schedule(0, draws), seed=0)
+            run(Gibbs(), machine, draws, warmup=0, seed=0)
         with pytest.raises(ValueError, match=message):
             resume(chains, machine, draws)
     with pytest.raises(ValueError, match=message) as caught:
-        run(Gibbs(), machine, Schedule(0, 10**12), seed=0)
-    cure = re.search(r"Schedule\(draws=(\d+), thinning=(\d+)\)", str(caught.value))
+        run(Gibbs(), machine, 10**12, warmup=0, seed=0)
+    cure = re.search(r"draws=(\d+), thinning=(\d+),", str(caught.value))
     assert cure is not None
     assert int(cure[1]) * int(cure[2]) == 10**12
 
@@ -821,7 +825,7 @@ def test_counts_of_numpy_are_counts_and_truth_is_none() -> None:
     machine, start = quadratic(), torch.zeros(3, 2)
     _, state = warmup(RandomWalk(), machine, start, steps=np.int64(5), seed=0)  # type: ignore[arg-type]
     assert state.x["visible"].shape == (3, 2)
-    two = run(RandomWalk(scale=1.0), machine, Schedule(0, 2), chains=np.int64(3), seed=0)  # type: ignore[arg-type]
+    two = run(RandomWalk(scale=1.0), machine, 2, warmup=0, chains=np.int64(3), seed=0)  # type: ignore[arg-type]
     assert resume(two, machine, np.int64(2)).draws["visible"].shape == (3, 4, 2)  # type: ignore[arg-type]
     learned = learner()
     counts = {"epochs": np.int64(2), "batch_size": np.int32(10)}
@@ -829,7 +833,7 @@ def test_counts_of_numpy_are_counts_and_truth_is_none() -> None:
     for wrong in (True, 2.0, "2"):
         for call in (
             lambda n: warmup(RandomWalk(), machine, start, steps=n),
-            lambda n: run(RandomWalk(scale=1.0), machine, Schedule(0, 2), chains=n),
+            lambda n: run(RandomWalk(scale=1.0), machine, 2, warmup=0, chains=n),
             lambda n: resume(two, machine, n),
             lambda n: fit(learned, ROWS, ExactLikelihood(), epochs=n),
             lambda n: fit(learned, ROWS, ExactLikelihood(), batch_size=n),

@@ -67,7 +67,7 @@ def observe(energy: object, data: Tensor | None = DATA) -> None:
 
 def machine_of(coupling: Tensor) -> BoltzmannMachine:
     weight = coupling * (torch.ones(N, N) - torch.eye(N))
-    return BoltzmannMachine.fully_visible(N, weight=weight, bias=torch.zeros(N))
+    return BoltzmannMachine.fully_visible(N, couplings=weight, biases=torch.zeros(N))
 
 
 def network() -> nn.Module:
@@ -113,7 +113,7 @@ def in_place_assembly() -> None:
     weight = torch.zeros(N, N)
     weight[0, 1] = weight[1, 0] = w
     weight[2, 3] = weight[3, 2] = 1.0
-    observe(BoltzmannMachine.fully_visible(N, weight=weight, bias=torch.zeros(N)))
+    observe(BoltzmannMachine.fully_visible(N, couplings=weight, biases=torch.zeros(N)))
 
 
 def outside_of_torch() -> None:
@@ -274,7 +274,7 @@ def test_other_stock_inference_raises_too(kernel: type, elbo: type) -> None:
 
 def machine_of_batch(coupling: Tensor) -> BoltzmannMachine:
     weight = coupling[..., None, None] * (torch.ones(N, N) - torch.eye(N))
-    return BoltzmannMachine.fully_visible(N, weight=weight, bias=torch.zeros(N))
+    return BoltzmannMachine.fully_visible(N, couplings=weight, biases=torch.zeros(N))
 
 
 def discrete() -> None:

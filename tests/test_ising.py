@@ -13,7 +13,6 @@ from pyro_ebm.kernels import (
     Gibbs,
     Kernel,
     ParallelTempering,
-    Schedule,
     SwendsenWang,
     Wolff,
     advance,
@@ -57,7 +56,7 @@ def kaufman_energy(side: int, temperature: float) -> float:
 
 def ising(side: int, temperature: float, dtype: torch.dtype = torch.float32) -> BoltzmannMachine:
     edges = torch.tensor(lattice_edges(side, side, periodic=True))
-    return BoltzmannMachine.on_graph(edges, weight=torch.tensor([1 / temperature], dtype=dtype))
+    return BoltzmannMachine.on_graph(edges, couplings=torch.tensor([1 / temperature], dtype=dtype))
 
 
 class Estimate(NamedTuple):
@@ -73,12 +72,12 @@ def mean_of_chains(values: Tensor) -> Estimate:  # (chains, draws)
 
 
 def energy_per_site(
-    kernel: Kernel, side: int, temperature: float, schedule: Schedule, chains: int = 64
+    kernel: Kernel, side: int, temperature: float, *, chains: int = 64, **length: int
 ) -> Estimate:
     """−⟨Σ s_i s_j⟩ / side², of chains that start with all spins up."""
     machine = ising(side, temperature)
     start = torch.ones(chains, side * side)
-    found = run(kernel, machine, schedule, initial=start, seed=1)
+    found = run(kernel, machine, **length, initial=start, seed=1)
     return mean_of_chains(-found.statistics["lp"] * temperature / side**2)
 
 
@@ -93,7 +92,7 @@ def test_kaufmans_formula_is_the_sum_over_all_states(temperature: float) -> None
 @pytest.mark.parametrize("temperature", [2.0, 3.0])
 def test_a_small_torus_has_kaufmans_energy(kernel: Kernel, temperature: float) -> None:
     # α = 6e-5 at four standard errors; the seed is fixed. A fault of 0.04 in T is found.
-    found = energy_per_site(kernel, 8, temperature, Schedule(30, 60, thinning=2))
+    found = energy_per_site(kernel, 8, temperature, draws=60, warmup=30, thinning=2)
     wanted = kaufman_energy(8, temperature)
     assert abs(found.value - wanted) < 4 * found.standard_error
     assert found.standard_error < 0.01
@@ -102,14 +101,14 @@ def test_a_small_torus_has_kaufmans_energy(kernel: Kernel, temperature: float) -
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [2.0, CRITICAL, 3.0])
 def test_gibbs_has_kaufmans_energy(temperature: float) -> None:
-    found = energy_per_site(Gibbs(), 32, temperature, Schedule(2000, 500, thinning=10))
+    found = energy_per_site(Gibbs(), 32, temperature, draws=500, warmup=2000, thinning=10)
     assert abs(found.value - kaufman_energy(32, temperature)) < 4 * found.standard_error
     assert found.standard_error < 3e-3
 
 
 @pytest.mark.slow
 def test_cluster_moves_have_kaufmans_energy_at_the_critical_point() -> None:
-    found = energy_per_site(SwendsenWang(), 32, CRITICAL, Schedule(100, 1600))
+    found = energy_per_site(SwendsenWang(), 32, CRITICAL, draws=1600, warmup=100)
     assert found.standard_error < 1e-3
     assert abs(found.value - kaufman_energy(32, CRITICAL)) < 4 * found.standard_error
 
@@ -118,7 +117,7 @@ def test_cluster_moves_have_kaufmans_energy_at_the_critical_point() -> None:
 def test_tempering_has_kaufmans_energy_at_the_critical_point() -> None:
     betas = tuple(torch.linspace(0.9, 1, 5).tolist())
     kernel = ParallelTempering(Gibbs(), betas)
-    found = energy_per_site(kernel, 32, CRITICAL, Schedule(400, 1600, thinning=5))
+    found = energy_per_site(kernel, 32, CRITICAL, draws=1600, warmup=400, thinning=5)
     assert found.standard_error < 1e-3
     assert abs(found.value - kaufman_energy(32, CRITICAL)) < 4 * found.standard_error
 
@@ -158,7 +157,7 @@ def glass_energy(weight: Tensor, side: int, temperature: float) -> float:
 def glass(side: int, temperature: float, seed: int) -> BoltzmannMachine:
     edges = torch.tensor(lattice_edges(side, side, periodic=True))
     weight = (glass_weights(side, seed) / temperature).float()
-    return BoltzmannMachine.on_graph(edges, weight=weight)
+    return BoltzmannMachine.on_graph(edges, couplings=weight)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -179,7 +178,7 @@ def tempered_glass(side: int, seed: int, chains: int, steps: tuple[int, int]) ->
     for _ in range(3):
         state = advance(kernel, machine, kernel.init(machine, x), steps[0] // 3)
         kernel, x = kernel.adapted(state), state.x
-    found = run(kernel, machine, Schedule(steps[0], steps[1]), initial=x, seed=seed)
+    found = run(kernel, machine, steps[1], warmup=steps[0], initial=x, seed=seed)
     assert int(kernel.report(found.state).round_trips.sum()) > chains
     return mean_of_chains(-found.statistics["lp"] * 0.5)
 

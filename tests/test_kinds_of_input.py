@@ -27,7 +27,7 @@ from pyro_ebm.energies import (
     clamp,
     mlp_energy,
 )
-from pyro_ebm.kernels import HMC, Gibbs, RandomBlocks, Schedule, run
+from pyro_ebm.kernels import HMC, Gibbs, RandomBlocks, run
 from pyro_ebm.learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -196,9 +196,9 @@ def test_what_has_no_numbers_is_refused(value: Any) -> None:
 # --- parameters ----------------------------------------------------------------------------------
 
 GIVEN: dict[str, Callable[[Tensor], Any]] = {
-    "weight": lambda w: BoltzmannMachine.restricted(2, 2, weight=w),
-    "a learned weight": lambda w: BoltzmannMachine.restricted(2, 2, weight=nn.Parameter(w)),
-    "a square": lambda w: BoltzmannMachine.fully_visible(2, weight=w),
+    "weight": lambda w: BoltzmannMachine.restricted(2, 2, couplings=w),
+    "a learned weight": lambda w: BoltzmannMachine.restricted(2, 2, couplings=nn.Parameter(w)),
+    "a square": lambda w: BoltzmannMachine.fully_visible(2, couplings=w),
     "a table": lambda w: TableFactors([[0]], w),
     "potentials of a chain": lambda w: RandomField.chain(w, torch.zeros(1, 2, 2)),
 }
@@ -248,13 +248,13 @@ def test_energies_of_few_digits_are_refused_and_made_whole_by_the_cure(
     kernel = HMC(step_size=0.1, trajectory_length=0.5) if what == "a network" else Gibbs()
     for use in (
         lambda e: e({name: torch.zeros(3 if name != "hidden" else 2) for name in e.sites}),
-        lambda e: run(kernel, e, Schedule(0, 2), seed=0),
+        lambda e: run(kernel, e, 2, warmup=0, seed=0),
         lambda e: fit(e, ROWS, ExactLikelihood()) if what == "a machine" else e(torch.zeros(3)),
     ):
         with pytest.raises(TypeError, match=r"energy\.float\(\)"):
             use(energy)
     energy.float()
-    run(kernel, energy, Schedule(0, 2), seed=0)
+    run(kernel, energy, 2, warmup=0, seed=0)
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -283,9 +283,9 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
     "a monitor's epochs": lambda n: Monitor(every=n),
     "a monitor's rows": lambda n: Monitor(rows=n),
     "a block": lambda n: RandomBlocks(size=n),
-    "chains": lambda n: run(Gibbs(), BoltzmannMachine.fully_visible(3), Schedule(0, 2), chains=n),
-    "draws": lambda n: run(Gibbs(), BoltzmannMachine.fully_visible(3), Schedule(0, n)),
-    "a seed": lambda n: run(Gibbs(), BoltzmannMachine.fully_visible(3), Schedule(0, 2), seed=n),
+    "chains": lambda n: run(Gibbs(), BoltzmannMachine.fully_visible(3), 2, warmup=0, chains=n),
+    "draws": lambda n: run(Gibbs(), BoltzmannMachine.fully_visible(3), n, warmup=0),
+    "a seed": lambda n: run(Gibbs(), BoltzmannMachine.fully_visible(3), 2, warmup=0, seed=n),
 }
 
 

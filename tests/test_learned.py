@@ -125,14 +125,14 @@ class Doubled(nn.Module):
 def test_a_computed_weight_is_refused_and_the_cure_learns_it(rule: str) -> None:
     half = nn.Parameter(torch.randn(3, 2) / 10)
     data = some_rows(40, 6)
-    machine = BoltzmannMachine.restricted(6, 2, weight=torch.cat([half, half]))
+    machine = BoltzmannMachine.restricted(6, 2, couplings=torch.cat([half, half]))
     with pytest.raises(ValueError, match="were computed from others") as raised:
         fit(machine, data, OBJECTIVES[rule])
     cure = str(raised.value)
     assert "energy.get_submodule('couplings.visible_hidden'), 'weight', module)" in cure
 
     weight = nn.Parameter(torch.cat([half, half]).detach())
-    machine = BoltzmannMachine.restricted(6, 2, weight=weight)
+    machine = BoltzmannMachine.restricted(6, 2, couplings=weight)
     owner = machine.get_submodule("couplings.visible_hidden")
     parametrize.register_parametrization(owner, "weight", Doubled())
     fit(machine, data, OBJECTIVES[rule], optimizer=sgd, epochs=5)
@@ -144,7 +144,7 @@ def test_a_computed_weight_is_refused_and_the_cure_learns_it(rule: str) -> None:
 def test_the_gradient_through_a_computed_weight_is_that_of_the_enumerated_likelihood() -> None:
     data, half = some_rows(40, 6).double(), torch.randn(3, 2).double()
     weight = nn.Parameter(torch.cat([half, half]))
-    machine = BoltzmannMachine.restricted(6, 2, weight=weight)
+    machine = BoltzmannMachine.restricted(6, 2, couplings=weight)
     owner = machine.get_submodule("couplings.visible_hidden")
     parametrize.register_parametrization(owner, "weight", Doubled())
     fit(machine, data, ExactLikelihood(), optimizer=sgd, epochs=1)
@@ -162,12 +162,12 @@ def given_tensors() -> dict[str, tuple[Callable[[Tensor], Energy], tuple[int, ..
     """Energies with a tensor of a shape in each of the places where one may be given."""
     make = BoltzmannMachine
     return {
-        "weight": (lambda w: make.restricted(4, 2, weight=w), (4, 2), "visible_hidden.weight"),
-        "a square": (lambda w: make.fully_visible(4, weight=w + w.mT), (4, 4), "visible.weight"),
-        "bias": (lambda b: make.fully_visible(4, bias=b), (4,), "layers.visible.bias"),
+        "weight": (lambda w: make.restricted(4, 2, couplings=w), (4, 2), "visible_hidden.weight"),
+        "a square": (lambda w: make.fully_visible(4, couplings=w + w.mT), (4, 4), "visible.weight"),
+        "bias": (lambda b: make.fully_visible(4, biases=b), (4,), "layers.visible.bias"),
         "offset": (lambda b: make.fully_visible(4, offset=b), (4,), "layers.visible.offset"),
         "edges": (
-            lambda w: make.on_graph([(0, 1), (1, 2), (2, 3)], weight=w),
+            lambda w: make.on_graph([(0, 1), (1, 2), (2, 3)], couplings=w),
             (3,),
             "visible_visible.weight",
         ),
@@ -191,7 +191,7 @@ def test_a_tensor_with_gradients_that_is_no_parameter_is_refused(where: str, kin
 
 def test_the_weight_of_a_sum_is_learned_through_another_weight() -> None:
     """θ of 2 · θ E, and of θ (E₁ + E₂), is moved by its gradient, and not by a copy of it."""
-    first, second = (BoltzmannMachine.fully_visible(3, bias=b) for b in torch.randn(2, 3))
+    first, second = (BoltzmannMachine.fully_visible(3, biases=b) for b in torch.randn(2, 3))
     for machine in (first, second):
         machine.requires_grad_(False)
     data = some_rows(20, 3)
@@ -225,7 +225,7 @@ def test_a_share_and_a_temperature_are_learned_where_others_are_computed_from_th
 ) -> None:
     """1 − t and 1 / T follow their parameter, step by step, as plain gradient ascent moves it."""
     make = WITH_SHARE[way]
-    first, second = (BoltzmannMachine.fully_visible(3, bias=b) for b in torch.randn(2, 3))
+    first, second = (BoltzmannMachine.fully_visible(3, biases=b) for b in torch.randn(2, 3))
     for machine in (first, second):
         machine.requires_grad_(False)
     data, states = some_rows(20, 3), bits(3)

@@ -28,7 +28,6 @@ from pyro_ebm.kernels import (
     ParallelTempering,
     RandomBlocks,
     RandomWalk,
-    Schedule,
     TemperedTransitions,
     run,
 )
@@ -86,12 +85,12 @@ class Own(Kernel):
 def test_run_names_a_site_that_is_left_out_once() -> None:
     machine = BoltzmannMachine.restricted(3, 2)
     with pytest.warns(UserWarning, match=r"does not move \['hidden'\].*clamp") as notes:
-        run(Gibbs(("visible",)), machine, Schedule(2, 2), seed=0)
+        run(Gibbs(("visible",)), machine, 2, warmup=2, seed=0)
     assert len(notes) == 1
     held = clamp(machine, {"hidden": torch.zeros(2)})
-    run(Gibbs(("visible",)), held, Schedule(2, 2), seed=0)  # without a note
-    run(Cycle((Gibbs(("visible",)), Gibbs(("hidden",)))), machine, Schedule(2, 2), seed=0)
-    run(Own(), machine, Schedule(2, 2), seed=0)
+    run(Gibbs(("visible",)), held, 2, warmup=2, seed=0)  # without a note
+    run(Cycle((Gibbs(("visible",)), Gibbs(("hidden",)))), machine, 2, warmup=2, seed=0)
+    run(Own(), machine, 2, warmup=2, seed=0)
 
 
 def test_sample_names_a_site_that_is_left_out_once_in_all_its_tries() -> None:
@@ -143,10 +142,10 @@ def test_another_number_of_chains_than_of_laws_is_refused(chains: int) -> None:
     bits = {"x": Site(constraints.boolean, torch.Size([2]))}
     energy = torch.tensor([1.0, 2.0, 3.0]) * CallableEnergy(lambda x: x.sum(-1), bits)
     with pytest.raises(ValueError, match=r"batch shape \(3,\).*chains=3"):
-        run(RandomBlocks(), energy, Schedule(1, 2), chains=chains, seed=0)
+        run(RandomBlocks(), energy, 2, warmup=1, chains=chains, seed=0)
     with pytest.raises(ValueError, match=r"batch shape \(3,\).*chains=3"):
-        run(RandomBlocks(), energy, Schedule(1, 2), initial=torch.zeros(chains, 2), seed=0)
-    run(RandomBlocks(), energy, Schedule(1, 2), chains=3, seed=0)
+        run(RandomBlocks(), energy, 2, warmup=1, initial=torch.zeros(chains, 2), seed=0)
+    run(RandomBlocks(), energy, 2, warmup=1, chains=3, seed=0)
 
 
 class Net(PyroModule):  # type: ignore[misc]

@@ -40,7 +40,7 @@ def general(unit: Unit = Bernoulli(), seed: int = 3) -> BoltzmannMachine:  # noq
             ("visible", "hidden"): 0.5 * normal(5, 4, seed=seed),
             ("hidden", "hidden"): 0.5 * normal(4, 4, seed=seed + 1),
         },
-        bias={"visible": normal(5, seed=seed + 2), "hidden": normal(4, seed=seed + 3)},
+        biases={"visible": normal(5, seed=seed + 2), "hidden": normal(4, seed=seed + 3)},
     )
 
 

@@ -13,17 +13,8 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_ebm import (
-    HMC,
-    CallableEnergy,
-    Schedule,
-    Site,
-    SpectralConvolution,
-    SpectralLinear,
-    convolutional_energy,
-    mlp_energy,
-    run,
-)
+from pyro_ebm import HMC, CallableEnergy, Site, convolutional_energy, mlp_energy, run
+from pyro_ebm.energies import SpectralConvolution, SpectralLinear
 from pyro_ebm.energies.functions import spectral as subject
 from pyro_ebm.sites import boolean
 
@@ -167,7 +158,7 @@ def test_hmc_draws_from_a_network_as_quadrature_says() -> None:
     torch.manual_seed(2)
     energy = mlp_energy(2, (8,))
     kernel = HMC(step_size=0.2, trajectory_length=1.5)
-    chains = run(kernel, energy, Schedule(50, 30), chains=400, seed=1)
+    chains = run(kernel, energy, 30, warmup=50, chains=400, seed=1)
     axis = torch.linspace(-8, 8, 200)
     grid = torch.cartesian_prod(axis, axis)
     weights = (-energy(grid)).softmax(0).detach()

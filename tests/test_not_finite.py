@@ -28,7 +28,6 @@ from pyro_ebm.kernels import (
     Kernel,
     NonFiniteEnergyError,
     RandomBlocks,
-    Schedule,
     run,
 )
 from pyro_ebm.partition import elimination, exact
@@ -121,7 +120,7 @@ def test_samplers_of_a_field_name_its_tables_too() -> None:
     with pytest.raises(FloatingPointError, match=r"in the tables of 'edge'"):
         field(math.nan).conditional("visible", x, torch.tensor([0]))
     with pytest.raises(FloatingPointError, match=r"in the tables of 'edge'"):
-        run(Gibbs(), field(math.nan), Schedule(draws=2, warmup=0), chains=2)
+        run(Gibbs(), field(math.nan), draws=2, warmup=0, chains=2)
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
@@ -145,7 +144,7 @@ def test_a_mode_of_many_states_is_refused_too() -> None:
     sites = {"x": Site(boolean, torch.Size([40]))}
     for energy in (
         CallableEnergy(lambda x: x.sum(-1) * math.nan, sites),
-        BoltzmannMachine.fully_visible(40, weight=torch.randn(40, 40)),
+        BoltzmannMachine.fully_visible(40, couplings=torch.randn(40, 40)),
     ):
         if isinstance(energy, BoltzmannMachine):
             with torch.no_grad():
@@ -158,16 +157,16 @@ def test_a_mode_of_many_states_is_refused_too() -> None:
 def test_the_diagonal_of_a_learned_matrix_is_looked_at(value: float) -> None:
     for made in (
         BoltzmannMachine.fully_visible(3),
-        BoltzmannMachine.fully_visible(3, weight=nn.Parameter(torch.zeros(3, 3))),
+        BoltzmannMachine.fully_visible(3, couplings=nn.Parameter(torch.zeros(3, 3))),
     ):
         with torch.no_grad():
             made.couplings["visible_visible"].weight[1, 1] = value
         with pytest.raises(FloatingPointError, match="in the couplings of"):
             exact.log_partition(made)
         with pytest.raises(FloatingPointError, match="in the couplings of"):
-            run(Gibbs(), made, Schedule(draws=2, warmup=0), chains=2)
+            run(Gibbs(), made, draws=2, warmup=0, chains=2)
     weight = nn.Parameter(torch.randn(3, 3))
-    made = BoltzmannMachine.fully_visible(3, weight=weight)
+    made = BoltzmannMachine.fully_visible(3, couplings=weight)
     (gradient,) = torch.autograd.grad(exact.log_partition(made), made.couplings.parameters())
     assert float(gradient.diagonal().abs().sum()) == 0
     with torch.no_grad():
@@ -298,9 +297,9 @@ NEVER_THERE = {  # kernels that look at a state of which chains never come to be
 def test_a_state_whose_energy_is_nan_is_not_taken_for_a_forbidden_one(kernel: Kernel) -> None:
     start = torch.zeros(4, 3)
     with pytest.raises(NonFiniteEnergyError, match="NaN") as refusal:
-        run(kernel, function(math.nan), Schedule(20, 200), initial=start, seed=0)
+        run(kernel, function(math.nan), 200, warmup=20, initial=start, seed=0)
     assert refusal.value.chains.draws["x"].shape[2:] == (3,)
-    allowed = run(kernel, function(math.inf), Schedule(20, 200), initial=start, seed=0)
+    allowed = run(kernel, function(math.inf), 200, warmup=20, initial=start, seed=0)
     assert not bool((allowed.draws["x"].sum(-1) == 2).any())
 
 
@@ -308,7 +307,7 @@ def test_counts_whose_energy_is_nan_are_refused() -> None:
     site = {"n": Site(dist.constraints.nonnegative_integer, torch.Size([]))}
     lacking = CallableEnergy(lambda n: torch.where(n == 2, math.nan, 0.5 * n), site)
     with pytest.raises(NonFiniteEnergyError, match="NaN"):
-        run(IntegerWalk(scale=1.0), lacking, Schedule(0, 200), initial=torch.zeros(4), seed=0)
+        run(IntegerWalk(scale=1.0), lacking, 200, warmup=0, initial=torch.zeros(4), seed=0)
 
 
 def test_descent_refuses_parameters_and_states_that_are_nan() -> None:
@@ -338,7 +337,7 @@ SEVERAL = {
         site="x",
     ),
     "clamped by rows": lambda: clamp(TWO_SITES, {"x": torch.tensor([[0.0, 1], [1, 0], [0, 0]])}),
-    "fields": lambda: RandomField.potts([(0, 1), (1, 2)], 2, coupling=torch.randn(3, 2)),
+    "fields": lambda: RandomField.potts([(0, 1), (1, 2)], 2, couplings=torch.randn(3, 2)),
 }
 
 
@@ -353,13 +352,13 @@ def test_another_number_of_chains_is_refused_and_the_cure_works(
     for door in (
         lambda x: descend(energy, x).energy,
         lambda x: anneal(energy, [0.5, 1.0], initial=x).energy,
-        lambda x: run(RandomBlocks(), energy, Schedule(0, 1), initial=x).statistics["lp"],
+        lambda x: run(RandomBlocks(), energy, 1, warmup=0, initial=x).statistics["lp"],
     ):
         with pytest.raises(ValueError, match="chains=3"):
             door(x)
         assert 3 in door(enough).shape
     with pytest.raises(ValueError, match="chains=3"):
-        run(RandomBlocks(), energy, Schedule(0, 1), chains=chains)
+        run(RandomBlocks(), energy, 1, warmup=0, chains=chains)
 
 
 @pytest.mark.parametrize("made", SEVERAL.values(), ids=list(SEVERAL))
@@ -380,7 +379,7 @@ def test_descents_of_several_energies_are_each_its_own(made: Callable[[], Energy
         mode,
         lambda e: EnergyDistribution(e).sample(),
         lambda e: anneal(e, [1.0]),
-        lambda e: run(Gibbs(), e, Schedule(0, 1)),
+        lambda e: run(Gibbs(), e, 1, warmup=0),
     ],
 )
 def test_an_energy_turned_to_half_precision_is_refused(

@@ -16,7 +16,7 @@ from torch.distributions import biject_to, constraints
 from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.energies import ModelEnergy
 from pyro_ebm.infer import MCMC, EnergyKernel, WithinGibbs
-from pyro_ebm.kernels import HMC, Gibbs, RandomWalk, Schedule, choose_kernel, run
+from pyro_ebm.kernels import HMC, Gibbs, RandomWalk, choose_kernel, run
 from tests.support.models import real, vector
 
 SEEN = torch.tensor([1, 1, 1, 0, 1, 1]).bool()
@@ -115,7 +115,7 @@ def test_missing_labels_are_drawn_from_their_law() -> None:
     energy = ModelEnergy(labels)
     assert energy.sites["label_unobserved"].shape == (2,)
     assert [block.tolist() for block in energy.blocks("label_unobserved")] == [[0, 1]]
-    chains = run(choose_kernel(energy), energy, Schedule(200, 200), chains=200, seed=1)
+    chains = run(choose_kernel(energy), energy, 200, warmup=200, chains=200, seed=1)
     draws = chains.draws["label_unobserved"].long()
     shares = torch.bincount((3 * draws[..., 0] + draws[..., 1]).flatten(), minlength=9) / 40_000
     # Six standard errors of 5,000 independent draws, of 40,000 that remember little.

@@ -40,7 +40,7 @@ def test_the_energy_is_that_of_the_parameters_drawn() -> None:
     trace = poutine.trace(machine).get_trace(STATE)
     bias = trace.nodes["layers.visible.bias"]["value"]
     weight = trace.nodes["couplings.visible_hidden.weight"]["value"]
-    given = BoltzmannMachine.restricted(4, 3, weight=weight, bias={"visible": bias})
+    given = BoltzmannMachine.restricted(4, 3, couplings=weight, biases={"visible": bias})
     assert torch.allclose(trace.nodes["_RETURN"]["value"], given(STATE), atol=1e-12)
 
 
@@ -58,8 +58,8 @@ def test_conditioning_on_parameters_reaches_the_energy() -> None:
     "machine",
     [
         BoltzmannMachine.deep([4, 3, 2]),
-        BoltzmannMachine.on_graph([(0, 1), (1, 2)], unit=Spin(), weight="shared"),
-        BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3), offset=torch.ones(3)),
+        BoltzmannMachine.on_graph([(0, 1), (1, 2)], unit=Spin(), couplings="shared"),
+        BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3), offset=torch.ones(3)),
     ],
 )
 def test_a_machine_survives_pickle_and_copy(machine: BoltzmannMachine) -> None:
@@ -80,7 +80,7 @@ def test_an_abstract_energy_cannot_be_made() -> None:
 
 
 def test_an_optimiser_sees_what_is_learned_and_nothing_else() -> None:
-    given = BoltzmannMachine.restricted(4, 3, weight=torch.ones(4, 3))
+    given = BoltzmannMachine.restricted(4, 3, couplings=torch.ones(4, 3))
     assert {name for name, _ in given.named_parameters()} == {
         "layers.visible.bias",
         "layers.hidden.bias",
@@ -100,6 +100,6 @@ def test_a_layer_given_to_two_machines_stays_as_it_is() -> None:
 
 def test_a_self_coupling_with_history_keeps_it_beside_a_learned_bias() -> None:
     strength = torch.tensor(2.0, requires_grad=True)
-    machine = BoltzmannMachine.fully_visible(3, weight=strength * torch.eye(3))
+    machine = BoltzmannMachine.fully_visible(3, couplings=strength * torch.eye(3))
     machine(torch.ones(3)).backward()
     assert strength.grad == -1.5

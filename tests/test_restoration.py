@@ -18,14 +18,16 @@ from pyro_ebm import datasets, restoration
 from pyro_ebm.cli import learn_digits
 from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import BoltzmannMachine, Energy, ModelEnergy
-from pyro_ebm.kernels import Schedule
 from pyro_ebm.learning import PersistentContrastiveDivergence, fit, start_at_means
 from pyro_ebm.restoration import complete, flipped, noisy_digits, restore, wrong_pixels
 
 RATE = 0.1
-SHORT = Schedule(warmup=25, draws=35)
+SHORT = {"draws": 35, "warmup": 25}
 FLAT = BoltzmannMachine.restricted(
-    64, 1, weight=torch.zeros(64, 1), bias={"visible": torch.zeros(64), "hidden": torch.zeros(1)}
+    64,
+    1,
+    couplings=torch.zeros(64, 1),
+    biases={"visible": torch.zeros(64), "hidden": torch.zeros(1)},
 )
 
 
@@ -48,16 +50,14 @@ class Figures(NamedTuple):
     covered: float  # the share of digits whose interval of the rate holds the true one
 
 
-def figures(
-    prior: Energy, digits: Tensor, schedule: Schedule | None = None, *, group: int = 24
-) -> Figures:
+def figures(prior: Energy, digits: Tensor, *, group: int = 24, **length: int) -> Figures:
     """The figures of all digits, restored some at a time."""
     noisy = flipped(digits, RATE, seed=0)
     wrong, covered = torch.zeros(2), 0
     for number, (true, seen) in enumerate(
         zip(digits.split(group), noisy.split(group), strict=True)
     ):
-        found = restore(prior, seen, schedule=schedule, seed=number)
+        found = restore(prior, seen, seed=number, **length)
         wrong += torch.stack([wrong_pixels(image, true).sum() for image in (seen, found.mean)])
         low, high = found.intervals.T
         covered += int(((low <= RATE) & (high >= RATE)).sum())
@@ -72,16 +72,16 @@ def without_likelihood(prior: Energy, noisy: Tensor) -> None:
 
 
 def test_a_rough_prior_removes_noise() -> None:
-    assert figures(roughly_learned(), datasets.digits().test[:8], SHORT).wrong < 0.75
+    assert figures(roughly_learned(), datasets.digits().test[:8], **SHORT).wrong < 0.75
 
 
 def test_a_flat_prior_removes_none() -> None:
-    assert figures(FLAT, datasets.digits().test[:8], SHORT).wrong > 0.9
+    assert figures(FLAT, datasets.digits().test[:8], **SHORT).wrong > 0.9
 
 
 def test_a_model_without_data_restores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoration, "noisy_digits", without_likelihood)
-    assert figures(roughly_learned(), datasets.digits().test[:8], SHORT).wrong > 1.5
+    assert figures(roughly_learned(), datasets.digits().test[:8], **SHORT).wrong > 1.5
 
 
 def test_the_pixels_are_swept_as_the_machine_is() -> None:
@@ -100,16 +100,15 @@ def test_flips_have_their_rate_and_leave_the_generator() -> None:
     assert torch.equal(noisy, flipped(digits, RATE, seed=3))
 
 
-def test_a_completed_digit_keeps_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restoration, "SCHEDULE", Schedule(warmup=30, draws=60))
+def test_a_completed_digit_keeps_what_is_held() -> None:
     digits, held = datasets.digits().test[:4], torch.arange(64) % 8 < 4
     machine = roughly_learned()
-    mean = complete(machine, digits, held)
+    mean = complete(machine, digits, held, 60, warmup=30)
     assert torch.equal(mean[:, held], digits[:, held])
     assert bool(((mean >= 0) & (mean <= 1)).all())
     # What is not held is not looked at.
     other = torch.where(held, digits, 1 - digits)
-    assert torch.equal(complete(machine, other, held), mean)
+    assert torch.equal(complete(machine, other, held, 60, warmup=30), mean)
 
 
 # --- the test set --------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def test_the_figures_of_the_whole_test_set() -> None:
 
 @pytest.mark.slow
 def test_a_flat_prior_does_not_reach_them() -> None:
-    found = figures(FLAT, datasets.digits().test, SHORT)
+    found = figures(FLAT, datasets.digits().test, **SHORT)
     assert not reached(found), found
     assert found.wrong > 0.9
 
@@ -145,7 +144,7 @@ def test_a_flat_prior_does_not_reach_them() -> None:
 @pytest.mark.slow
 def test_a_model_without_data_does_not_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoration, "noisy_digits", without_likelihood)
-    found = figures(learned(), datasets.digits().test, SHORT)
+    found = figures(learned(), datasets.digits().test, **SHORT)
     assert found.covered == 1  # the interval of the prior holds 0.1
     assert found.wrong > 1.5
 

@@ -40,7 +40,7 @@ from pyro_ebm.units import Spin
 from tests.support.machines import SMALL
 
 each_machine = pytest.mark.parametrize("name", SMALL)
-SHORT = Schedule(warmup=5, draws=12)
+SHORT = {"draws": 12, "warmup": 5}
 
 
 def assert_same_draws(first: Chains, second: Chains) -> None:
@@ -57,7 +57,7 @@ def assert_same_draws(first: Chains, second: Chains) -> None:
 @each_machine
 def test_draws_are_small_integers_by_chain_and_draw(name: str) -> None:
     machine = SMALL[name].machine(torch.float32)
-    chains = run(Gibbs(), machine, SHORT, chains=3, seed=0)
+    chains = run(Gibbs(), machine, **SHORT, chains=3, seed=0)
     assert list(chains.draws) == list(machine.sites)
     for site, draws in chains.draws.items():
         assert draws.shape == (3, 12, machine.layers[site].size)
@@ -77,22 +77,22 @@ def test_draws_are_small_integers_by_chain_and_draw(name: str) -> None:
 def test_lp_is_minus_the_energy_of_the_stored_draws(name: str) -> None:
     machine = SMALL[name].machine()
     for kernel in (Gibbs(), *(Gibbs((site,)) for site in machine.sites)):
-        chains = run(kernel, machine, SHORT, chains=3, seed=1)
+        chains = run(kernel, machine, **SHORT, chains=3, seed=1)
         energy = machine({site: value.double() for site, value in chains.draws.items()})
         torch.testing.assert_close(chains.statistics["lp"], -energy, rtol=0, atol=1e-12)
 
 
 @each_machine
 def test_n_flips_counts_the_units_that_changed(name: str) -> None:
-    chains = run(Gibbs(), SMALL[name].machine(), Schedule(warmup=0, draws=20), chains=3, seed=2)
+    chains = run(Gibbs(), SMALL[name].machine(), draws=20, warmup=0, chains=3, seed=2)
     changed = sum((draws.diff(dim=1) != 0).sum(-1) for draws in chains.draws.values())
     assert torch.equal(chains.statistics["n_flips"][:, 1:].long(), changed)
 
 
 def test_attributes_say_how_the_draws_came_about() -> None:
     machine = SMALL["restricted"].machine()
-    kernel, schedule = Gibbs(("hidden", "visible")), Schedule(warmup=2, draws=3, thinning=2)
-    chains = run(kernel, machine, schedule, chains=5, seed=7)
+    kernel, length = Gibbs(("hidden", "visible")), {"draws": 3, "warmup": 2, "thinning": 2}
+    chains = run(kernel, machine, **length, chains=5, seed=7)
     wanted = {
         "energy": "BoltzmannMachine",
         "kernel": "Gibbs(sites=('hidden', 'visible'))",
@@ -107,12 +107,12 @@ def test_attributes_say_how_the_draws_came_about() -> None:
     }
     assert {key: chains.attributes[key] for key in wanted} == wanted
     assert float(chains.attributes["seconds"]) > 0
-    assert (chains.kernel, chains.schedule) == (kernel, schedule)
+    assert (chains.kernel, chains.schedule) == (kernel, Schedule(**length))
 
 
 def test_runs_are_data_for_arviz() -> None:
     machine = SMALL["bits and spins"].machine()
-    chains = run(Gibbs(), machine, Schedule(4, 10, keep="everything"), chains=3, seed=0)
+    chains = run(Gibbs(), machine, 10, warmup=4, keep="everything", chains=3, seed=0)
     names = {"visible": ["a", "b", "c", "d"]}
     data = chains.to_arviz(feature_names=names, observed_data=torch.ones(2, 4))
     posterior = data["posterior"]
@@ -133,16 +133,16 @@ def test_runs_are_data_for_arviz() -> None:
 def test_the_same_seed_gives_the_same_draws_and_leaves_the_generator_alone(name: str) -> None:
     machine = SMALL[name].machine(torch.float32)
     before = torch.get_rng_state()
-    first = run(Gibbs(), machine, SHORT, seed=3)
+    first = run(Gibbs(), machine, **SHORT, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
-    assert_same_draws(first, run(Gibbs(), machine, SHORT, seed=3))
+    assert_same_draws(first, run(Gibbs(), machine, **SHORT, seed=3))
 
 
 def test_neighbouring_seeds_share_no_chain() -> None:
     machine = BoltzmannMachine.restricted(30, 20)
-    schedule = Schedule(warmup=0, draws=3)
-    runs = [run(Gibbs(), machine, schedule, chains=4, seed=seed) for seed in range(4)]
+    length = {"draws": 3, "warmup": 0}
+    runs = [run(Gibbs(), machine, **length, chains=4, seed=seed) for seed in range(4)]
     chains = torch.cat([r.draws["visible"][:, 0] for r in runs])
     assert len(chains.unique(dim=0)) == 16
 
@@ -150,27 +150,27 @@ def test_neighbouring_seeds_share_no_chain() -> None:
 def test_without_a_seed_a_run_follows_the_caller_s_generator() -> None:
     machine = SMALL["restricted"].machine()
     torch.manual_seed(5)
-    first, second = (run(Gibbs(), machine, SHORT) for _ in range(2))
+    first, second = (run(Gibbs(), machine, **SHORT) for _ in range(2))
     torch.manual_seed(5)
-    assert_same_draws(first, run(Gibbs(), machine, SHORT))
+    assert_same_draws(first, run(Gibbs(), machine, **SHORT))
     assert first.attributes["seed"] != second.attributes["seed"]
-    repeated = run(Gibbs(), machine, SHORT, seed=int(first.attributes["seed"]))
+    repeated = run(Gibbs(), machine, **SHORT, seed=int(first.attributes["seed"]))
     assert_same_draws(first, repeated)
 
 
 def test_a_numpy_integer_is_a_seed() -> None:
     machine = SMALL["restricted"].machine()
-    first = run(Gibbs(), machine, SHORT, seed=np.int64(3))
-    assert_same_draws(first, run(Gibbs(), machine, SHORT, seed=3))
+    first = run(Gibbs(), machine, **SHORT, seed=np.int64(3))
+    assert_same_draws(first, run(Gibbs(), machine, **SHORT, seed=3))
 
 
-# --- schedules -----------------------------------------------------------------------------------
+# --- how long ------------------------------------------------------------------------------------
 
 
 def test_thinned_draws_are_every_third_of_all() -> None:
     machine = SMALL["general"].machine()
-    every = run(Gibbs(), machine, Schedule(warmup=7, draws=30), seed=0)
-    third = run(Gibbs(), machine, Schedule(warmup=7, draws=10, thinning=3), seed=0)
+    every = run(Gibbs(), machine, draws=30, warmup=7, seed=0)
+    third = run(Gibbs(), machine, draws=10, warmup=7, thinning=3, seed=0)
     for site in every.draws:
         assert torch.equal(third.draws[site], every.draws[site][:, 2::3])
     assert torch.equal(third.statistics["lp"], every.statistics["lp"][:, 2::3])
@@ -178,11 +178,9 @@ def test_thinned_draws_are_every_third_of_all() -> None:
 
 def test_the_warm_up_is_kept_on_request() -> None:
     machine = SMALL["general"].machine()
-    every = run(Gibbs(), machine, Schedule(warmup=0, draws=20), seed=0)
-    kept = run(Gibbs(), machine, Schedule(warmup=8, draws=12, keep="everything"), seed=0)
-    thinned = run(
-        Gibbs(), machine, Schedule(warmup=8, draws=4, thinning=3, keep="everything"), seed=0
-    )
+    every = run(Gibbs(), machine, draws=20, warmup=0, seed=0)
+    kept = run(Gibbs(), machine, draws=12, warmup=8, keep="everything", seed=0)
+    thinned = run(Gibbs(), machine, draws=4, warmup=8, thinning=3, keep="everything", seed=0)
     for site, draws in every.draws.items():
         assert torch.equal(kept.warmup_draws[site], draws[:, :8])
         assert torch.equal(kept.draws[site], draws[:, 8:])
@@ -197,24 +195,24 @@ def test_the_warm_up_is_kept_on_request() -> None:
 def test_chains_start_where_they_are_told() -> None:
     machine = SMALL["restricted"].machine(torch.float32)
     start = {"visible": torch.ones(6, 4), "hidden": torch.zeros(6, 3)}
-    only_hidden = run(Gibbs(("hidden",)), machine, SHORT, initial=start, chains=99, seed=0)
+    only_hidden = run(Gibbs(("hidden",)), machine, **SHORT, initial=start, chains=99, seed=0)
     assert only_hidden.attributes["chains"] == 6
     assert bool((only_hidden.draws["visible"] == 1).all())
     assert torch.equal(start["hidden"], torch.zeros(6, 3))  # what was given is not written to
     for kind in (lambda v: v.numpy(), lambda v: v.bool(), lambda v: v.to(torch.uint8)):
         same = {site: kind(value) for site, value in start.items()}
-        again = run(Gibbs(("hidden",)), machine, SHORT, initial=same, seed=0)
+        again = run(Gibbs(("hidden",)), machine, **SHORT, initial=same, seed=0)
         assert_same_draws(only_hidden, again)
 
 
 @pytest.mark.filterwarnings("ignore:The kernel does not move")
 def test_a_random_start_takes_every_value_of_every_unit() -> None:
     machine = SMALL["bits and spins"].machine()
-    chains = run(Gibbs(("hidden",)), machine, Schedule(0, 1), chains=500, seed=0)
+    chains = run(Gibbs(("hidden",)), machine, 1, warmup=0, chains=500, seed=0)
     # α = 1e-6 for 4 units, N = 500: a share off by 0.12 is found.
     share = (chains.draws["visible"][:, 0] == 1).double().mean(0)
     assert bool(((share - 0.5).abs() < 0.12).all())
-    spins = run(Gibbs(("visible",)), machine, Schedule(0, 1), chains=500, seed=0)
+    spins = run(Gibbs(("visible",)), machine, 1, warmup=0, chains=500, seed=0)
     assert set(spins.draws["hidden"].unique().tolist()) == {-1, 1}
 
 
@@ -224,8 +222,8 @@ def test_a_random_start_takes_every_value_of_every_unit() -> None:
 @each_machine
 def test_sixty_draws_and_forty_more_are_a_hundred(name: str) -> None:
     machine = SMALL[name].machine(torch.float32)
-    hundred = run(Gibbs(), machine, Schedule(warmup=3, draws=100, thinning=2), seed=4)
-    sixty = run(Gibbs(), machine, Schedule(warmup=3, draws=60, thinning=2), seed=4)
+    hundred = run(Gibbs(), machine, draws=100, warmup=3, thinning=2, seed=4)
+    sixty = run(Gibbs(), machine, draws=60, warmup=3, thinning=2, seed=4)
     torch.rand(3)
     before = torch.get_rng_state()
     more = resume(resume(sixty, machine, 15), machine, 25)
@@ -237,8 +235,8 @@ def test_sixty_draws_and_forty_more_are_a_hundred(name: str) -> None:
 
 def test_after_learning_the_new_draws_follow_the_new_parameters() -> None:
     bias = torch.nn.Parameter(torch.zeros(5))
-    machine = BoltzmannMachine.fully_visible(5, bias=bias, weight=torch.zeros(5, 5))
-    chains = run(Gibbs(), machine, Schedule(0, 10), seed=0)
+    machine = BoltzmannMachine.fully_visible(5, biases=bias, couplings=torch.zeros(5, 5))
+    chains = run(Gibbs(), machine, 10, warmup=0, seed=0)
     with torch.no_grad():
         bias.fill_(50.0)
     more = resume(chains, machine, 5)
@@ -267,9 +265,9 @@ class Stopped(Kernel):
 
 def test_a_run_that_is_stopped_in_its_warm_up_ends_it_first() -> None:
     machine = SMALL["general"].machine()
-    schedule = Schedule(9, 6, keep="everything")
-    whole = run(Gibbs(), machine, schedule, seed=6)
-    stopped = run(Stopped(4, itertools.count()), machine, schedule, seed=6)
+    length = {"draws": 6, "warmup": 9, "keep": "everything"}
+    whole = run(Gibbs(), machine, **length, seed=6)
+    stopped = run(Stopped(4, itertools.count()), machine, **length, seed=6)
     assert stopped.attributes["warmup_done"] == 4
     more = resume(stopped, machine, 6)
     assert more.attributes["warmup_done"] == 9
@@ -281,8 +279,8 @@ def test_a_run_that_is_stopped_in_its_warm_up_ends_it_first() -> None:
 @pytest.mark.parametrize("after", [0, 3, 5, 6, 11])
 def test_a_run_that_is_stopped_keeps_its_draws_and_can_go_on(after: int) -> None:
     machine = SMALL["general"].machine()
-    whole = run(Gibbs(), machine, Schedule(5, 20), seed=6)
-    chains = run(Stopped(after, itertools.count()), machine, Schedule(5, 20), seed=6)
+    whole = run(Gibbs(), machine, 20, warmup=5, seed=6)
+    chains = run(Stopped(after, itertools.count()), machine, 20, warmup=5, seed=6)
     kept = max(0, after - 5)
     assert chains.interrupted
     assert chains.attributes["interrupted"] is True
@@ -303,8 +301,8 @@ def test_a_run_that_is_stopped_keeps_its_draws_and_can_go_on(after: int) -> None
 
 def test_a_run_that_is_stopped_twice_keeps_all_its_draws() -> None:
     machine = SMALL["general"].machine()
-    whole = run(Gibbs(), machine, Schedule(0, 20), seed=6)
-    first = run(Stopped(4, itertools.count()), machine, Schedule(0, 20), seed=6)
+    whole = run(Gibbs(), machine, 20, warmup=0, seed=6)
+    first = run(Stopped(4, itertools.count()), machine, 20, warmup=0, seed=6)
     count = iter([0, 1, 4])
     second = resume(Chains(**{**vars(first), "kernel": Stopped(4, count)}), machine, 9)
     assert second.interrupted
@@ -363,11 +361,11 @@ class WalkInfo:
 def test_an_energy_that_is_no_number_stops_the_run_and_keeps_the_draws(broken: float) -> None:
     start, message = torch.zeros(3, 2), r"energy.*chains \[1\].*after 4 draws"
     with pytest.raises(NonFiniteEnergyError, match=message) as caught:
-        run(Walk(), Fragile(broken), Schedule(0, 10), initial=start, seed=0)
+        run(Walk(), Fragile(broken), 10, warmup=0, initial=start, seed=0)
     chains = caught.value.chains
     assert chains.draws["x"].shape == (3, 4, 2)
     assert chains.statistics["lp"].shape == (3, 4)
-    two = run(Walk(), Fragile(broken), Schedule(0, 2), initial=start, seed=0)
+    two = run(Walk(), Fragile(broken), 2, warmup=0, initial=start, seed=0)
     with pytest.raises(NonFiniteEnergyError) as caught:
         resume(two, Fragile(broken), 10)
     assert caught.value.chains.draws["x"].shape == (3, 4, 2)
@@ -375,11 +373,11 @@ def test_an_energy_that_is_no_number_stops_the_run_and_keeps_the_draws(broken: f
 
 def test_parameters_that_are_no_numbers_are_found_before_they_give_zeros() -> None:
     machine = BoltzmannMachine.restricted(4, 3)
-    chains = run(Gibbs(), machine, Schedule(0, 5), seed=0)
+    chains = run(Gibbs(), machine, 5, warmup=0, seed=0)
     with torch.no_grad():
         machine.layers["hidden"].bias[1] = float("nan")
     with pytest.raises(FloatingPointError, match=r"biases of 'hidden'.*diverged.*lower"):
-        run(Gibbs(), machine, Schedule(0, 5), seed=0)
+        run(Gibbs(), machine, 5, warmup=0, seed=0)
     with pytest.raises(FloatingPointError, match="biases of 'hidden'"):
         resume(chains, machine, 5)
 
@@ -403,7 +401,9 @@ def test_a_kernel_serves_any_energy_and_any_batch() -> None:
 
 def test_refresh_reads_the_parameters_again() -> None:
     bias = torch.nn.Parameter(torch.full((5,), -50.0))
-    machine = BoltzmannMachine.fully_visible(5, unit=Spin(), bias=bias, weight=torch.zeros(5, 5))
+    machine = BoltzmannMachine.fully_visible(
+        5, unit=Spin(), biases=bias, couplings=torch.zeros(5, 5)
+    )
     kernel = Gibbs()
     state = kernel.init(machine, {"visible": torch.ones(3, 5)})
     state, _ = kernel.step(machine, state)
@@ -441,7 +441,7 @@ def test_chains_start_where_the_energy_is_finite(kernel: Kernel) -> None:
     shares = torch.bincount(start.sum(-1).long()).double() / 200
     # α = 1e-6, N = 200: a share off by 0.2 is found.
     assert (shares - torch.tensor([1, 6, 15]) / 22).abs().max() < 0.2
-    chains = run(kernel, bits(few), Schedule(5, 30), chains=20, seed=0)
+    chains = run(kernel, bits(few), 30, warmup=5, chains=20, seed=0)
     assert int(chains.draws["x"].sum(-1).max()) == 2
 
 
@@ -457,15 +457,15 @@ def test_a_start_of_no_finite_energy_is_refused() -> None:
     start = torch.zeros(3, 6)
     start[1] = 1
     with pytest.raises(ValueError, match=r"start is infinite in the chains \[1\]"):
-        run(RandomBlocks(), bits(few), SHORT, initial=start)
+        run(RandomBlocks(), bits(few), **SHORT, initial=start)
     hopeless = bits(lambda x: few(x, 0), 40)
     with pytest.raises(ValueError, match="4 of 4 chains have found no finite energy"):
-        run(RandomBlocks(), hopeless, SHORT)
-    assert run(RandomBlocks(), hopeless, SHORT, initial=torch.zeros(2, 40)).draws["x"].sum() == 0
+        run(RandomBlocks(), hopeless, **SHORT)
+    assert run(RandomBlocks(), hopeless, **SHORT, initial=torch.zeros(2, 40)).draws["x"].sum() == 0
     root = bits(lambda x: (x.sum(-1) - 3.5).sqrt())
     start[1] = 0
     with pytest.raises(ValueError, match="start is NaN"):
-        run(RandomBlocks(), root, SHORT, initial=start)
+        run(RandomBlocks(), root, **SHORT, initial=start)
 
 
 class TurnsNaN:
@@ -504,12 +504,12 @@ def test_an_energy_that_turns_nan_is_found_though_its_chains_stand_still(name: s
     sites = {"x": Site(support, torch.Size([3]))}
     energy = CallableEnergy(TurnsNaN(1000), sites)
     with pytest.raises(NonFiniteEnergyError, match="energy became NaN in the chains") as caught:
-        run(kernel, energy, Schedule(20, 1200), chains=4, seed=0)
+        run(kernel, energy, 1200, warmup=20, chains=4, seed=0)
     draws = caught.value.chains.draws["x"]
     assert 30 < draws.shape[1] < 1200
     early = CallableEnergy(TurnsNaN(30), sites)
     with pytest.raises(NonFiniteEnergyError, match="after 0 draws"):
-        run(kernel, early, Schedule(60, 10), chains=4, seed=0)
+        run(kernel, early, 10, warmup=60, chains=4, seed=0)
 
 
 def test_what_has_a_weight_of_nan_is_not_chosen() -> None:
@@ -529,19 +529,20 @@ def test_what_has_a_weight_of_nan_is_not_chosen() -> None:
 
 
 def test_counts_of_numpy_are_counts() -> None:
-    schedule = Schedule(warmup=np.int64(0), draws=np.int32(3), thinning=np.uint8(1))  # type: ignore[arg-type]
-    assert schedule == Schedule(0, 3, 1)
-    assert type(schedule.draws) is int
-    chains = run(Gibbs(), SMALL["torus"].machine(), schedule, chains=np.int64(2), seed=0)  # type: ignore[arg-type]
+    machine = SMALL["torus"].machine()
+    counts = {"draws": np.int32(3), "warmup": np.int64(0), "thinning": np.uint8(1)}
+    chains = run(Gibbs(), machine, **counts, chains=np.int64(2), seed=0)  # type: ignore[arg-type]
+    assert chains.schedule == Schedule(draws=3, warmup=0, thinning=1)
+    assert type(chains.schedule.draws) is int
     assert chains.draws["visible"].shape[:2] == (2, 3)
     for wrong in (3.0, "3", True, None, np.float64(3)):
         with pytest.raises(ValueError, match="wanted a whole number of at least 1"):
-            Schedule(draws=wrong)  # type: ignore[arg-type]
+            run(Gibbs(), machine, wrong)  # type: ignore[arg-type]
 
 
 def test_chains_go_on_only_with_the_energy_of_their_sites() -> None:
     machine = SMALL["torus"].machine()
-    chains = run(Gibbs(), machine, Schedule(0, 3), chains=2, seed=0)
+    chains = run(Gibbs(), machine, 3, warmup=0, chains=2, seed=0)
     for other in (
         SMALL["restricted"].machine(),
         BoltzmannMachine.fully_visible(9).double(),

@@ -34,7 +34,6 @@ from pyro_ebm.kernels import (
     MetropolisHastings,
     ParallelTempering,
     RandomBlocks,
-    Schedule,
     SwendsenWang,
     UnitMass,
     choose_kernel,
@@ -74,7 +73,7 @@ def of_sites(**sites: Site) -> Energy:
 def ferromagnet(size: int, coupling: float) -> BoltzmannMachine:
     graph = nx.grid_2d_graph(size, size, periodic=True)
     weight = torch.full((graph.number_of_edges(),), coupling)
-    return BoltzmannMachine.on_graph(graph, weight=weight)
+    return BoltzmannMachine.on_graph(graph, couplings=weight)
 
 
 def gaussian_rbm(strength: float = 1.0) -> BoltzmannMachine:
@@ -137,7 +136,7 @@ def test_the_kernel_suits_the_structure(name: str) -> None:
 @pytest.mark.parametrize("name", PICKED)
 def test_every_site_moves(name: str) -> None:
     energy = PICKED[name][0]()
-    chains = run(choose_kernel(energy), energy, Schedule(20, 20), chains=8, seed=0)
+    chains = run(choose_kernel(energy), energy, 20, warmup=20, chains=8, seed=0)
     for site_name, x in chains.draws.items():
         assert bool((x != x[:, :1]).any()), site_name
 
@@ -147,7 +146,7 @@ def test_clusters_move_what_is_not_frustrated() -> None:
     assert [type(k) for k in kernel.kernels] == [Gibbs, SwendsenWang]
     torch.manual_seed(1)
     weight = torch.randn(18)
-    glass = BoltzmannMachine.on_graph(nx.grid_2d_graph(3, 3, periodic=True), weight=weight)
+    glass = BoltzmannMachine.on_graph(nx.grid_2d_graph(3, 3, periodic=True), couplings=weight)
     assert isinstance(choose_kernel(glass), Gibbs)
 
 
@@ -318,7 +317,7 @@ def test_what_is_tempered_is_not_told_to_temper(crossed: Any) -> None:
     advice = " ".join(diagnose(replace(crossed, draws={V: apart})).advice)
     assert "ladder" in advice
     assert "temper" not in advice
-    plain = run(HMC(), wells(), Schedule(100, 100), chains=16, seed=0)
+    plain = run(HMC(), wells(), 100, warmup=100, chains=16, seed=0)
     assert "temper" in " ".join(diagnose(plain).advice)
 
 
@@ -328,7 +327,7 @@ def test_what_is_tempered_is_not_told_to_temper(crossed: Any) -> None:
 def test_the_better_run_is_returned(
     verdicts: tuple[str, str], wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = run(Gibbs(), BoltzmannMachine.restricted(3, 2), Schedule(20, 50), chains=8, seed=0)
+    good = run(Gibbs(), BoltzmannMachine.restricted(3, 2), 50, warmup=20, chains=8, seed=0)
 
     def of(verdict: str) -> Any:
         return MODULE.Judged(verdict, good, replace(diagnose(good), verdict=Verdict(verdict)))
@@ -384,7 +383,7 @@ def test_an_error_on_the_way_leaves_the_draws(
 def test_ctrl_c_in_the_warm_up_of_a_ladder_leaves_the_draws(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(Gibbs(), ferromagnet(3, 0.5), Schedule(16, 24), chains=6, seed=3)
+    whole = run(Gibbs(), ferromagnet(3, 0.5), 24, warmup=16, chains=6, seed=3)
     before_run(number, lambda: monkeypatch.setattr(TemperingTuning, "step", stop), monkeypatch)
     chains = trapped()
     assert chains.attributes["tried"] == "as chosen: not mixed; tempered: interrupted"
@@ -471,7 +470,7 @@ LAWS: dict[str, tuple[Callable[[], Energy], tuple[int, ...]]] = {
     "a random field": (lambda: RandomField.potts(nx.cycle_graph(4), 3), ()),
     "a Pyro model": (lambda: ModelEnergy(model), ()),
     "a model at two temperatures": (lambda: ModelEnergy(model) * torch.tensor([1.0, 2.0]), (2,)),
-    "machines": (lambda: BoltzmannMachine.restricted(3, 2, weight=torch.randn(5, 3, 2)), (5,)),
+    "machines": (lambda: BoltzmannMachine.restricted(3, 2, couplings=torch.randn(5, 3, 2)), (5,)),
     "rows of a machine": (
         lambda: clamp(BoltzmannMachine.restricted(3, 2), ROWS, mask=HELD),
         (2,),
@@ -483,7 +482,7 @@ LAWS: dict[str, tuple[Callable[[], Energy], tuple[int, ...]]] = {
     "rows of a function": (lambda: clamp(squares(), ROWS, mask=HELD), (2,)),
     "rows of a random field": (
         lambda: clamp(
-            RandomField.potts(nx.cycle_graph(3), 2, coupling=torch.ones(3)),
+            RandomField.potts(nx.cycle_graph(3), 2, couplings=torch.ones(3)),
             ROWS.long(),
             mask=HELD,
         ),
@@ -498,7 +497,7 @@ def test_laws_are_counted_and_several_refused(name: str) -> None:
     energy, wanted = LAWS[name][0](), LAWS[name][1]
     count = max(1, sum(wanted))
     start = random_start(energy, count)
-    chains = run(choose_kernel(energy), energy, Schedule(5, 2), initial=start, seed=0)
+    chains = run(choose_kernel(energy), energy, 2, warmup=5, initial=start, seed=0)
     task = MODULE.Task(energy, None, chains.schedule, 0)
     assert MODULE.may_temper(task, chains) == (wanted == ())
     if count > 1:
@@ -511,11 +510,11 @@ def test_laws_are_counted_and_several_refused(name: str) -> None:
 def test_the_way_out_of_several_laws_is_one() -> None:
     machine = BoltzmannMachine.restricted(3, 2)
     energy = clamp(machine, ROWS.repeat_interleave(16, 0), mask=HELD)
-    chains = run(choose_kernel(energy), energy, Schedule(10, 20), chains=32, seed=0)
+    chains = run(choose_kernel(energy), energy, 20, warmup=10, chains=32, seed=0)
     whole = energy.complete(energy.accept(chains.last))[V]
     assert torch.equal(whole[:16, :2], ROWS[:1, :2].expand(16, 2))
     with pytest.raises(ValueError, match=r"\(32,\).*\(4,\).*machines last.*`run`.*chains=32"):
-        run(Gibbs(), energy, Schedule(0, 1), chains=4)
+        run(Gibbs(), energy, 1, warmup=0, chains=4)
     one = quietly(clamp(machine, ROWS[:1], mask=HELD), 20, chains=8, warmup=5, seed=0)
     assert one.draws[V].shape == (8, 20, 1)
 
@@ -527,7 +526,7 @@ def camps(free: int) -> BoltzmannMachine:
     """Four bits that are all 0 or all 1, as often: none changes alone. The others are free."""
     weight, bias = torch.zeros(4 + free, 4 + free), torch.zeros(4 + free)
     weight[:4, :4], bias[:4] = 20.0, -30.0
-    return BoltzmannMachine.fully_visible(4 + free, weight=weight.fill_diagonal_(0), bias=bias)
+    return BoltzmannMachine.fully_visible(4 + free, couplings=weight.fill_diagonal_(0), biases=bias)
 
 
 @pytest.mark.parametrize(("free", "first"), [(0, "not mixed"), (2, "cannot tell")])
@@ -549,12 +548,12 @@ def test_units_that_a_field_holds_cost_a_short_ladder_only(
         MODULE, "run", lambda *args, **kwargs: runs.append(args) or right(*args, **kwargs)
     )
     bias = {V: torch.tensor([-40.0, 0, 0]), H: torch.zeros(2)}
-    machine = BoltzmannMachine.restricted(3, 2, weight=torch.zeros(3, 2), bias=bias)
+    machine = BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2), biases=bias)
     chains = quietly(machine, 100, chains=16, warmup=40, seed=0)
     assert chains.attributes["tried"] == (
         "as chosen: cannot tell; tempered: on 8 levels the units that never changed do not either"
     )
-    assert [args[2].draws for args in runs] == [100, 10]
+    assert [args[2] for args in runs] == [100, 10]
     assert chains.draws[V].shape == (16, 100, 3)
 
 
@@ -603,7 +602,7 @@ def test_an_interrupted_run_is_called_so(monkeypatch: pytest.MonkeyPatch) -> Non
     reference = CallableEnergy(lambda x: x.square().sum(-1) / 8, 3)
     mover = HMC(step_size=0.5, trajectory_length=1.0, mass=UnitMass())
     kernel = ParallelTempering(mover, (0.0, 1.0), reference)
-    whole = run(kernel, squares(), Schedule(3, 4, thinning=2), chains=5, seed=0)
+    whole = run(kernel, squares(), 4, warmup=3, thinning=2, chains=5, seed=0)
     lines = dict(line.split(maxsplit=1) for line in repr(whole).splitlines())
     assert lines["chains"] == "5 × 4 draws, 2 steps apart of visible (3,)"
     assert lines["kernel"] == (
@@ -612,7 +611,7 @@ def test_an_interrupted_run_is_called_so(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert "verdict" not in lines
     monkeypatch.setattr(Gibbs, "step", stop)
-    chains = run(Gibbs(), BoltzmannMachine.restricted(3, 2), Schedule(3, 4), chains=5, seed=0)
+    chains = run(Gibbs(), BoltzmannMachine.restricted(3, 2), 4, warmup=3, chains=5, seed=0)
     assert repr(chains).startswith("chains  5 × 0 draws of visible (3,), hidden (2,)\n")
     assert "0 of 3 steps of warm-up" in repr(chains)
     assert repr(chains).endswith(", seed 0, interrupted")

@@ -27,7 +27,6 @@ from pyro_ebm.kernels import (
     GibbsWithGradients,
     Kernel,
     RandomBlocks,
-    Schedule,
     SwendsenWang,
     choose_kernel,
     run,
@@ -103,7 +102,7 @@ def test_values_that_are_not_whole_are_kept_as_they_are() -> None:
     halves = Site(ListedValues(torch.tensor([-0.5, 0.5])), torch.Size([2]))
     assert storage_dtype(halves.support) is None
     energy = CallableEnergy(lambda x: x.sum(-1), {"x": halves})
-    draws = run(RandomBlocks(size=1), energy, Schedule(5, 40), chains=2, seed=0).draws["x"]
+    draws = run(RandomBlocks(size=1), energy, 40, warmup=5, chains=2, seed=0).draws["x"]
     assert set(draws.unique().tolist()) == {-0.5, 0.5}
     assert describe(halves.support) == "one of [-0.5, 0.5]"
 
@@ -127,7 +126,7 @@ def cured(message: str, x: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cure_for_bits_given_to_spins_works(kind: str) -> None:
     bits = [[0, 1, 1], [1, 0, 1]]
-    machine = BoltzmannMachine.fully_visible(3, unit=Spin(), weight=torch.ones(3, 3))
+    machine = BoltzmannMachine.fully_visible(3, unit=Spin(), couplings=torch.ones(3, 3))
     with pytest.raises(ValueError, match="look like bits") as caught:
         machine(KINDS[kind](bits))
     energy = machine(cured(str(caught.value), KINDS[kind](bits)))
@@ -137,7 +136,7 @@ def test_the_cure_for_bits_given_to_spins_works(kind: str) -> None:
 @pytest.mark.parametrize("kind", [k for k in KINDS if "uint" not in k and "bool" not in k])
 def test_the_cure_for_spins_given_to_bits_works(kind: str) -> None:
     spins = [[-1, 1, 1], [1, -1, 1]]
-    machine = BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3))
+    machine = BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3))
     with pytest.raises(ValueError, match="look like spins") as caught:
         machine(KINDS[kind](spins))
     energy = machine(cured(str(caught.value), KINDS[kind](spins)))
@@ -151,12 +150,12 @@ def test_half_precision_is_refused_by_name_with_a_cure(dtype: torch.dtype) -> No
     for asked in (
         lambda: machine(x),
         lambda: machine.free_energy(torch.zeros(4, 3)),
-        lambda: run(Gibbs(), machine, Schedule(1, 1), seed=0),
-        lambda: run(GibbsWithGradients(), machine, Schedule(1, 1), initial=x),
+        lambda: run(Gibbs(), machine, 1, warmup=1, seed=0),
+        lambda: run(GibbsWithGradients(), machine, 1, warmup=1, initial=x),
     ):
         with pytest.raises(TypeError, match=rf"{dtype}.*energy\.float\(\)"):
             asked()
-    run(Gibbs(), machine.float(), Schedule(1, 1), seed=0)
+    run(Gibbs(), machine.float(), 1, warmup=1, seed=0)
     assert machine(x).shape == (4,)
 
 
@@ -304,6 +303,6 @@ def forbidding() -> Energy:
     "kernel", [Gibbs(), GibbsWithGradients(), RandomBlocks(size=1)], ids=lambda k: type(k).__name__
 )
 def test_runs_on_mixed_labels_keep_to_them(kernel: Kernel) -> None:
-    draws = run(kernel, forbidding(), Schedule(10, 400), chains=4, seed=1).draws["visible"]
+    draws = run(kernel, forbidding(), 400, warmup=10, chains=4, seed=1).draws["visible"]
     found = {tuple(x) for x in draws.flatten(0, 1).tolist()}
     assert found == set(itertools.product(range(2), range(3))) - {(1, 2)}

@@ -34,7 +34,6 @@ from pyro_ebm.kernels import (
     Mixture,
     ParallelTempering,
     RandomWalk,
-    Schedule,
     Tuning,
     UnitMass,
     advance,
@@ -96,7 +95,7 @@ KERNELS: dict[str, Kernel] = {
 )
 def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
     kernel: Any = KERNELS[name]
-    chains = run(kernel, TARGETS[target](), Schedule(150, 60), chains=50, seed=1)
+    chains = run(kernel, TARGETS[target](), 60, warmup=150, chains=50, seed=1)
     found = float(chains.statistics["acceptance_rate"].mean())
     assert abs(found - kernel.target_acceptance) < 0.05
     assert isinstance(chains.kernel, type(kernel))
@@ -104,7 +103,7 @@ def test_the_acceptance_comes_to_its_target(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("kernel", [HMC(), MALA()])
 def test_the_variances_are_found(kernel: Kernel) -> None:
-    chains = run(kernel, TARGETS["scales from 0.03 to 30"](), Schedule(300, 1), chains=50, seed=0)
+    chains = run(kernel, TARGETS["scales from 0.03 to 30"](), 1, warmup=300, chains=50, seed=0)
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     # About 50 × 60 dependent draws: 15 % are five errors of independent ones.
     torch.testing.assert_close(variance.sqrt(), DEVIATIONS, rtol=0.15, atol=0)
@@ -112,7 +111,7 @@ def test_the_variances_are_found(kernel: Kernel) -> None:
 
 def test_the_covariance_is_found() -> None:
     energy = correlated(6, 0.9)
-    chains = run(HMC(mass=DenseMass()), energy, Schedule(300, 1), chains=50, seed=0)
+    chains = run(HMC(mass=DenseMass()), energy, 1, warmup=300, chains=50, seed=0)
     covariance = chains.kernel.mass.covariance  # type: ignore[attr-defined]
     unwhitened = covariance @ energy.precision
     assert float(torch.linalg.eigvals(unwhitened).abs().log().abs().max()) < 0.3
@@ -123,7 +122,7 @@ def test_trajectories_are_a_quarter_of_the_period_of_the_widest_direction(
     correlation: float,
 ) -> None:
     energy = correlated(10, correlation)
-    chains = run(HMC(), energy, Schedule(300, 1), chains=100, seed=0)
+    chains = run(HMC(), energy, 1, warmup=300, chains=100, seed=0)
     widest = float(torch.linalg.eigvalsh(energy.precision).min()) ** -0.5
     found = chains.kernel.trajectory_length  # type: ignore[attr-defined]
     assert found == pytest.approx(math.pi / 2 * widest, rel=0.15)
@@ -131,7 +130,7 @@ def test_trajectories_are_a_quarter_of_the_period_of_the_widest_direction(
 
 def test_few_chains_are_tuned_too() -> None:
     energy = correlated(5, 0.5)
-    chains = run(HMC(), energy, Schedule(500, 200), chains=4, seed=0)
+    chains = run(HMC(), energy, 200, warmup=500, chains=4, seed=0)
     assert abs(float(chains.statistics["acceptance_rate"].mean()) - 0.9) < 0.05
     variance = chains.kernel.mass.variance  # type: ignore[attr-defined]
     assert bool(((variance > 0.4) & (variance < 2.5)).all())
@@ -141,12 +140,12 @@ def test_few_chains_are_tuned_too() -> None:
 
 
 def test_what_was_given_is_kept() -> None:
-    energy, short = correlated(3, 0.5), Schedule(20, 2)
-    tuned = run(HMC(step_size=0.1, trajectory_length=1.0), energy, short, seed=0).kernel
+    energy, short = correlated(3, 0.5), {"draws": 2, "warmup": 20}
+    tuned = run(HMC(step_size=0.1, trajectory_length=1.0), energy, **short, seed=0).kernel
     assert (tuned.step_size, tuned.trajectory_length) == (0.1, 1.0)
     assert tuned.mass.variance is not None
     mass = DiagonalMass(torch.ones(3, dtype=torch.float64))
-    tuned = run(HMC(mass=mass), energy, short, seed=0).kernel
+    tuned = run(HMC(mass=mass), energy, **short, seed=0).kernel
     assert tuned.mass is mass
     assert tuned.step_size is not None
     for kernel in (
@@ -156,14 +155,14 @@ def test_what_was_given_is_kept() -> None:
         RandomWalk(scale=0.1, mass=UnitMass()),
         Cycle((MALA(step_size=0.1, mass=mass), Langevin())),
     ):
-        assert run(kernel, energy, short, seed=0).kernel is kernel
+        assert run(kernel, energy, **short, seed=0).kernel is kernel
 
 
 def test_kernels_of_a_composition_are_tuned_each() -> None:
     density = SMALL["with a label"]
     label = MetropolisHastings("label", lambda x: dist.Bernoulli(0.2 + 0.2 * x))
     for composition in (Cycle((label, MALA())), Mixture((label, MALA()), (1, 3))):
-        chains = run(composition, density.as_energy(), Schedule(400, 100), chains=200, seed=0)
+        chains = run(composition, density.as_energy(), 100, warmup=400, chains=200, seed=0)
         first, second = chains.kernel.kernels  # type: ignore[attr-defined]
         assert type(chains.kernel) is type(composition)
         assert first is label
@@ -176,7 +175,7 @@ def test_kernels_of_a_composition_are_tuned_each() -> None:
 
 
 def test_the_findings_are_printed_and_stored(tmp_path: Any) -> None:
-    chains = run(HMC(), correlated(4, 0.3), Schedule(50, 5), chains=8, seed=0)
+    chains = run(HMC(), correlated(4, 0.3), 5, warmup=50, chains=8, seed=0)
     kernel: Any = chains.kernel
     assert f"step_size={kernel.step_size}" in repr(kernel)
     assert "DiagonalMass(variance: 4, from " in repr(kernel)
@@ -192,7 +191,7 @@ def test_the_findings_are_printed_and_stored(tmp_path: Any) -> None:
 
 def test_the_draws_are_made_by_the_kernel_as_tuned() -> None:
     energy = correlated(3, 0.5)
-    chains = run(HMC(), energy, Schedule(40, 10), chains=8, seed=0)
+    chains = run(HMC(), energy, 10, warmup=40, chains=8, seed=0)
     kernel, state = warmup(HMC(), energy, chains.last, steps=40, seed=0)
     assert isinstance(kernel, HMC)
     assert kernel.step_size is not None
@@ -253,7 +252,7 @@ def test_scattered_starts_cost_little_more_than_good_ones(seed: int) -> None:
     # 2.2 to 3 times as many, 7 to 15 times if moreover all chains have one step size from the
     # beginning and are one pool, with long trajectories from 10 % on.
     energy = posterior()
-    good = run(HMC(), energy, Schedule(100, 1), chains=40, seed=9).last["visible"]
+    good = run(HMC(), energy, 1, warmup=100, chains=40, seed=9).last["visible"]
     of_good = gradients(HMC(), energy, good, seed)
     assert of_good < 6 * 100
     assert gradients(HMC(), energy, 10 * torch.randn_like(good), seed) < 4 * of_good
@@ -406,7 +405,7 @@ def test_laws_beside_each_other_are_tuned_each() -> None:
 def test_trajectories_are_no_longer_than_allowed() -> None:
     energy = Quadratic(torch.diag(DEVIATIONS**-2))
     kernel = HMC(mass=UnitMass(), longest=7, step_jitter=0.0)
-    chains = run(kernel, energy, Schedule(60, 20), chains=8, seed=0)
+    chains = run(kernel, energy, 20, warmup=60, chains=8, seed=0)
     assert int(chains.statistics["n_steps"].max()) <= 7
     with pytest.raises(ValueError, match="longest is 0"):
         HMC(longest=0)
@@ -447,8 +446,8 @@ def test_sixty_draws_and_forty_more_are_a_hundred(name: str) -> None:
     kernel, density = RUNS[name]
     energy = SMALL[density].as_energy()
     before = torch.get_rng_state()
-    hundred = run(kernel, energy, Schedule(30, 50), chains=5, seed=3)
-    sixty = run(kernel, energy, Schedule(30, 30), chains=5, seed=3)
+    hundred = run(kernel, energy, 50, warmup=30, chains=5, seed=3)
+    sixty = run(kernel, energy, 30, warmup=30, chains=5, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
     assert_same(hundred, resume(resume(sixty, energy, 5), energy, 15))
@@ -481,10 +480,11 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     name: str, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel, density = RUNS[name]
-    energy, schedule = SMALL[density].as_energy(), Schedule(30, 20, keep="everything")
-    whole = run(kernel, energy, schedule, chains=5, seed=3)
+    energy = SMALL[density].as_energy()
+    length = {"draws": 20, "warmup": 30, "keep": "everything"}
+    whole = run(kernel, energy, **length, chains=5, seed=3)
     stop_before(after, monkeypatch)
-    stopped = run(kernel, energy, schedule, chains=5, seed=3)
+    stopped = run(kernel, energy, **length, chains=5, seed=3)
     assert stopped.interrupted
     assert stopped.attributes["warmup_done"] == min(after, 30)
     assert isinstance(stopped.kernel, Tuning) == (after < 30)
@@ -515,7 +515,7 @@ def test_a_warm_up_depends_on_its_seed_alone(kernel: Kernel) -> None:
 def test_after_learning_chains_follow_the_new_parameters() -> None:
     center = torch.nn.Parameter(torch.zeros(()))
     energy = CallableEnergy(lambda x: (x - center).square().sum(-1) / 2, 1)
-    chains = run(HMC(), energy, Schedule(50, 20), chains=100, seed=0)
+    chains = run(HMC(), energy, 20, warmup=50, chains=100, seed=0)
     with torch.no_grad():
         center.fill_(30.0)
     more = resume(chains, energy, 50).draws["visible"][:, -20:]
@@ -572,7 +572,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "no step_size and no traj.*warmup",
     ),
-    "no warm-up": (lambda: run(MALA(), NORMAL, Schedule(0, 5)), ValueError, "no step_size yet"),
+    "no warm-up": (lambda: run(MALA(), NORMAL, 5, warmup=0), ValueError, "no step_size yet"),
     "a class for a kernel": (
         lambda: warmup(HMC, NORMAL, START),  # type: ignore[arg-type]
         TypeError,
@@ -699,13 +699,13 @@ def moments_off(draws: Tensor, truth: tuple[float, ...]) -> list[float]:
 )
 def test_moments_in_the_plane_are_within_four_errors(kernel: Kernel, name: str) -> None:
     energy, truth = PLANE[name]
-    chains = run(kernel, CallableEnergy(energy, 2), Schedule(200, 400), chains=20, seed=0)
+    chains = run(kernel, CallableEnergy(energy, 2), 400, warmup=200, chains=20, seed=0)
     assert max(map(abs, moments_off(chains.draws["visible"], truth))) < 4
 
 
 @pytest.mark.slow
 def test_eight_modes_are_right_or_called_not_mixed() -> None:
-    chains = run(HMC(), CallableEnergy(eight_normals, 2), Schedule(300, 500), chains=20, seed=0)
+    chains = run(HMC(), CallableEnergy(eight_normals, 2), 500, warmup=300, chains=20, seed=0)
     draws = chains.draws["visible"]
     off = moments_off(draws, (0.0, 0.0, 4.126246126330153, 4.126246126330153))
     assert (
@@ -721,7 +721,7 @@ def test_a_funnel_is_right_or_called_not_mixed() -> None:
         v = x[:, 0]
         return v.square() / 18 + 4.5 * v + (x[:, 1:].square() * (-v).exp()[:, None]).sum(-1) / 2
 
-    chains = run(HMC(), CallableEnergy(funnel, 10), Schedule(500, 500), chains=20, seed=0)
+    chains = run(HMC(), CallableEnergy(funnel, 10), 500, warmup=500, chains=20, seed=0)
     v = chains.draws["visible"][:, :, 0].double().numpy()
     off = abs((v**2).mean() - 9) / float(az.mcse({"v": v**2}, method="mean")["v"])
     assert off < 4 or float(az.rhat({"v": v})["v"]) > 1.05

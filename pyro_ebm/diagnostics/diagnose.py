@@ -60,6 +60,8 @@ def diagnose(
     of them, whole configurations by their Hamming distance, and what the kernel reports. Variables
     that are not numbers by chain and draw are left out, and named in the evidence.
 
+    `sample` asks it by itself.
+
     Args:
         draws: `Chains`, or an ArviZ object with `posterior` and perhaps `sample_stats`.
         data: Data rows (rows, *site.shape) of some sites, whose principal components are looked
@@ -71,6 +73,13 @@ def diagnose(
 
     Raises:
         TypeError, ValueError: If there are no chains, or an argument does not fit them.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, diagnose, run
+        >>> machine = BoltzmannMachine.restricted(6, 4)
+        >>> chains = run(Gibbs(), machine, 100, warmup=20, chains=16, seed=0)
+        >>> str(diagnose(chains).verdict)
+        'mixed'
     """
     material = chosen(read(draws), sites)
     rows = data_rows(data, material)
@@ -116,6 +125,15 @@ def compare_starts(
 
     Raises:
         TypeError, ValueError: As `diagnose`; or if the two have different sites.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, RandomWalk, UnitMass, compare_starts, run
+        >>> wells = CallableEnergy(lambda x: ((x.abs() - 5) * 3).square(), ())
+        >>> walk, start = RandomWalk(scale=0.2, mass=UnitMass()), torch.full((8,), 5.0)
+        >>> left, right = (run(walk, wells, 100, warmup=20, initial=x) for x in (-start, start))
+        >>> str(compare_starts(left, right).verdict)
+        'not mixed'
     """
     pair = [chosen(read(draws), sites) for draws in (from_data, from_random)]
     material = joined(*pair)

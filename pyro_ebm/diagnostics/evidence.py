@@ -8,7 +8,13 @@ INDEPENDENT = "independent draws of the exact law"  # the name of that evidence
 
 
 class Verdict(StrEnum):
-    """What can be said of chains; `str` is in words."""
+    """What can be said of chains; `str` is in words.
+
+    Example:
+        >>> from pyro_ebm import Verdict
+        >>> [str(verdict) for verdict in Verdict]
+        ['mixed', 'not mixed', 'cannot tell']
+    """
 
     MIXED = "mixed"
     NOT_MIXED = "not mixed"
@@ -16,7 +22,15 @@ class Verdict(StrEnum):
 
 
 class Evidence(NamedTuple):
-    """One number, and what it says."""
+    """One number, and what it says.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, diagnose, run
+        >>> machine = BoltzmannMachine.restricted(6, 4)
+        >>> found = diagnose(run(Gibbs(), machine, 100, warmup=20, chains=16, seed=0))
+        >>> found.evidence[0].value, found.evidence[0].wanted
+        (0.0, '0')
+    """
 
     name: str  # of what
     value: float
@@ -34,6 +48,12 @@ class Diagnosis:
         verdict: The worst that a piece of evidence says: "not mixed" before "cannot tell" before
             "mixed".
         evidence: Every check that was made.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, diagnose, run
+        >>> found = diagnose(run(Gibbs(), BoltzmannMachine.restricted(6, 4), 5, warmup=0, seed=0))
+        >>> str(found.verdict), found.advice
+        ('cannot tell', ('Run longer: the chains remember too long for their number of draws.',))
     """
 
     verdict: Verdict

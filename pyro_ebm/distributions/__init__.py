@@ -1,4 +1,13 @@
-"""Energies as Pyro distributions."""
+"""Energies as Pyro distributions, and the distributions of single units that Pyro lacks.
+
+Example:
+    >>> import pyro, torch
+    >>> from pyro_ebm import distributions
+    >>> pyro.sample("spins", distributions.Ising([(0, 1), (1, 2)], torch.tensor(0.5))).shape
+    torch.Size([3])
+"""
+
+from pyro_ebm.units import SpinDistribution, TruncatedNormal
 
 from .energy_distribution import EnergyDistribution
 from .intractable import IntractableNormalizerError
@@ -14,5 +23,7 @@ __all__ = [
     "Potts",
     "RestrictedBoltzmann",
     "Sampler",
+    "SpinDistribution",
+    "TruncatedNormal",
     "read_once",
 ]

@@ -315,6 +315,8 @@ class EnergyDistribution(AbstractEnergyDistribution):
     The parameters are read once, here: inside a model, a machine with `PyroSample` parameters gives
     a distribution of the parameters drawn.
 
+    `exact.log_prob` and `exact.sample` answer the same questions outside of Pyro's models.
+
     Args:
         energy: The energy. Sites other than the distribution's own are summed out.
         site: The site; if left out the only one, or the one called `visible`.
@@ -326,6 +328,14 @@ class EnergyDistribution(AbstractEnergyDistribution):
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If the site is unknown or ambiguous, or the others cannot be summed out.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> from pyro_ebm.distributions import EnergyDistribution
+        >>> law = EnergyDistribution(BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2)))
+        >>> law.log_prob(torch.ones(3)).exp(), law.sample((5,)).shape
+        (tensor(0.1250, ...), torch.Size([5, 3]))
     """
 
     def __init__(

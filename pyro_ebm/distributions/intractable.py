@@ -33,7 +33,19 @@ Edge = tuple[Any, int]  # a node of autograd's graph, and which of its outputs
 
 
 class IntractableNormalizerError(RuntimeError):
-    """A log-probability needs a log Z that is not there; the message says why, and what to do."""
+    """A log-probability needs a log Z that is not there; the message says why, and what to do.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> from pyro_ebm.distributions import EnergyDistribution, IntractableNormalizerError
+        >>> law = EnergyDistribution(BoltzmannMachine.restricted(100, 100))
+        >>> try:
+        ...     law.log_prob(torch.ones(100))
+        ... except IntractableNormalizerError:
+        ...     print("estimate log Z and give it as log_partition=..., or do without")
+        estimate log Z and give it as log_partition=..., or do without
+    """
 
     # Not a ValueError: Pyro turns those into others while it computes log-probabilities.
 

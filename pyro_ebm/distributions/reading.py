@@ -17,7 +17,16 @@ from pyro_ebm.energies import Energy
 
 
 def read_once(energy: Energy) -> Energy:
-    """The energy itself, or a copy of given tensors where Pyro manages its parameters."""
+    """The energy itself, or a copy of given tensors where Pyro manages its parameters.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> from pyro_ebm.distributions import read_once
+        >>> machine = BoltzmannMachine.restricted(3, 2)
+        >>> read_once(machine) is machine  # which Pyro does not manage
+        True
+    """
     if not any(isinstance(module, PyroModule) for module in energy.modules()):
         return energy
     frozen = given_tensors(energy)

@@ -36,6 +36,15 @@ class Sampler:
     Raises:
         ValueError: If `steps` is not positive, or `patience` negative.
         TypeError: If `kernel` is no kernel.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, HMC
+        >>> from pyro_ebm.distributions import EnergyDistribution, Sampler
+        >>> ring = CallableEnergy(lambda x: 9 * (x.norm(dim=-1) - 2).square(), 2)
+        >>> law = EnergyDistribution.up_to_constant(ring, sampler=Sampler(HMC(), steps=40))
+        >>> f"{law.sample((50,)).norm(dim=-1).mean():.0f}"
+        '2'
     """
 
     kernel: Kernel | None = None

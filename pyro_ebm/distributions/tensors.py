@@ -36,15 +36,24 @@ class Boltzmann(AbstractEnergyDistribution):
 
     .. math:: \ln p(x) = \tfrac12 x^\top W x + b^\top x - \ln Z, \quad x \in \{0, 1\}^n
 
+    As an energy it is `BoltzmannMachine.fully_visible`.
+
     Args:
         couplings: W (*batch, n, n); its symmetric part counts, its diagonal is a bias.
-        bias: b (*batch, n); zero if left out.
+        biases: b (*batch, n); zero if left out.
         log_partition: As for `EnergyDistribution`, where n is too large for an exact log Z.
         sampler: As for `EnergyDistribution`.
         validate_args: As in torch.
 
     Raises:
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import Boltzmann
+        >>> law = Boltzmann(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        >>> law.log_prob(torch.ones(2)).exp()  # e / (e + 3)
+        tensor(0.4754)
 
     References:
         | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)
@@ -53,13 +62,13 @@ class Boltzmann(AbstractEnergyDistribution):
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
         "couplings": REAL_MATRIX,
-        "bias": REAL_VECTOR,
+        "biases": REAL_VECTOR,
     }
 
     def __init__(
         self,
         couplings: Tensor,
-        bias: Tensor | None = None,
+        biases: Tensor | None = None,
         *,
         log_partition: LogPartition | None = None,
         sampler: Sampler | None = None,
@@ -67,8 +76,8 @@ class Boltzmann(AbstractEnergyDistribution):
     ) -> None:
         (n,) = last_sizes("couplings", couplings, 2)[1:]
         self.couplings = couplings
-        self.bias = zeros(n, couplings) if bias is None else bias
-        machine = BoltzmannMachine.fully_visible(n, weight=self.couplings, bias=self.bias)
+        self.biases = zeros(n, couplings) if biases is None else biases
+        machine = BoltzmannMachine.fully_visible(n, couplings=self.couplings, biases=self.biases)
         self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
@@ -77,10 +86,12 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
 
     .. math:: \ln p(v) = b^\top v + \sum_j \ln(1 + e^{c_j + (W^\top v)_j}) - \ln Z
 
+    As an energy it is `BoltzmannMachine.restricted`.
+
     Args:
-        weight: W (*batch, n, m), visible by hidden units.
-        visible_bias: b (*batch, n); zero if left out.
-        hidden_bias: c (*batch, m); zero if left out.
+        couplings: W (*batch, n, m), visible by hidden units.
+        visible_biases: b (*batch, n); zero if left out.
+        hidden_biases: c (*batch, m); zero if left out.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
         sampler: As for `EnergyDistribution`.
         validate_args: As in torch.
@@ -88,33 +99,40 @@ class RestrictedBoltzmann(AbstractEnergyDistribution):
     Raises:
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import RestrictedBoltzmann
+        >>> law = RestrictedBoltzmann(torch.zeros(3, 2), torch.tensor([0.0, 1.0, 2.0]))
+        >>> law.mean
+        tensor([0.5000, 0.7311, 0.8808])
+
     References:
         | Training products of experts by minimizing contrastive divergence (Hinton, 2002)
         | https://doi.org/10.1162/089976602760128018
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
-        "weight": REAL_MATRIX,
-        "visible_bias": REAL_VECTOR,
-        "hidden_bias": REAL_VECTOR,
+        "couplings": REAL_MATRIX,
+        "visible_biases": REAL_VECTOR,
+        "hidden_biases": REAL_VECTOR,
     }
 
     def __init__(
         self,
-        weight: Tensor,
-        visible_bias: Tensor | None = None,
-        hidden_bias: Tensor | None = None,
+        couplings: Tensor,
+        visible_biases: Tensor | None = None,
+        hidden_biases: Tensor | None = None,
         *,
         log_partition: LogPartition | None = None,
         sampler: Sampler | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        n, m = last_sizes("weight", weight, 2)
-        self.weight = weight
-        self.visible_bias = zeros(n, weight) if visible_bias is None else visible_bias
-        self.hidden_bias = zeros(m, weight) if hidden_bias is None else hidden_bias
-        bias = {"visible": self.visible_bias, "hidden": self.hidden_bias}
-        machine = BoltzmannMachine.restricted(n, m, weight=weight, bias=bias)
+        n, m = last_sizes("couplings", couplings, 2)
+        self.couplings = couplings
+        self.visible_biases = zeros(n, couplings) if visible_biases is None else visible_biases
+        self.hidden_biases = zeros(m, couplings) if hidden_biases is None else hidden_biases
+        biases = {"visible": self.visible_biases, "hidden": self.hidden_biases}
+        machine = BoltzmannMachine.restricted(n, m, couplings=couplings, biases=biases)
         self.describe(machine, "visible", known(log_partition), sampler, validate_args)
 
 
@@ -123,10 +141,12 @@ class Ising(AbstractEnergyDistribution):
 
     .. math:: \ln p(s) = \sum_{(i,j)} J_{ij} s_i s_j + h^\top s - \ln Z, \quad s \in \{-1, 1\}^n
 
+    As an energy it is `BoltzmannMachine.on_graph`.
+
     Args:
         edges: A networkx graph, or pairs of spins, counted from 0. Nodes 0, …, n − 1 of a graph
             are the spins, and others are numbered in its order.
-        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        couplings: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
         field: h (*batch, n), or one for all spins: a scalar, or (*batch, 1); zero if left out.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
         sampler: As for `EnergyDistribution`.
@@ -136,20 +156,27 @@ class Ising(AbstractEnergyDistribution):
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
             edges are not those of a simple graph.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import Ising
+        >>> law = Ising([(0, 1), (1, 2)], torch.tensor(0.5))
+        >>> law.log_prob(torch.tensor([1.0, 1.0, 1.0])).exp(), law.sample((5,)).shape
+        (tensor(0.2672), torch.Size([5, 3]))
+
     References:
         | Beitrag zur Theorie des Ferromagnetismus (Ising, 1925)
         | https://doi.org/10.1007/BF02980577
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
-        "coupling": REAL_VECTOR,
+        "couplings": REAL_VECTOR,
         "field": REAL_VECTOR,
     }
 
     def __init__(
         self,
         edges: Edges,
-        coupling: Tensor,
+        couplings: Tensor,
         field: Tensor | None = None,
         *,
         log_partition: LogPartition | None = None,
@@ -157,17 +184,19 @@ class Ising(AbstractEnergyDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.edges = edges
-        self.coupling = as_vector("coupling", coupling)
-        shared = self.coupling.new_zeros(1) if field is None else as_vector("field", field)
+        self.couplings = as_vector("couplings", couplings)
+        shared = self.couplings.new_zeros(1) if field is None else as_vector("field", field)
         graph, told = numbered(edges), shared.shape[-1]
         pairs, named = pairs_of(graph)
         n = graph.size(None, "spins") if told == 1 else max(named, told)
         self.field = shared.expand(*shared.shape[:-1], n) if shared.shape[-1] == 1 else shared
-        check_size("coupling", self.coupling, (1, len(pairs)))
+        check_size("couplings", self.couplings, (1, len(pairs)))
         check_size("field", self.field, (n,))
-        empty = uncoupled(pairs, n, self.coupling.shape[-1], self.coupling.dtype, coupling.device)
+        empty = uncoupled(
+            pairs, n, self.couplings.shape[-1], self.couplings.dtype, couplings.device
+        )
         values = {
-            "couplings.visible_visible.weight": self.coupling,
+            "couplings.visible_visible.weight": self.couplings,
             "layers.visible.bias": self.field,
         }
         machine = substituted(empty, values)
@@ -183,10 +212,12 @@ class Potts(AbstractEnergyDistribution):
     with labels x from 0 to q − 1. log Z is exact where the graph has a small treewidth, as chains
     and trees have, whatever their length.
 
+    As an energy it is `RandomField.potts`.
+
     Args:
         edges: A networkx graph, or pairs of nodes, counted from 0, as for `Ising`.
-        coupling: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
-        field: h (*batch, n, q), for every node and label.
+        couplings: J (*batch, edges), or one for all edges: a scalar, or (*batch, 1).
+        biases: h (*batch, n, q), for every node and label.
         log_partition: As for `EnergyDistribution`, where log Z is too large a sum.
         sampler: As for `EnergyDistribution`.
         validate_args: As in torch.
@@ -195,35 +226,43 @@ class Potts(AbstractEnergyDistribution):
         TypeError, ValueError: If a parameter has the wrong type or shape, or is not finite, or the
             edges are not those of a simple graph.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import Potts
+        >>> chain = [(k, k + 1) for k in range(99)]
+        >>> law = Potts(chain, torch.tensor(1.0), torch.zeros(100, 3))
+        >>> law.log_prob(torch.zeros(100)), law.sample((5,)).shape
+        (tensor(-55.6916), torch.Size([5, 100]))
+
     References:
         | Some generalized order-disorder transformations (Potts, 1952)
         | https://doi.org/10.1017/S0305004100027419
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {
-        "coupling": REAL_VECTOR,
-        "field": REAL_MATRIX,
+        "couplings": REAL_VECTOR,
+        "biases": REAL_MATRIX,
     }
 
     def __init__(
         self,
         edges: Edges,
-        coupling: Tensor,
-        field: Tensor,
+        couplings: Tensor,
+        biases: Tensor,
         *,
         log_partition: LogPartition | None = None,
         sampler: Sampler | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        n, q = last_sizes("field", field, 2)
-        self.edges, self.field = edges, field
-        self.coupling = as_vector("coupling", coupling)
+        n, q = last_sizes("biases", biases, 2)
+        self.edges, self.biases = edges, biases
+        self.couplings = as_vector("couplings", couplings)
         graph = numbered(edges)
         pairs, named = pairs_of(graph)
         if named > n:
-            raise ValueError(f"The edges name {named} nodes, but field has {n} rows.")
-        check_size("coupling", self.coupling, (1, len(pairs)))
-        machine = RandomField.potts(graph.edges, [q] * n, coupling=self.coupling, field=field)
+            raise ValueError(f"The edges name {named} nodes, but biases has {n} rows.")
+        check_size("couplings", self.couplings, (1, len(pairs)))
+        machine = RandomField.potts(graph.edges, [q] * n, couplings=self.couplings, biases=biases)
         self.describe(machine, None, known(log_partition), sampler, validate_args)
 
 
@@ -287,4 +326,4 @@ def uncoupled(
     weight = torch.zeros(couplings, dtype=dtype, device=device)
     bias = torch.zeros(n, dtype=dtype, device=device)
     edges = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-    return BoltzmannMachine.on_graph(edges, n, weight=weight, bias=bias)
+    return BoltzmannMachine.on_graph(edges, n, couplings=weight, biases=bias)

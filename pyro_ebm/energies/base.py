@@ -55,7 +55,16 @@ class AbstractModule(nn.Module):
 
 
 class Energy(AbstractModule):
-    r"""A function E of named tensors that defines :math:`p(x) = e^{-E(x)} / Z`."""
+    r"""A function E of named tensors that defines :math:`p(x) = e^{-E(x)} / Z`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> ring = BoltzmannMachine.on_graph([(0, 1), (1, 2), (0, 2)], couplings=torch.ones(3))
+        >>> x = torch.tensor([1.0, 1.0, -1.0])
+        >>> [energy(x).item() for energy in (ring, ring / 2, ring + 5.0)]
+        [1.0, 0.5, 6.0]
+    """
 
     sites: Mapping[str, Site]
 
@@ -155,7 +164,16 @@ class Energy(AbstractModule):
 
 
 class GradientEnergy(Energy):
-    """An energy that knows its gradient in closed form."""
+    """An energy that knows its gradient in closed form.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Gaussian
+        >>> weight = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
+        >>> machine = BoltzmannMachine.fully_visible(2, unit=Gaussian(), couplings=weight)
+        >>> machine.energy_and_gradient({"visible": torch.tensor([1.0, 0.0])}, ["visible"])
+        (tensor(0.5000), {'visible': tensor([ 1.0000, -0.5000])})
+    """
 
     @abstractmethod
     def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
@@ -195,7 +213,15 @@ def energy_and_gradient(energy: Energy, x: Sites, sites: Sequence[str]) -> tuple
 
 
 class BlockEnergy(Energy):
-    """An energy that knows the conditional laws of blocks of its units."""
+    """An energy that knows the conditional laws of blocks of its units.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> machine = BoltzmannMachine.restricted(2, 3, couplings=torch.ones(2, 3))
+        >>> machine.conditional("hidden", {"visible": torch.tensor([1.0, 1.0])}).mean
+        tensor([0.8808, 0.8808, 0.8808], ...)
+    """
 
     @abstractmethod
     def blocks(self, site: str) -> tuple[Block, ...]:

@@ -33,11 +33,21 @@ class EnergyKernel(MCMCKernel):
     Args:
         kernel: The kernel, for example `HMC()`, or `Cycle((Gibbs(("label",)), HMC()))`.
         model: A Pyro model, whose arguments are those of `run`; or an energy.
-        strategy: Where chains start, for real sites of a model: one of Pyro's `init_to_...`.
+        init_strategy: Where the real sites of a model start: one of Pyro's `init_to_...`.
 
     Raises:
         TypeError: If `kernel` is no kernel of this library, or `model` neither.
         ValueError: In `run`, if the kernel does not move a latent site of the model.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro_ebm import EnergyKernel, Gibbs, infer
+        >>> def model():
+        ...     pyro.sample("rain", dist.Bernoulli(0.3))
+        >>> mcmc = infer.MCMC(EnergyKernel(Gibbs(), model), num_samples=20, warmup_steps=0, seed=0)
+        >>> mcmc.run()
+        >>> mcmc.get_samples(group_by_chain=True)["rain"].shape
+        torch.Size([4, 20])
     """
 
     def __init__(
@@ -45,7 +55,7 @@ class EnergyKernel(MCMCKernel):
         kernel: Kernel,
         model: Callable[..., Any] | Energy,
         *,
-        strategy: InitStrategy | None = None,
+        init_strategy: InitStrategy | None = None,
     ) -> None:
         if not isinstance(kernel, Kernel):
             raise TypeError(
@@ -54,7 +64,7 @@ class EnergyKernel(MCMCKernel):
             )
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model or an energy.")
-        self.kernel, self.target, self.strategy = kernel, model, strategy
+        self.kernel, self.target, self.init_strategy = kernel, model, init_strategy
         self.model = None if isinstance(model, Energy) else model
         # Pyro maps draws back by these; None has it call `setup` for them in the main process.
         self.transforms: dict[str, Any] | None = {} if self.model is None else None
@@ -77,7 +87,9 @@ class EnergyKernel(MCMCKernel):
 
     def start(self, energy: Energy, chains: int) -> Sites | None:
         """Where chains start, in the energy's space; None has `run` choose."""
-        return energy.initial(chains, self.strategy) if isinstance(energy, ModelEnergy) else None
+        if not isinstance(energy, ModelEnergy):
+            return None
+        return energy.initial(chains, self.init_strategy)
 
     # --- Pyro's protocol -------------------------------------------------------------------------
 

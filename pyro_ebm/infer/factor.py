@@ -73,6 +73,17 @@ def energy_factor(
             the energy's shape is not that of the plates around it; or if `normalizer` is neither.
         IntractableNormalizerError: If the energy's parameters are random or learned, and the
             normaliser was not said to be left out.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyro_ebm import CallableEnergy, energy_factor
+        >>> near = CallableEnergy(lambda x: 9 * (x[..., 0] - x[..., 1]).square(), 2)
+        >>> def model():
+        ...     x = pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...     energy_factor("near", near, visible=x)
+        >>> held = pyro.poutine.condition(model, {"x": torch.tensor([0.0, 1.0])})
+        >>> pyro.poutine.trace(held).get_trace().log_prob_sum()  # −ln 2π − ½ − 9
+        tensor(-11.3379)
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")

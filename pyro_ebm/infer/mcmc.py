@@ -77,7 +77,7 @@ class MCMC(AbstractMCMC):
             )
         super().__init__(kernel, num_chains, {})
         warmup = num_samples if warmup_steps is None else warmup_steps
-        self.schedule = Schedule(warmup, num_samples, thinning, keep)
+        self.schedule = Schedule(draws=num_samples, warmup=warmup, thinning=thinning, keep=keep)
         self.warmup_steps, self.initial_params, self.seed = warmup, initial_params, seed
         self.num_samples = num_samples
         self.energy: Energy
@@ -104,8 +104,11 @@ class MCMC(AbstractMCMC):
             lambda: run(
                 self.kernel.kernel,
                 energy,
-                self.schedule,
+                self.schedule.draws,
+                warmup=self.schedule.warmup,
                 chains=self.num_chains,
+                thinning=self.schedule.thinning,
+                keep=self.schedule.keep,
                 initial=start,
                 seed=seed,
             ),

@@ -36,6 +36,16 @@ class MeanFieldGuide:
         tolerance: As for `mean_field`.
         max_sweeps: As for `mean_field`.
 
+    Example:
+        >>> import pyro, torch
+        >>> from pyro_ebm import BoltzmannMachine, MeanFieldGuide
+        >>> machine = BoltzmannMachine.restricted(4, 3)
+        >>> def guide(rows):
+        ...     with pyro.plate("rows", len(rows)):
+        ...         return MeanFieldGuide()(machine, rows)
+        >>> guide(torch.ones(5, 4))["hidden"].shape
+        torch.Size([5, 3])
+
     References:
         | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)
         | https://proceedings.mlr.press/v5/salakhutdinov09a.html
@@ -84,6 +94,17 @@ class AmortizedMeanFieldGuide:
             the fields on the hidden units (*batch, m), likewise: the log-odds of a bit.
         name: Under which its parameters are registered with Pyro.
         names: As for `MeanFieldGuide`.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro_ebm import AmortizedMeanFieldGuide, BoltzmannMachine
+        >>> machine = BoltzmannMachine.restricted(4, 3)
+        >>> posterior = AmortizedMeanFieldGuide(torch.nn.Linear(4, 3))
+        >>> def guide(rows):
+        ...     with pyro.plate("rows", len(rows)):
+        ...         return posterior(machine, rows)
+        >>> guide(torch.ones(5, 4))["hidden"].shape
+        torch.Size([5, 3])
     """
 
     network: nn.Module

@@ -33,7 +33,7 @@ class WithinGibbs(MCMCKernel):
     Args:
         model: The Pyro model.
         blocks: Kernels with their sites, in the order of a sweep.
-        strategy: Where chains start: one of Pyro's `init_to_...`, for the real sites.
+        init_strategy: Where the real sites start: one of Pyro's `init_to_...`.
 
     Raises:
         TypeError: If a block is not what is wanted.
@@ -58,11 +58,11 @@ class WithinGibbs(MCMCKernel):
         model: Callable[..., Any],
         blocks: Sequence[Block],
         *,
-        strategy: InitStrategy | None = None,
+        init_strategy: InitStrategy | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model.")
-        self.model, self.strategy = model, strategy
+        self.model, self.init_strategy = model, init_strategy
         pairs = [require_pair(block) for block in require_blocks(blocks)]
         self.blocks = [
             (require_sites(sites), mover_of(kernel, tuple(sites))) for kernel, sites in pairs
@@ -97,7 +97,7 @@ class WithinGibbs(MCMCKernel):
     def initial_params(self) -> Sites:
         """The start of one chain."""
         if self.first is None:
-            x = self.energy.initial(1, self.strategy)
+            x = self.energy.initial(1, self.init_strategy)
             self.first = {name: value[0] for name, value in x.items()}
         return self.first
 

@@ -19,7 +19,19 @@ Findings = dict[str, str | int | float]
 
 
 class Kernel(ABC):
-    """A Markov transition; see the module's docstring."""
+    """A transition of Markov chains that leaves p(x) ∝ exp(−E(x)) unchanged.
+
+    It is settings only: one object serves any energy and any number of chains.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs
+        >>> machine, kernel = BoltzmannMachine.fully_visible(4), Gibbs()
+        >>> state = kernel.init(machine, {"visible": torch.zeros(10, 4)})
+        >>> state, info = kernel.step(machine, state)
+        >>> state.x["visible"].shape
+        torch.Size([10, 4])
+    """
 
     @abstractmethod
     def init(self, energy: Energy, x: Sites) -> Any:  # noqa: ANN401 (each kernel has its State)
@@ -46,7 +58,13 @@ class Kernel(ABC):
 
 
 class ReversibleKernel(Kernel):
-    """A kernel that knows its reverse, as `TemperedTransitions` needs it."""
+    """A kernel that knows its reverse, as `TemperedTransitions` needs it.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs
+        >>> Gibbs().reversed(BoltzmannMachine.restricted(4, 3))
+        Gibbs(sites=('hidden', 'visible'))
+    """
 
     @abstractmethod
     def reversed(self, energy: Energy) -> Kernel:
@@ -61,7 +79,13 @@ class ReversibleKernel(Kernel):
 
 
 class TunableKernel(Kernel):
-    """A kernel whose settings may be left to a warm-up: those that are None are found there."""
+    """A kernel whose settings may be left to a warm-up: those that are None are found there.
+
+    Example:
+        >>> from pyro_ebm import HMC, MALA
+        >>> MALA().unset(), MALA(step_size=0.1).unset()
+        (('step_size',), ())
+    """
 
     @abstractmethod
     def unset(self) -> tuple[str, ...]:
@@ -81,6 +105,12 @@ class Tuning(Kernel):
     """A kernel that changes its settings as it moves: for the warm-up, not for draws.
 
     What it has learned so far is in its state, so that it can be stopped and go on.
+
+    Example:
+        >>> from pyro_ebm import MALA
+        >>> from pyro_ebm.kernels import Tuning
+        >>> isinstance(MALA().tuning(100), Tuning)
+        True
     """
 
     @abstractmethod
@@ -165,7 +195,19 @@ def unmoved_sites(kernel: Kernel, energy: Energy) -> list[str]:
 
 
 def advance(kernel: Kernel, energy: Energy, state: Any, steps: int) -> Any:  # noqa: ANN401
-    """The state after several steps."""
+    """The state after several steps.
+
+    `run` does the same, and keeps draws and statistics.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs
+        >>> from pyro_ebm.kernels import advance
+        >>> machine, kernel = BoltzmannMachine.fully_visible(4), Gibbs()
+        >>> state = kernel.init(machine, {"visible": torch.zeros(10, 4)})
+        >>> advance(kernel, machine, state, 5).x["visible"].shape
+        torch.Size([10, 4])
+    """
     for _ in range(steps):
         state, _ = kernel.step(energy, state)
     return state

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what it leaves behind: a schedule, and chains of draws."""
+"""What a run was asked for, and what it leaves behind: a schedule, and chains of draws."""
 
 import math
 import os
@@ -23,27 +23,32 @@ if TYPE_CHECKING:
 Attributes = dict[str, str | int | float | bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long to run.
+    """How long `run` was asked to run, as its chains keep it for `resume`.
 
     Args:
-        warmup: Steps before the first draw.
         draws: Draws to keep.
+        warmup: Steps before the first draw.
         thinning: Steps from one draw to the next.
         keep: "draws", or "everything" to keep the (thinned) warm-up as well.
 
     Raises:
         ValueError: If a count is negative, or there is nothing to do.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> run(Gibbs(), BoltzmannMachine.fully_visible(3), 20, warmup=5, seed=0).schedule
+        Schedule(draws=20, warmup=5, thinning=1, keep='draws')
     """
 
-    warmup: int = 500
     draws: int = 1000
+    warmup: int = 500
     thinning: int = 1
     keep: Literal["draws", "everything"] = "draws"
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup", 0), ("draws", 1), ("thinning", 1)):
+        for name, least in (("draws", 1), ("warmup", 0), ("thinning", 1)):
             value = whole(getattr(self, name))
             if value is None or value < least:
                 raise ValueError(
@@ -65,14 +70,25 @@ class Chains:
         statistics: Numbers by name (chain, draw): `lp` is −E(x) in nats, which is ln p(x) up to
             log Z; `n_flips` the number of discrete units that the step which ended in the draw
             has changed; the others are the kernel's, of that step, and may have further dimensions.
-        warmup_draws: As `draws`, of the warm-up; empty unless the schedule keeps everything.
+        warmup_draws: As `draws`, of the warm-up; empty unless `keep` is "everything".
         warmup_statistics: As `statistics`, of the warm-up.
         attributes: Kernel, what the warm-up found, schedule, seed, dtype, versions, seconds,
             whether interrupted; of a ladder its barrier, round trips and swap rates.
         kernel: The kernel that made them, as tuned; in a warm-up that was stopped the tuning one.
-        schedule: The schedule asked for.
+        schedule: The number of draws, the warm-up and the thinning that were asked for.
         state: The kernel's state after the last draw.
         generators: The state of the random numbers after the last draw.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> chains = run(Gibbs(), BoltzmannMachine.restricted(6, 4), 50, warmup=10, seed=0)
+        >>> print(chains)
+        chains  4 × 50 draws of visible (6,), hidden (4,)
+        energy  BoltzmannMachine, float32 on cpu
+        kernel  Gibbs()
+        run     10 of 10 steps of warm-up, ... s, seed 0
+        >>> chains.last["hidden"].shape
+        torch.Size([4, 4])
     """
 
     sites: Mapping[str, Site]
@@ -169,6 +185,16 @@ class NonFiniteEnergyError(FloatingPointError):
     Args:
         message: What happened, and where.
         chains: The draws so far.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, Langevin, NonFiniteEnergyError, run
+        >>> cliff = CallableEnergy(lambda x: torch.where(x > 0, x, torch.nan), ())
+        >>> try:
+        ...     run(Langevin(step_size=0.5), cliff, warmup=0, initial=torch.full((4,), 3.0), seed=0)
+        ... except NonFiniteEnergyError as error:
+        ...     print(error.chains.draws["visible"].isfinite().all())
+        tensor(True)
     """
 
     def __init__(self, message: str, chains: Chains) -> None:
@@ -234,6 +260,6 @@ def require_room(energy: Energy, chains: int, draws: int) -> None:
     if wanted > memory:
         raise ValueError(
             f"{draws} draws of {chains} chains take {wanted / 1e9:.3g} GB of memory, and there are "
-            f"{memory / 1e9:.3g} GB; wanted fewer draws, for example Schedule(draws=1000, "
-            f"thinning={-(-draws // 1000)}), which is as many steps."
+            f"{memory / 1e9:.3g} GB; wanted fewer draws, for example draws=1000, "
+            f"thinning={-(-draws // 1000)}, which is as many steps."
         )

@@ -35,6 +35,15 @@ class Purpose(Enum):
         REVERSE: The levels of a `TemperedTransitions`. Each kernel knows its reverse.
         FIXED: Steps without a warm-up on an energy that changes, as in `anneal` and in learning.
             No setting is left open.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Purpose, choose_kernel
+        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([0.5]))
+        >>> choose_kernel(magnet)
+        Cycle(kernels=(Gibbs(sites=('visible',)), SwendsenWang()))
+        >>> choose_kernel(magnet, Purpose.LADDER)
+        Gibbs(sites=('visible',))
     """
 
     RUN = "a run"

@@ -43,6 +43,15 @@ class MetropolisHastings(ReversibleKernel):
             example `lambda x: dist.LogNormal(x.log(), 0.3)`. It is corrected where it is not
             symmetric. Values outside the site's support are rejected.
 
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> from pyro_ebm import DistributionEnergy, MetropolisHastings, run
+        >>> law = DistributionEnergy(dist.Gamma(torch.tensor(2.0), 1.0))
+        >>> kernel = MetropolisHastings("visible", lambda x: dist.LogNormal(x.log(), 1.0))
+        >>> chains = run(kernel, law, 40, warmup=20, chains=400, seed=0)
+        >>> f"{chains.draws['visible'].mean():.1f}"
+        '2.0'
+
     References:
         | Monte Carlo sampling methods using Markov chains and their applications
         | (Hastings, 1970) https://doi.org/10.1093/biomet/57.1.97

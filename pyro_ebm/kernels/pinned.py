@@ -35,7 +35,19 @@ CURE = (
 
 
 class ForbiddenStatesWarning(UserWarning):
-    """Forbidden states hold units of the chains in place."""
+    """Forbidden states hold units of the chains in place.
+
+    Example:
+        >>> import torch, warnings
+        >>> from pyro_ebm import Gibbs, RandomField, TableFactors, run
+        >>> agree = torch.tensor([[[0.0, -torch.inf], [-torch.inf, 0.0]]])  # or be forbidden
+        >>> field = RandomField((2, 2), {"agree": TableFactors([[0, 1]], agree)})
+        >>> with warnings.catch_warnings(record=True) as seen:
+        ...     warnings.simplefilter("always")
+        ...     chains = run(Gibbs(), field, 200, warmup=0, chains=8, seed=0)
+        >>> seen[0].category.__name__, chains.attributes["pinned"]
+        ('ForbiddenStatesWarning', 'visible[0]; visible[1]')
+    """
 
 
 class Pinned(NamedTuple):

@@ -1,4 +1,4 @@
-"""Running a kernel: many chains in one process, for as long as a schedule says."""
+"""Running a kernel: many chains in one process."""
 
 import functools
 import time
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +27,15 @@ from .watch import EVERY, Watch, WrongDependenceError
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
 
 
-def run(
+def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
     kernel: Kernel,
     energy: Energy,
-    schedule: Schedule | None = None,
+    draws: int = 1000,
     *,
+    warmup: int = 500,
     chains: int = 4,
+    thinning: int = 1,
+    keep: Literal["draws", "everything"] = "draws",
     initial: Sites | Tensor | None = None,
     seed: int | None = None,
 ) -> Chains:
@@ -46,17 +49,24 @@ def run(
     comes from a step has those draws as its `chains`. From either, `resume` goes on to the draws of
     a run that was not broken. In several threads one run waits for the other.
 
+    `sample` chooses the kernel for you and judges the chains; `infer.MCMC` runs kernels on Pyro
+    models in Pyro's words.
+
     Args:
         kernel: The transition.
         energy: The energy.
-        schedule: How long; 500 steps of warm-up and 1,000 draws if left out.
+        draws: How many to keep of each chain.
+        warmup: Steps before the first draw.
         chains: The number of chains; that of `initial` where it is given.
+        thinning: Steps from one draw to the next.
+        keep: "draws", or "everything" to keep the (thinned) warm-up as well.
         initial: Where the chains start (chain, *site.shape), by site; if left out they
             start at random, scattered over each site's support, where the energy is finite.
         seed: Of this run; the global generators stay untouched. If left out it is drawn from them.
 
     Warns:
         ForbiddenStatesWarning: If units have kept their values since all others are forbidden.
+        UserWarning: If the kernel leaves sites where they start.
 
     Raises:
         TypeError, ValueError: If an argument, a count, a shape or a start is not what is wanted, or
@@ -65,17 +75,18 @@ def run(
         WrongDependenceError: If a conditional law turns out not to be that of the energy; it
             carries the draws so far.
 
-    Warns:
-        UserWarning: If the kernel leaves sites where they start.
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> machine = BoltzmannMachine.restricted(6, 4)
+        >>> chains = run(Gibbs(), machine, draws=50, warmup=10, chains=8, thinning=2, seed=0)
+        >>> chains.draws["visible"].shape, chains.statistics["lp"].shape
+        (torch.Size([8, 50, 6]), torch.Size([8, 50]))
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
     if not isinstance(energy, Energy):
         raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
-    if schedule is None:
-        schedule = Schedule()
-    if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is {schedule!r}; wanted for example Schedule(draws=1000).")
+    schedule = Schedule(draws=draws, warmup=warmup, thinning=thinning, keep=keep)
     seed = chosen_seed(seed)
 
     def begin() -> Chains:
@@ -138,6 +149,15 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
     Raises:
         ValueError: If `draws` is not positive, or the energy is not of the chains' sites.
         NonFiniteEnergyError, WrongDependenceError: As `run`; with all the draws so far.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, resume, run
+        >>> machine = BoltzmannMachine.restricted(6, 4)
+        >>> first = run(Gibbs(), machine, 60, warmup=10, seed=0)
+        >>> whole = run(Gibbs(), machine, 100, warmup=10, seed=0)
+        >>> torch.equal(resume(first, machine, 40).draws["visible"], whole.draws["visible"])
+        True
     """
     require_same_sites(chains, energy)
     draws = Schedule(draws=draws).draws  # refuses what is no number of draws

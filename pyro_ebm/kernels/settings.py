@@ -101,6 +101,6 @@ def require_set(kernel: TunableKernel) -> None:
     if missing := kernel.unset():
         own = type(kernel).__name__
         raise ValueError(
-            f"{own} has no {' and no '.join(missing)} yet. Give {missing[0]}, or have it found: "
-            f"run(...) with a schedule that has a warm-up, or warmup({own}(), energy, x)."
+            f"{own} has no {' and no '.join(missing)} yet. Give {missing[0]}, or have it found "
+            f"in a warm-up: run(..., warmup=500), or warmup({own}(), energy, x)."
         )

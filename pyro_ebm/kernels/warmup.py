@@ -13,7 +13,12 @@ from .base import Kernel, after_warmup, in_warmup
 
 
 def warmup(
-    kernel: Kernel, energy: Energy, x: Sites | Tensor, *, steps: int = 500, seed: int | None = None
+    kernel: Kernel,
+    energy: Energy,
+    initial: Sites | Tensor,
+    *,
+    steps: int = 500,
+    seed: int | None = None,
 ) -> tuple[Kernel, Any]:
     """A tuned kernel, and its state after the warm-up.
 
@@ -23,7 +28,8 @@ def warmup(
     Args:
         kernel: The kernel; its settings that are None are found, the others are kept.
         energy: The energy.
-        x: Values of all its sites for each chain: the more chains, the fewer steps are needed.
+        initial: Where the chains start (chain, *site.shape), by site. The more chains, the fewer
+            steps are needed.
         steps: The steps of the warm-up.
         seed: Of the warm-up; the global generators stay untouched. If left out it is drawn from
             them.
@@ -33,7 +39,15 @@ def warmup(
 
     Raises:
         TypeError, ValueError: If `kernel` is no kernel or `energy` no energy, the kernel cannot
-            move this energy's sites from x, or `steps` is not positive.
+            move this energy's sites from `initial`, or `steps` is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, MALA, warmup
+        >>> normal = CallableEnergy(lambda x: (x.square() / 2).sum(-1), 3)
+        >>> kernel, state = warmup(MALA(), normal, torch.randn(10, 3), steps=30, seed=0)
+        >>> kernel.unset(), state.x["visible"].shape
+        ((), torch.Size([10, 3]))
     """
     if not isinstance(kernel, Kernel):
         raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")
@@ -46,7 +60,7 @@ def warmup(
     state, done = None, 0
     try:
         with whole_steps() as look, forked(chosen_seed(seed), energy.device):
-            state = moving.init(energy, energy.accept(x, preferred=None))
+            state = moving.init(energy, energy.accept(initial, preferred=None))
             while done < count:
                 state, done = moving.step(energy, state)[0], done + 1
                 look()

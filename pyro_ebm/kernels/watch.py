@@ -23,6 +23,12 @@ class WrongDependenceError(RuntimeError):
     Args:
         message: What is wrong.
         chains: The draws so far, which are wrong too; None where a host keeps them.
+
+    Example:
+        >>> from pyro_ebm.kernels import WrongDependenceError
+        >>> error = WrongDependenceError("the elements of 'label' are not independent")
+        >>> error.chains is None  # one that comes from a run has its draws, not to be used
+        True
     """
 
     def __init__(self, message: str, chains: "Chains | None" = None) -> None:

@@ -1,4 +1,13 @@
-"""Learning an energy from data."""
+"""Learning an energy from data.
+
+Example:
+    >>> from pyro_ebm import BoltzmannMachine, datasets, learning
+    >>> machine = BoltzmannMachine.restricted(14, 4)
+    >>> women = datasets.southern_women().attendance
+    >>> history = learning.fit(machine, women, learning.ExactLikelihood(), epochs=5)
+    >>> history.series("log_likelihood")[0]
+    [1, 2, 3, 4, 5]
+"""
 
 from .base import Objective, Step
 from .fit import History, fit

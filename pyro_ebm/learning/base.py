@@ -24,6 +24,15 @@ class Step(NamedTuple):
         state: The objective's state after it.
         fantasies: States of all sites that stand for the model's own (rows, *site.shape), where
             there are such: the monitor compares them with the data.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, ContrastiveDivergence
+        >>> machine, rows = BoltzmannMachine.restricted(3, 2), torch.ones(4, 3)
+        >>> state = ContrastiveDivergence().init(machine, rows)
+        >>> step = ContrastiveDivergence().loss(machine, rows, state)
+        >>> step.loss.requires_grad, step.fantasies["visible"].shape
+        (True, torch.Size([4, 3]))
     """
 
     loss: Tensor
@@ -32,7 +41,17 @@ class Step(NamedTuple):
 
 
 class Objective(ABC):
-    """A learning rule; see the module's docstring."""
+    """A learning rule: a surrogate loss whose gradient is the wanted one.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood
+        >>> machine, rows = BoltzmannMachine.restricted(3, 2), torch.ones(4, 3)
+        >>> state = ExactLikelihood().init(machine, rows)
+        >>> ExactLikelihood().loss(machine, rows, state).loss.backward()
+        >>> machine.layers["visible"].bias.grad < 0  # biases of bits that are always 1
+        tensor([True, True, True])
+    """
 
     @abstractmethod
     def init(self, energy: Energy, data: Sites | Tensor) -> Any:  # noqa: ANN401 (each its State)

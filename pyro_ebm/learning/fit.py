@@ -32,6 +32,14 @@ class History:
         interrupted: Whether it was stopped by hand; the parameters are those of the last step.
         optimizer: The optimiser, with its own state.
         place: What else it takes to go on: where in which epoch, and the random numbers.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood, datasets, fit
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> history = fit(machine, women, ExactLikelihood(), epochs=3, seed=0)
+        >>> history.series("log_likelihood")[0]
+        [1, 2, 3]
     """
 
     figures: list[dict[str, float]]
@@ -99,6 +107,15 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
             wanted, or a tensor with gradients would not be learned.
         FloatingPointError: If a parameter is NaN at the start, or the loss becomes NaN; the
             parameters are those before that step.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, PersistentContrastiveDivergence, datasets, fit
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> history = fit(machine, women, PersistentContrastiveDivergence(), epochs=20, seed=0)
+        >>> log_likelihood = history.series("log_likelihood")[1]
+        >>> log_likelihood[0] < log_likelihood[-1]
+        True
     """
     if not isinstance(objective, Objective):
         raise TypeError(

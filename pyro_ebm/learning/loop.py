@@ -23,7 +23,18 @@ from .learned import Loose
 
 
 class Progress(NamedTuple):
-    """What a callback is told after each epoch."""
+    """What a callback is told after each epoch.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood, datasets, fit
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> def stop_early(progress):
+        ...     return "stop" if progress.epoch == 2 else None
+        >>> history = fit(machine, women, ExactLikelihood(), epochs=50, callbacks=[stop_early])
+        >>> history.series("log_likelihood")[0]
+        [1, 2]
+    """
 
     epoch: int  # from 1
     energy: Energy

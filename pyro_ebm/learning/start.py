@@ -28,6 +28,14 @@ def start_at_means(
         ValueError: If biases are given and not learned, the pseudocount is not positive, or a
             column whose precision is learned has the same value in every row.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, start_at_means
+        >>> machine = BoltzmannMachine.restricted(2, 2, couplings=torch.zeros(2, 2))
+        >>> start_at_means(machine, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), pseudocount=0.5)
+        >>> machine.layers["visible"].bias.detach()
+        tensor([1.6094, 0.0000])
+
     References:
         | A practical guide to training restricted Boltzmann machines (Hinton, 2012), §8
         | https://doi.org/10.1007/978-3-642-35289-8_32

@@ -29,6 +29,8 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
     It is annealing at zero temperature, from given values. Real units of a machine go to the modes
     of their conditional laws, until these stay where they are up to rounding.
 
+    It is iterated conditional modes.
+
     Args:
         energy: An energy of discrete sites, or a machine.
         x: Values of all sites (chain, *shape).
@@ -39,6 +41,13 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
         TypeError: If `energy` is no energy.
         ValueError: If no change of a site's units is known, if there are not as many chains as
             energies, or if a chain finds no state that is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, descend
+        >>> magnet = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([1.0]))
+        >>> descend(magnet, torch.tensor([[1.0, -1.0, 1.0]])).x
+        {'visible': tensor([[1., 1., 1.]])}
     """
     require_energy(energy, "energy")
     x = given_start(energy, x)

@@ -33,6 +33,8 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
     the scale of the changes of energy that single units make at random values. Nothing is proved of
     what is found so; that many of the chains end there speaks for it.
 
+    `elimination.mode` is the exact part alone; `anneal` and `descend` are the rest, with more say.
+
     Args:
         energy: One energy. What is annealed must have discrete sites only, or be a machine: its
             real units go to the modes of their conditional laws.
@@ -44,6 +46,14 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
         FloatingPointError: If a parameter is NaN or infinite, or an energy NaN or −∞.
         TypeError, ValueError: If an argument is not what is wanted, among it a batch of energies,
             or if the units of a site cannot be moved, or no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, mode
+        >>> edges = [(0, 1), (1, 2), (0, 2)]  # three spins that cannot all disagree
+        >>> found = mode(BoltzmannMachine.on_graph(edges, couplings=torch.tensor([-1.0])))
+        >>> found.energy, found.proved
+        (tensor(-1.), True)
 
     References:
         | Optimization by simulated annealing (Kirkpatrick, Gelatt & Vecchi, 1983)

@@ -6,6 +6,15 @@ Gaussian ones, are summed out in closed form and the states of the others are en
 leaves too many, two-valued units are split into three groups and Z is one matrix product of size
 2^(n/3), and a graph of low treewidth is summed node after node, as random fields are
 (`elimination`). Of any other energy with finite sites all states are gone through.
+
+Example:
+    >>> import torch
+    >>> from pyro_ebm import BoltzmannMachine, exact
+    >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
+    >>> exact.log_partition(pair)  # ln(2 e + 2 / e)
+    tensor(1.8201, dtype=torch.float64, ...)
+    >>> exact.sample(pair, 3, seed=0)["visible"].shape
+    torch.Size([3, 2])
 """
 
 import math
@@ -28,6 +37,16 @@ from pyro_ebm.partition.sums.pairwise import MachineSum
 from pyro_ebm.partition.sums.summation import Moments, Summation
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, batch_shape, levels_of
+
+__all__ = [
+    "free_energy",
+    "log_partition",
+    "log_prob",
+    "moments",
+    "sample",
+    "seconds",
+    "states",
+]
 
 
 def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
@@ -65,6 +84,9 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
 
     Over real units it is an integral.
 
+    It is differentiable in the parameters. For fields and machines of low treewidth
+    `elimination.log_partition` gives the same.
+
     Args:
         energy: An energy that is small enough by its structure.
 
@@ -73,6 +95,13 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
         TooManyStatesError: If it is not small enough.
         TypeError: If there is no way to sum it.
         ValueError: If it cannot be normalised.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
+        >>> exact.log_partition(pair)  # ln(2 e + 2 / e)
+        tensor(1.8201, dtype=torch.float64, ...)
     """
     return summation(energy).log_partition()
 
@@ -81,6 +110,8 @@ def log_prob(
     energy: Energy, x: Sites | Tensor, *, log_z: Tensor | None = None
 ) -> Tensor:  # (*batch,)
     """ln p(x), exact: the sites that x leaves out are summed over, coupled or not.
+
+    `EnergyDistribution(energy).log_prob` is the same as a Pyro distribution.
 
     Args:
         energy: As for `log_partition`.
@@ -92,6 +123,13 @@ def log_prob(
         TooManyStatesError: If the machine, or what x leaves out of it, is too large.
         ValueError: If the batch shapes of x and of the parameters do not broadcast, or no state is
             allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
+        >>> exact.log_prob(pair, torch.tensor([[1.0, 1.0], [1.0, -1.0]])).exp()
+        tensor([0.4404, 0.0596], dtype=torch.float64, ...)
     """
     x = energy.accept(x)
     sums = summation(energy, () if log_z is None else tuple(x))
@@ -110,6 +148,13 @@ def free_energy(energy: Energy, x: Sites | Tensor) -> Tensor:  # (*batch,)
 
     Raises:
         FloatingPointError, TooManyStatesError, TypeError, ValueError: As `log_prob`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> machine = BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2))
+        >>> exact.free_energy(machine, torch.ones(3))  # −ln 4: two free hidden bits
+        tensor(-1.3863, dtype=torch.float64, ...)
     """
     x = energy.accept(x)
     return -held(energy, summation(energy, tuple(x)), x).log_partition()
@@ -143,6 +188,14 @@ def moments(energy: Energy) -> Moments:
         FloatingPointError: As `log_partition`.
         TooManyStatesError: If it is too large.
         ValueError: If no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
+        >>> exact.moments(pair).second  # tanh 1 beside the diagonal
+        tensor([[1.0000, 0.7616],
+                [0.7616, 1.0000]], dtype=torch.float64)
     """
     with torch.no_grad():
         return summation(energy).moments()
@@ -150,6 +203,8 @@ def moments(energy: Energy) -> Moments:
 
 def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, *batch, n)
     """Independent exact draws, in the energy's dtype.
+
+    `sample` runs chains where this is too much; its draws are these where it is not.
 
     Args:
         energy: As for `log_partition`. Of a batch of parameters each has its own draws.
@@ -160,6 +215,13 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
         FloatingPointError: As `log_partition`.
         TooManyStatesError: If the machine is too large.
         ValueError: If the count is not positive, the seed no whole number, or no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> magnet = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([9.0]))
+        >>> exact.sample(magnet, 4, seed=0)["visible"].prod(-1)
+        tensor([1., 1., 1., 1.])
     """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")
@@ -179,6 +241,14 @@ def states(energy: Energy, sites: Sequence[str] | None = None) -> Sites:  # (sta
         TooManyStatesError: If there are too many.
         TypeError: If a site has infinitely many values.
         ValueError: If a site is unknown.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> exact.states(BoltzmannMachine.fully_visible(2))
+        {'visible': tensor([[0., 0.],
+                [0., 1.],
+                [1., 0.],
+                [1., 1.]])}
     """
     if isinstance(sites, str):
         sites = (sites,)
@@ -220,6 +290,13 @@ def seconds(energy: Energy, x: Sites | None = None) -> float:
     Args:
         energy: The energy.
         x: Values that have passed the door.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> exact.seconds(BoltzmannMachine.restricted(10, 100)) < 0.1
+        True
+        >>> exact.seconds(BoltzmannMachine.restricted(100, 100)) > 1e6
+        True
     """
     try:
         with torch.no_grad():

@@ -20,6 +20,14 @@ class LogPartition(NamedTuple):
         why: What these checks found, in words.
         log_weights: The importance weights (samples, *batch) behind an estimate, in nats; empty
             where there are none.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import LogPartition
+        >>> z, error = torch.tensor(12.3), torch.tensor(0.1)
+        >>> found = LogPartition(z, error, z - 1, z + 1, "by hand", True, "", torch.empty(0))
+        >>> f"{found.value:.1f} ± {found.standard_error:.1f} nats"
+        '12.3 ± 0.1 nats'
     """
 
     value: Tensor

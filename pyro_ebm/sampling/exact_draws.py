@@ -49,6 +49,13 @@ class ExactDraws(TunableKernel):
     """Every step is an independent draw from p(x), by `exact.sample`; no warm-up is needed.
 
     A step forgets where its chain was: draws are independent of each other, and of the start.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, run
+        >>> from pyro_ebm.sampling import ExactDraws
+        >>> machine = BoltzmannMachine.fully_visible(3)
+        >>> run(ExactDraws(), machine, 20, warmup=0, seed=0).draws["visible"].shape
+        torch.Size([4, 20, 3])
     """
 
     def init(self, energy: Energy, x: Sites) -> ExactDrawsState:

@@ -1,4 +1,4 @@
-"""Draws from any energy: kernel and schedule are chosen, and the chains are judged.
+"""Draws from any energy: the kernel is chosen, and the chains are judged.
 
 Where exact sums cost less than a warm-up, draws are exact. Elsewhere chains of the kernel that the
 structure suggests come first. What speaks against them decides what
@@ -60,7 +60,19 @@ WHEN_SHOWN = 3600.0  # seconds before a bar that is only asked whether bars are 
 
 
 class NotMixedWarning(UserWarning):
-    """Chains have not mixed, or it cannot be told whether they have."""
+    """Chains have not mixed, or it cannot be told whether they have.
+
+    The chains come all the same, and the warning has them too, as `chains`.
+
+    Example:
+        >>> import warnings
+        >>> from pyro_ebm import BoltzmannMachine, NotMixedWarning, sample
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", NotMixedWarning)  # to go on only if they have
+        ...     chains = sample(BoltzmannMachine.restricted(6, 4), draws=100, seed=0)
+        >>> chains.attributes["verdict"]
+        'mixed'
+    """
 
 
 class Judged(NamedTuple):
@@ -131,8 +143,8 @@ def sample(
     energy: Energy,
     draws: int = 1000,
     *,
-    chains: int = 64,
     warmup: int = 500,
+    chains: int = 64,
     kernel: Kernel | None = None,
     initial: Sites | Tensor | None = None,
     seed: int | None = None,
@@ -164,9 +176,9 @@ def sample(
 
     Args:
         energy: The energy.
-        draws: How many of each chain.
-        chains: The number of chains; that of `initial` where it is given.
+        draws: How many to keep of each chain.
         warmup: Steps before the first draw.
+        chains: The number of chains; that of `initial` where it is given.
         kernel: The kernel; chosen by structure if left out.
         initial: Where the chains start (chain, *site.shape), by site; scattered if left out.
         seed: As in `run`.
@@ -188,7 +200,7 @@ def sample(
         >>> sample(BoltzmannMachine.restricted(4, 3), seed=0).attributes["picked"]
         'ExactDraws()'
     """
-    task = Task(energy, kernel, Schedule(warmup, draws), chosen_seed(seed))
+    task = Task(energy, kernel, Schedule(draws=draws, warmup=warmup), chosen_seed(seed))
     exactly = initial is None and can_draw_exactly(task, chains)
     if isinstance(energy, Energy):  # what is none is refused below
         with forked(task.seed, energy.device):
@@ -264,10 +276,10 @@ def suited_parts(energy: Energy, initial: Sites | Tensor | None) -> list[Part]:
 
 def first_run(mover: Kernel, task: Task, chains: int, initial: Sites | Tensor | None) -> Chains:
     """The run that was chosen; of exact draws without a warm-up, from an exact draw."""
-    energy, schedule = task.energy, task.schedule
+    energy, draws, warmup = task.energy, task.schedule.draws, task.schedule.warmup
     if isinstance(mover, ExactDraws) and initial is None:
-        initial, schedule = exact.sample(energy, chains, task.seed), replace(schedule, warmup=0)
-    return run(mover, energy, schedule, chains=chains, initial=initial, seed=task.seed)
+        initial, warmup = exact.sample(energy, chains, task.seed), 0
+    return run(mover, energy, draws, warmup=warmup, chains=chains, initial=initial, seed=task.seed)
 
 
 def tell(message: str) -> None:
@@ -404,7 +416,8 @@ def badness(found: Judged) -> tuple[bool, int, float]:
 def with_shorter_steps(first: Judged, task: Task, seed: int) -> Judged:
     """The run that goes on from another, by shorter steps."""
     kernel = joined(parts_of(task.energy, target_acceptance=SMALLEST))
-    chains = run(kernel, task.energy, task.schedule, initial=first.chains.last, seed=seed)
+    draws, warmup = task.schedule.draws, task.schedule.warmup
+    chains = run(kernel, task.energy, draws, warmup=warmup, initial=first.chains.last, seed=seed)
     return judged("shorter steps", chains)
 
 
@@ -454,20 +467,26 @@ def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -
         InVainError: If units that were frozen are so on a short ladder too.
         KeyboardInterrupt: If the short ladder was stopped by hand.
     """
-    energy, schedule = task.energy, task.schedule
+    energy, draws, warmup = task.energy, task.schedule.draws, task.schedule.warmup
     # Draws that are all alike would hold the ladder where they are.
     reference = None if says_nothing(first) else reference_of(energy, some_draws(first.chains))
     end = torch.ones((), dtype=energy.dtype, device=energy.device)
     kernel, because = task.on_path(Path.between(reference, energy).at(end), target)
-    short = Schedule(max(1, schedule.warmup // 2), max(1, schedule.warmup // 4))
     trial = ParallelTempering(kernel, TRIAL, reference)
-    found = run(trial, energy, short, initial=first.chains.last, seed=seeds[0])
+    found = run(
+        trial,
+        energy,
+        max(1, warmup // 4),
+        warmup=max(1, warmup // 2),
+        initial=first.chains.last,
+        seed=seeds[0],
+    )
     if found.interrupted:
         raise KeyboardInterrupt
     if is_frozen(first) and not thawed(first, found):
         raise InVainError(f"on {TRIAL} levels the units that never changed do not either")
     ladder = ParallelTempering(kernel, levels_for(found), reference)
-    chains = run(ladder, energy, schedule, initial=found.last, seed=seeds[1])
+    chains = run(ladder, energy, draws, warmup=warmup, initial=found.last, seed=seeds[1])
     return judged("tempered", chains)._replace(ladder=because)
 
 

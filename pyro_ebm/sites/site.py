@@ -25,6 +25,15 @@ class Site:
     Args:
         support: The set of allowed values of one element.
         shape: The shape of one value, without batch dimensions.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import constraints
+        >>> from pyro_ebm import CallableEnergy, Site
+        >>> pixels = Site(constraints.boolean, torch.Size([2, 2]))
+        >>> energy = CallableEnergy(lambda x: -x.sum((-2, -1)), {"pixels": pixels})
+        >>> energy({"pixels": torch.ones(3, 2, 2)})
+        tensor([-4., -4., -4.])
     """
 
     support: Constraint

@@ -1,4 +1,11 @@
-"""Numbers from arrays: what any model of the data is compared with, and what chains did."""
+"""Numbers from arrays: what any model of the data is compared with, and what chains did.
+
+Example:
+    >>> import torch
+    >>> from pyro_ebm import statistics
+    >>> f"{statistics.r_hat(torch.randn(4, 1000)):.2f}"
+    '1.00'
+"""
 
 from .agreement import agreement, stretch_means
 from .baselines import chow_liu_log_likelihood, independent_log_likelihood

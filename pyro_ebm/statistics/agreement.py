@@ -34,6 +34,13 @@ def agreement(stretches: Array) -> Tensor:  # (chain, stretch, *shape) -> (*shap
     Raises:
         ValueError: If there are fewer than two chains or two stretches.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import agreement
+        >>> apart = torch.randn(4, 10) + torch.tensor([[0.0], [0.0], [0.0], [3.0]])
+        >>> [bool(agreement(means) > 1e-4) for means in (torch.randn(4, 10), apart)]
+        [True, False]
+
     References:
         | Use of ranks in one-criterion variance analysis (Kruskal & Wallis, 1952), whose test this
         | is, without ranks, https://doi.org/10.1080/01621459.1952.10483441
@@ -64,6 +71,12 @@ def stretch_means(draws: Tensor, count: int) -> Tensor:  # (chain, draw, *shape)
 
     Raises:
         ValueError: If there are fewer draws than stretches.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import stretch_means
+        >>> stretch_means(torch.arange(6.0)[None], 3)
+        tensor([[0.5000, 2.5000, 4.5000]], dtype=torch.float64)
     """
     length = draws.shape[1] // count
     if length < 1:

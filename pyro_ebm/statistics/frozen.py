@@ -14,7 +14,16 @@ from .arrays import Array, tensor_of
 
 
 class FrozenUnits(NamedTuple):
-    """Which units never change in any chain."""
+    """Which units never change in any chain.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import frozen_units
+        >>> draws = torch.tensor([[[0, 0, 1], [0, 0, 1]], [[0, 1, 1], [0, 1, 0]]])
+        >>> found = frozen_units(draws)  # of two chains of two draws of three units
+        >>> found.constant, found.stuck
+        (tensor([ True, False, False]), tensor([False,  True, False]))
+    """
 
     constant: Tensor  # (*shape), bool: one and the same value in every chain
     stuck: Tensor  # (*shape), bool: different values in different chains, R-hat is infinite
@@ -32,6 +41,13 @@ def frozen_units(draws: Array) -> FrozenUnits:  # (chain, draw, *shape) -> (*sha
 
     Raises:
         ValueError: If there are no draws, or some are NaN.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import frozen_units
+        >>> draws = torch.tensor([[[0, 0, 1], [0, 0, 1]], [[0, 1, 1], [0, 1, 0]]])
+        >>> frozen_units(draws).constant
+        tensor([ True, False, False])
     """
     draws = tensor_of(draws, "draws")
     if draws.dim() < 2 or 0 in draws.shape[:2]:
@@ -55,6 +71,15 @@ def describe_frozen(frozen: FrozenUnits, names: Sequence[str]) -> str:
 
     Raises:
         ValueError: If the number of names is not the number of units.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import describe_frozen, frozen_units
+        >>> draws = torch.tensor([[[0, 0, 1], [0, 0, 1]], [[0, 1, 1], [0, 1, 0]]])
+        >>> print(describe_frozen(frozen_units(draws), ["a", "b", "c"]))
+        1 of 3 units keep one value in all draws of all chains (R-hat is undefined): a.
+        1 of 3 units never change, but differ from chain to chain (R-hat is infinite; the chains
+        have not mixed): b.
     """
     count = frozen.constant.numel()
     if len(names) != count:

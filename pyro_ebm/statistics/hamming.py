@@ -33,6 +33,12 @@ def hamming_effective_sample_size(draws: Array) -> Tensor:  # (chain, draw, *sha
 
     Raises:
         ValueError: If there are fewer than 8 draws, or some are NaN or infinite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import hamming_effective_sample_size
+        >>> f"{hamming_effective_sample_size(torch.rand(4, 100, 20).round()):.0f} of 400"
+        '428 of 400'
     """
     draws = checked_draws(draws)
     return total(draws).effective_sample_size()
@@ -50,6 +56,13 @@ def hamming_autocorrelation(draws: Array, lags: int) -> Tensor:  # (lags + 1)
 
     Raises:
         ValueError: As there, or if there are not so many lags.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import hamming_autocorrelation
+        >>> twice = torch.rand(4, 100, 20).round().repeat_interleave(2, 1)
+        >>> [f"{rho:.1f}" for rho in hamming_autocorrelation(twice, lags=1)]
+        ['1.0', '0.5']
     """
     draws = checked_draws(draws)
     if not 0 <= lags < draws.shape[1] // 2:
@@ -67,13 +80,27 @@ def total(draws: Tensor) -> Autocovariances:
 
 
 def indicators(draws: Tensor) -> Tensor:  # (chain, draw, *shape) -> (chain, draw, *shape[, values])
-    """Labels of more than two and few values as one unit for each value; others as they are."""
+    """Labels of more than two and few values as one unit for each value; others as they are.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import indicators
+        >>> indicators(torch.tensor([[[0, 2], [1, 2]]])).shape  # (chain, draw, unit, label)
+        torch.Size([1, 2, 2, 3])
+    """
     values = labels(draws)
     return draws if values is None or len(values) <= 2 else (draws[..., None] == values).byte()
 
 
 def labels(draws: Tensor) -> Tensor | None:
-    """The values of a discrete site in order, or None where there are many, or it is continuous."""
+    """The values of a discrete site in order, or None where there are many, or it is continuous.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import labels
+        >>> labels(torch.tensor([[[0, 2], [1, 2]]])), labels(torch.randn(1, 2, 2))
+        (tensor([0, 1, 2]), None)
+    """
     if draws.is_floating_point():
         return None
     if draws.dtype is torch.bool:

@@ -33,6 +33,14 @@ def nested_r_hat(draws: Array, superchains: int) -> Tensor:  # (chain, draw, *sh
         ValueError: If the chains cannot be put in K groups of at least two, or some draws are NaN
             or infinite.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import nested_r_hat
+        >>> start = torch.randn(8, 1).repeat_interleave(16, 0)  # 8 groups of 16 chains
+        >>> late, early = torch.randn(128, 1), start + torch.randn(128, 1)
+        >>> [f"{nested_r_hat(draws, superchains=8):.2f}" for draws in (late, early)]
+        ['1.01', '1.79']
+
     References:
         | Nested R-hat: assessing the convergence of Markov chain Monte Carlo when running many
         | short chains (Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari & Gelman, 2024)

@@ -20,6 +20,13 @@ def principal_directions(rows: Array, count: int) -> Tensor:  # (rows, n) -> (k,
 
     Raises:
         ValueError: If the data are not (rows, n) with two rows or more, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import principal_directions
+        >>> rows = torch.randn(500, 1) * torch.tensor([3.0, 4.0]) + 0.01 * torch.randn(500, 2)
+        >>> principal_directions(rows, 1)
+        tensor([[0.6000, 0.8000]], dtype=torch.float64)
     """
     rows = tensor_of(rows, "rows")
     if rows.dim() != 2 or len(rows) < 2 or rows.shape[1] == 0:
@@ -42,7 +49,15 @@ def principal_directions(rows: Array, count: int) -> Tensor:  # (rows, n) -> (k,
 
 
 def projections(draws: Tensor, directions: Tensor) -> Tensor:  # (chain, draw, n), (k, n)
-    """The draws along directions, (chain, draw, k)."""
+    """The draws along directions, (chain, draw, k).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import principal_directions, projections
+        >>> draws = torch.randn(4, 100, 5)
+        >>> projections(draws, principal_directions(draws.flatten(0, 1), 2)).shape
+        torch.Size([4, 100, 2])
+    """
     # Some draws at a time: in the directions' dtype they are eight times as large as bits.
     parts = [part.to(directions.dtype) @ directions.T for part in draws.split(256, 1)]
     return torch.cat(parts, 1)

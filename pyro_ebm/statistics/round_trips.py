@@ -9,7 +9,15 @@ from .arrays import Array, tensor_of
 
 
 class RoundTrips(NamedTuple):
-    """What the replicas of one ladder did."""
+    """What the replicas of one ladder did.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import round_trips
+        >>> levels = torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0]])  # (draw, replica)
+        >>> round_trips(levels).completed
+        tensor([1, 1])
+    """
 
     completed: Tensor  # (*batch, replica), int: from the first level to the last and back
     rate: Tensor  # (*batch), round trips of all replicas for each draw
@@ -25,12 +33,21 @@ def round_trips(levels: Array) -> RoundTrips:
     falls evenly from 1 at the first level to 0 at the last in a good ladder; a jump shows where
     the bottleneck is. Levels that only replicas without a direction yet have visited have NaN.
 
+    `ParallelTempering(...).report(chains.state)` counts those of all steps.
+
     Args:
         levels: (*batch, draw, replica), whole numbers: the level at which a replica was, from 0 to
             replicas − 1; at every draw each level once.
 
     Raises:
         ValueError: If it is no such history.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.statistics import round_trips
+        >>> levels = torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0]])  # (draw, replica)
+        >>> round_trips(levels).rate
+        tensor(0.5000, dtype=torch.float64)
 
     References:
         | Feedback-optimized parallel tempering Monte Carlo (Katzgraber, Trebst, Huse & Troyer,

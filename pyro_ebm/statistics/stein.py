@@ -22,7 +22,16 @@ BLOCK = 2**22  # pairs of draws that are held at once
 
 
 class SteinDiscrepancy(NamedTuple):
-    """How far draws are from an energy's law, and whether by more than chance."""
+    """How far draws are from an energy's law, and whether by more than chance.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy
+        >>> from pyro_ebm.statistics import kernel_stein_discrepancy
+        >>> normal = CallableEnergy(lambda x: x.square().sum(-1) / 2, 2)
+        >>> float(kernel_stein_discrepancy(normal, torch.randn(200, 2) + 1.0).p_value) < 0.01
+        True
+    """
 
     value: Tensor  # (), the discrepancy: the root of the mean over all pairs
     unbiased: Tensor  # (), the square's mean over pairs of different draws; 0 in expectation
@@ -57,6 +66,15 @@ def kernel_stein_discrepancy(
 
     Raises:
         TypeError, ValueError: If a site is not real or an argument is not what is wanted.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy
+        >>> from pyro_ebm.statistics import kernel_stein_discrepancy
+        >>> normal = CallableEnergy(lambda x: x.square().sum(-1) / 2, 2)
+        >>> good, bad = torch.randn(200, 2), torch.randn(200, 2) + 1.0
+        >>> [float(kernel_stein_discrepancy(normal, x).p_value) > 0.01 for x in (good, bad)]
+        [True, False]
 
     References:
         | Measuring sample quality with kernels (Gorham & Mackey, 2017)

@@ -20,7 +20,13 @@ from torch.distributions.constraints import Constraint
 
 
 class Unit(ABC):
-    """One kind of variable; see the module's docstring for the law and the shapes."""
+    """One kind of variable in a field; the module's docstring has the law and the shapes.
+
+    Example:
+        >>> from pyro_ebm import Bernoulli, Categorical, Spin
+        >>> [(unit.levels, unit.width) for unit in (Bernoulli(), Spin(), Categorical(3))]
+        [((0.0, 1.0), 1), ((-1.0, 1.0), 1), ((0.0, 1.0, 2.0), 3)]
+    """
 
     support: Constraint
     width: int = 1

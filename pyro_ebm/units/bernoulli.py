@@ -13,7 +13,14 @@ from .base import PlainUnit, softplus
 
 @dataclass(frozen=True)
 class Bernoulli(PlainUnit):
-    r"""A unit in {0, 1}: :math:`p(x = 1 \mid \mathrm{field}) = \sigma(\mathrm{field})`."""
+    r"""A unit in {0, 1}: :math:`p(x = 1 \mid \mathrm{field}) = \sigma(\mathrm{field})`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Bernoulli
+        >>> Bernoulli().conditional(torch.tensor([0.0, 2.0])).mean
+        tensor([0.5000, 0.8808])
+    """
 
     support = boolean
 

@@ -23,6 +23,12 @@ class Categorical(PlainUnit):
 
     Args:
         states: q, the number of labels, 2 or more.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Categorical
+        >>> Categorical(3).conditional(torch.tensor([0.0, 1.0, 1.0])).probs
+        tensor([[0.1554, 0.4223, 0.4223]])
     """
 
     states: int

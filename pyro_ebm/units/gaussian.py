@@ -21,6 +21,13 @@ class Gaussian(QuadraticUnit):
     Args:
         precision: λ of each unit; see `QuadraticUnit`.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Gaussian
+        >>> law = Gaussian(precision=4.0).conditional(torch.tensor([2.0]))
+        >>> law.mean, law.stddev
+        (tensor([0.5000]), tensor([0.5000]))
+
     References:
         | Reducing the dimensionality of data with neural networks (Hinton & Salakhutdinov, 2006)
         | https://doi.org/10.1126/science.1127647

@@ -20,6 +20,12 @@ class SpinDistribution(TorchDistribution):
 
     Args:
         field: The field f (*batch).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import SpinDistribution
+        >>> SpinDistribution(torch.tensor(2.0)).log_prob(torch.tensor([-1.0, 1.0])).exp()
+        tensor([0.0180, 0.9820])
     """
 
     arg_constraints: ClassVar = {"field": constraints.real}
@@ -70,7 +76,14 @@ class SpinDistribution(TorchDistribution):
 
 @dataclass(frozen=True)
 class Spin(PlainUnit):
-    r"""A unit in {-1, 1}: :math:`p(x = 1 \mid \mathrm{field}) = \sigma(2\, \mathrm{field})`."""
+    r"""A unit in {-1, 1}: :math:`p(x = 1 \mid \mathrm{field}) = \sigma(2\, \mathrm{field})`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Spin
+        >>> Spin().conditional(torch.tensor([0.0, 2.0])).mean  # tanh of the field
+        tensor([0.0000, 0.9640])
+    """
 
     support = spin
 

@@ -29,6 +29,12 @@ class TruncatedGaussian(QuadraticUnit):
     Raises:
         ValueError: If the bounds are not two different numbers in order, or neither is finite.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import TruncatedGaussian
+        >>> TruncatedGaussian().conditional(torch.tensor([-1.0, 3.0])).mean
+        tensor([0.5251, 3.0044])
+
     References:
         | Generative models for discovering sparse distributed representations
         | (Hinton & Ghahramani, 1997) https://doi.org/10.1098/rstb.1997.0101

@@ -549,6 +549,13 @@ class TruncatedNormal(TorchDistribution):
     Raises:
         ValueError: If low is not below high, or a parameter is none.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.distributions import TruncatedNormal
+        >>> far = TruncatedNormal(0.0, 1.0, low=30.0)  # where a normal law has no draws
+        >>> far.mean, far.sample((100,)).min() > 30
+        (tensor(30.0333), tensor(True))
+
     References:
         | Simulation of truncated normal variables (Robert, 1995) https://doi.org/10.1007/BF00143942
         | Fast simulation of truncated Gaussian distributions (Chopin, 2011)

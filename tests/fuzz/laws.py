@@ -7,7 +7,6 @@ from hypothesis import note
 from pyro_ebm import (
     Cycle,
     DiscreteLangevin,
-    EnergyDistribution,
     Gibbs,
     GibbsWithGradients,
     Kernel,
@@ -15,6 +14,7 @@ from pyro_ebm import (
     exact,
     mode,
 )
+from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.sites import Sites
 from tests.support.outcomes import matrix_of
 

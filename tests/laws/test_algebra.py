@@ -28,7 +28,7 @@ from pyro_ebm.energies import (
 )
 from pyro_ebm.energies.composition import sums as algebra
 from pyro_ebm.energies.pairwise.overlay import GraphUnion, PairwiseOverlay
-from pyro_ebm.kernels import Gibbs, Schedule, run
+from pyro_ebm.kernels import Gibbs, run
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site
 from pyro_ebm.units import Bernoulli, Gaussian, Spin
@@ -251,14 +251,14 @@ def test_chains_with_temperatures_of_their_own(name: str, way: str) -> None:
 FIRST = RandomField.potts(
     [(0, 1), (1, 2), (2, 0), (2, 3)],
     [3, 2, 3, 2],
-    coupling=torch.linspace(-1, 1, 4, dtype=torch.float64),
-    field=torch.linspace(-0.5, 1, 12, dtype=torch.float64).reshape(4, 3),
+    couplings=torch.linspace(-1, 1, 4, dtype=torch.float64),
+    biases=torch.linspace(-0.5, 1, 12, dtype=torch.float64).reshape(4, 3),
 )
 SECOND = RandomField.potts(
     [(0, 1), (1, 2), (2, 0), (2, 3)],
     [3, 2, 3, 2],
-    coupling=torch.tensor([0.7, 0.7, -0.2, 1.0], dtype=torch.float64),
-    field=torch.linspace(1, -1, 12, dtype=torch.float64).reshape(4, 3),
+    couplings=torch.tensor([0.7, 0.7, -0.2, 1.0], dtype=torch.float64),
+    biases=torch.linspace(1, -1, 12, dtype=torch.float64).reshape(4, 3),
 )
 THIRD = RandomField(
     [3, 2, 3, 2],
@@ -297,7 +297,7 @@ def test_fields_made_of_fields(name: str) -> None:
     log_z = (-wanted).logsumexp(0)
     torch.testing.assert_close(exact.log_partition(energy), log_z, rtol=0, atol=1e-12)
     p = (-wanted - log_z).exp()
-    chain = run(Gibbs(), energy, Schedule(20, 200), chains=50, seed=2)
+    chain = run(Gibbs(), energy, 200, warmup=20, chains=50, seed=2)
     found = chain.draws[V].double().mean((0, 1))
     torch.testing.assert_close(found, p @ x, rtol=0, atol=0.05)
     for block in energy.blocks(V):
@@ -349,7 +349,7 @@ def test_callables_add_and_keep_their_gradients() -> None:
 
 
 def test_a_machine_and_a_callable_add_over_all_their_sites() -> None:
-    machine = BoltzmannMachine.fully_visible(3, weight=torch.ones(3, 3).double())
+    machine = BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3).double())
     product = CallableEnergy(
         lambda visible, z: z.square().sum(-1) * visible.sum(-1),
         {
@@ -422,7 +422,7 @@ def test_missing_pixels_are_drawn_given_the_others() -> None:
     mask = torch.tensor([True, True, False, False])
     seen = torch.tensor([1.0, 0, torch.nan, torch.nan])
     rest = clamp(machine, seen, mask=mask)
-    chains = run(Gibbs(), rest, Schedule(50, 500), chains=20, seed=1)
+    chains = run(Gibbs(), rest, 500, warmup=50, chains=20, seed=1)
     found = chains.draws[V].double().mean((0, 1))
     states = small.states[V]
     p = small.probabilities * (states[:, 0] == 1) * (states[:, 1] == 0)

@@ -28,7 +28,6 @@ from pyro_ebm.kernels import (
     Langevin,
     Mixture,
     RandomBlocks,
-    Schedule,
     TemperedTransitions,
     resume,
     run,
@@ -196,7 +195,7 @@ def test_tempered_transitions_cross_a_barrier() -> None:
     betas = tuple(torch.linspace(0, 1, 21).square().tolist())
     kernel = TemperedTransitions(MALA(step_size=0.2), betas, easy)
     start = torch.full((64, 1), 4.0)
-    chains = run(kernel, wells, Schedule(0, 12), initial=start, seed=1)
+    chains = run(kernel, wells, 12, warmup=0, initial=start, seed=1)
     left = (chains.draws[V] < 0).float().mean()
     assert 0.01 < float(left) < 0.99  # from all the chains on one side
     assert 0 < float(chains.statistics["acceptance_rate"].mean()) < 1
@@ -217,8 +216,8 @@ def test_refresh_takes_new_parameters_and_values() -> None:
 def test_runs_resume_bit_for_bit() -> None:
     machine = SMALL["restricted"].machine()
     kernel = TemperedTransitions(Gibbs(), BETAS)
-    whole = run(kernel, machine, Schedule(2, 20), chains=3, seed=1)
-    parts = resume(run(kernel, machine, Schedule(2, 12), chains=3, seed=1), machine, 8)
+    whole = run(kernel, machine, 20, warmup=2, chains=3, seed=1)
+    parts = resume(run(kernel, machine, 12, warmup=2, chains=3, seed=1), machine, 8)
     assert all(torch.equal(whole.draws[site], parts.draws[site]) for site in whole.draws)
 
 
@@ -331,7 +330,7 @@ def test_the_mode_of_real_units_is_where_the_gradient_is_zero() -> None:
     weight = torch.tensor([[0.5, -1.0], [1.0, 0.3]], dtype=torch.float64)
     bias = {V: torch.tensor([0.2, -0.4]).double(), "hidden": torch.tensor([-0.1, 0.3]).double()}
     machine = BoltzmannMachine.restricted(
-        2, 2, units=(Gaussian(2.0), Bernoulli()), weight=weight, bias=bias
+        2, 2, units=(Gaussian(2.0), Bernoulli()), couplings=weight, biases=bias
     )
     found = mode(machine)
     states = exact.states(machine, ["hidden"])["hidden"]
@@ -391,7 +390,7 @@ def test_a_glass_of_many_spins_is_cooled_near_its_ground_state(
 ) -> None:
     # A ring with random couplings: the ground state breaks at most its weakest one.
     weight = torch.randn(200, dtype=torch.float64)
-    machine = BoltzmannMachine.on_graph(torch.tensor(ring_edges(200)), weight=weight)
+    machine = BoltzmannMachine.on_graph(torch.tensor(ring_edges(200)), couplings=weight)
     least = -weight.abs().sum() + 2 * weight.abs().min() * (weight.sign().prod() < 0)
     assert mode(machine).proved
     assert float(mode(machine).energy) == pytest.approx(float(least), abs=1e-9)
@@ -444,7 +443,7 @@ def test_bad_arguments_are_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match=r"wanted \(chains,\)"):
         descend(SMALL["torus"].machine(), torch.ones(9).double())
     with pytest.raises(ValueError, match=r"energies \(4,\), one for each of a batch"):
-        mode(BoltzmannMachine.fully_visible(3, weight=torch.zeros(4, 3, 3)))
+        mode(BoltzmannMachine.fully_visible(3, couplings=torch.zeros(4, 3, 3)))
     with pytest.raises(ValueError, match=r"HMC has no step_size .* and anneal has no warm-up"):
         anneal(real, [0.5, 1.0], kernel=HMC())
     for bad in (None, Gibbs()):
@@ -543,7 +542,7 @@ def test_no_change_of_a_listed_value_lowers_what_descent_leaves(
 def test_the_mode_of_a_machine_with_real_units_is_annealed() -> None:
     weight = 0.7 * torch.randn(5, 6, dtype=torch.float64)
     for real in (Gaussian(2.0), TruncatedGaussian(1.5)):
-        machine = BoltzmannMachine.restricted(5, 6, units=(real, Bernoulli()), weight=weight)
+        machine = BoltzmannMachine.restricted(5, 6, units=(real, Bernoulli()), couplings=weight)
         states = exact.states(machine, [H])[H].double()
         best = states @ weight.mT / float(real.precision)
         if isinstance(real, TruncatedGaussian):

@@ -121,7 +121,7 @@ def machines(rows: int) -> Pair:
 
     def made(k: int | slice) -> Energy:
         own = {name: value[k] for name, value in bias.items()}
-        return BoltzmannMachine.restricted(2, 3, weight=weight[k], bias=own)
+        return BoltzmannMachine.restricted(2, 3, couplings=weight[k], biases=own)
 
     return made(slice(None)), [made(k) for k in range(rows)]
 
@@ -130,7 +130,7 @@ def coupled_bits(rows: int) -> Pair:
     weight, bias = normal(rows, 2, 2), normal(rows, 2, seed=5)
 
     def made(k: int | slice) -> Energy:
-        return BoltzmannMachine.fully_visible(2, weight=weight[k], bias=bias[k])
+        return BoltzmannMachine.fully_visible(2, couplings=weight[k], biases=bias[k])
 
     return made(slice(None)), [made(k) for k in range(rows)]
 
@@ -145,7 +145,7 @@ def real_hidden(rows: int) -> Pair:
             2,
             units=(Gaussian(2.0), BoltzmannMachine.fully_visible(1).layers["visible"].unit),
             couplings={("visible", "hidden"): weight[k], ("visible", "visible"): inside},
-            bias={"visible": normal(2), "hidden": normal(2, seed=4)},
+            biases={"visible": normal(2), "hidden": normal(2, seed=4)},
         )
 
     return made(slice(None)), [made(k) for k in range(rows)]
@@ -374,7 +374,7 @@ def test_a_batch_is_eliminated_each_for_itself() -> None:
     weight, edges = normal(rows, n - 1), [(k, k + 1) for k in range(n - 1)]
 
     def made(own: Tensor) -> BoltzmannMachine:
-        return BoltzmannMachine.on_graph(edges, weight=own, bias=normal(n))
+        return BoltzmannMachine.on_graph(edges, couplings=own, biases=normal(n))
 
     whole, singles = made(weight), [made(own) for own in weight]
     wanted = [exact.moments(one).second for one in singles]

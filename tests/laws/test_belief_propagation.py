@@ -116,7 +116,7 @@ def test_a_regular_graph_at_high_temperature_is_the_bethe_lattice() -> None:
     # ln 2 + (z/2) ln cosh β a spin, with z = 4 neighbours, below tanh β = 1/3.
     graph = nx.grid_2d_graph(6, 6, periodic=True)
     field = RandomField.ising(
-        graph, coupling=torch.tensor([0.2], dtype=torch.float64), field=torch.zeros(1).double()
+        graph, couplings=torch.tensor([0.2], dtype=torch.float64), field=torch.zeros(1).double()
     )
     found = door(field)
     wanted = 36 * (math.log(2) + 2 * math.log(math.cosh(0.2)))
@@ -159,7 +159,7 @@ def frustrated() -> RandomField:
     edges = [(a, b) for a in range(10) for b in range(a)]
     coupling = torch.randn(len(edges), generator=generator, dtype=torch.float64) / 20 - 0.4
     own = torch.randn(10, generator=generator, dtype=torch.float64) / 10 + 1
-    return RandomField.ising(edges, coupling=coupling, field=own)
+    return RandomField.ising(edges, couplings=coupling, field=own)
 
 
 def test_messages_that_do_not_settle_are_said_not_to() -> None:

@@ -22,7 +22,6 @@ from pyro_ebm import (
     BoltzmannMachine,
     CallableEnergy,
     RandomWalk,
-    Schedule,
     Site,
     clamp,
     exact,
@@ -126,7 +125,7 @@ def test_gradients_are_finite_differences(name: str) -> None:
 def test_kernels_run_on_it(name: str) -> None:
     energy = ACCEPTED[name]()
     for kernel in (RandomWalk(scale=0.5), HMC(step_size=0.1, trajectory_length=0.5)):
-        chains = run(kernel, energy, Schedule(2, 3), chains=5, seed=0)
+        chains = run(kernel, energy, 3, warmup=2, chains=5, seed=0)
         assert chains.draws["visible"].shape == (5, 3, *energy.sites["visible"].shape)
         last = energy(chains.last)
         assert torch.allclose(-chains.statistics["lp"][:, -1], last, rtol=1e-5, atol=1e-5)
@@ -179,7 +178,7 @@ def test_several_sites_come_by_their_names() -> None:
     wanted = (x["position"] - x["labels"]).square().sum(-1)
     assert torch.allclose(energy(x), wanted)
     assert wanted.shape == (5, 3)
-    chains = run(RandomWalk(("position",), 0.5), energy, Schedule(1, 2), chains=3, seed=0)
+    chains = run(RandomWalk(("position",), 0.5), energy, 2, warmup=1, chains=3, seed=0)
     assert chains.draws["labels"].dtype == torch.int8
     held = clamp(energy, {"labels": torch.tensor([1, 2])})
     assert float(held(torch.tensor([1.0, 2.0]))) == 0
@@ -346,7 +345,7 @@ def test_a_shape_that_turns_wrong_later_is_refused_at_every_call() -> None:
     with pytest.raises(ValueError, match=r"\(\) for 6 rows"):
         energy_and_gradient(energy, {"visible": torch.zeros(6, 2)}, ("visible",))
     with pytest.raises(ValueError, match=r"\(\) for 6 rows"):
-        run(RandomWalk(scale=0.1), energy, Schedule(0, 1), chains=6)
+        run(RandomWalk(scale=0.1), energy, 1, warmup=0, chains=6)
 
 
 # --- the trial leaves no trace -------------------------------------------------------------------

@@ -23,7 +23,6 @@ from pyro_ebm.kernels import (
     RandomBlocks,
     RandomWalk,
     ReversibleKernel,
-    Schedule,
     SwendsenWang,
     TemperedTransitions,
     TunableKernel,
@@ -95,7 +94,7 @@ def real() -> CallableEnergy:
 def reversible() -> dict[str, tuple[ReversibleKernel, Energy]]:
     """Every kernel that has a reverse, with an energy that it moves."""
     step: dict[str, Any] = {"step_size": 0.3}
-    ising = BoltzmannMachine.restricted(3, 2, weight=torch.ones(3, 2))
+    ising = BoltzmannMachine.restricted(3, 2, couplings=torch.ones(3, 2))
     return {
         "Gibbs of layers": (Gibbs(), BoltzmannMachine.restricted(3, 2)),
         "GWG": (GibbsWithGradients(), bits()),
@@ -118,7 +117,7 @@ def reversible() -> dict[str, tuple[ReversibleKernel, Energy]]:
 @pytest.mark.parametrize("name", reversible())
 def test_kernels_that_know_their_reverse_make_tempered_transitions(name: str) -> None:
     kernel, energy = reversible()[name]
-    chains = run(TemperedTransitions(kernel, BETAS), energy, Schedule(0, 3), chains=4, seed=1)
+    chains = run(TemperedTransitions(kernel, BETAS), energy, 3, warmup=0, chains=4, seed=1)
     assert all(bool(value.isfinite().all()) for value in chains.draws.values())
 
 

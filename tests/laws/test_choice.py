@@ -58,7 +58,7 @@ def machine(name: str) -> BoltzmannMachine:
 def dense() -> BoltzmannMachine:
     torch.manual_seed(3)
     weight = torch.randn(3, 3, dtype=torch.float64)
-    return BoltzmannMachine.fully_visible(3, weight=(weight + weight.mT).fill_diagonal_(0))
+    return BoltzmannMachine.fully_visible(3, couplings=(weight + weight.mT).fill_diagonal_(0))
 
 
 FINITE: dict[str, Callable[[], Energy]] = {

@@ -60,7 +60,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
         RandomField.potts(
             [(0, 1), (1, 2), (2, 3), (3, 0)],
             3,
-            coupling=torch.tensor([0.8], dtype=torch.float64),
+            couplings=torch.tensor([0.8], dtype=torch.float64),
         ),
         1,
         2,

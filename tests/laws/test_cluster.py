@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy
-from pyro_ebm.kernels import Kernel, ParallelTempering, Schedule, SwendsenWang, Wolff, resume, run
+from pyro_ebm.kernels import Kernel, ParallelTempering, SwendsenWang, Wolff, resume, run
 from pyro_ebm.kernels.discrete import cluster
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Spin
@@ -172,7 +172,7 @@ def test_frustrated_machines_are_refused(kind: str) -> None:
         KERNELS[kind].init(frustrated, random_states(frustrated, (2,)))
     # The ghost is no unit.
     triangle = torch.tensor([[0.0, 1, 1], [1, 0, -1], [1, -1, 0]])
-    biased = BoltzmannMachine.fully_visible(3, weight=triangle, bias=torch.ones(3))
+    biased = BoltzmannMachine.fully_visible(3, couplings=triangle, biases=torch.ones(3))
     with pytest.raises(ValueError, match="around 3 of the 3 units and the biases"):
         KERNELS[kind].init(biased, random_states(biased, (2,)))
     # A bias alone can frustrate what the couplings do not.
@@ -201,15 +201,15 @@ def test_refresh_reads_the_couplings_again() -> None:
 
 
 def test_runs_tell_the_sizes_of_clusters() -> None:
-    free = BoltzmannMachine.on_graph(ring_edges(8).tolist(), weight=torch.tensor([0.0]))
-    bound = BoltzmannMachine.on_graph(ring_edges(8).tolist(), weight=torch.tensor([20.0]))
+    free = BoltzmannMachine.on_graph(ring_edges(8).tolist(), couplings=torch.tensor([0.0]))
+    bound = BoltzmannMachine.on_graph(ring_edges(8).tolist(), couplings=torch.tensor([20.0]))
     for kernel in KERNELS.values():
-        alone = run(kernel, free, Schedule(1, 5), chains=3, seed=1)
+        alone = run(kernel, free, 5, warmup=1, chains=3, seed=1)
         assert bool((alone.statistics["cluster_size"] == 1 / 8).all())
-        together = run(kernel, bound, Schedule(1, 5), initial=torch.ones(3, 8), seed=1)
+        together = run(kernel, bound, 5, warmup=1, initial=torch.ones(3, 8), seed=1)
         assert bool((together.statistics["cluster_size"] == 1).all())
-    whole = run(SwendsenWang(), bound, Schedule(2, 10), chains=2, seed=3)
-    parts = resume(run(SwendsenWang(), bound, Schedule(2, 6), chains=2, seed=3), bound, 4)
+    whole = run(SwendsenWang(), bound, 10, warmup=2, chains=2, seed=3)
+    parts = resume(run(SwendsenWang(), bound, 6, warmup=2, chains=2, seed=3), bound, 4)
     assert torch.equal(whole.draws[V], parts.draws[V])
 
 

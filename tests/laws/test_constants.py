@@ -25,7 +25,7 @@ from pyro_ebm.energies import (
     SweepEnergy,
     clamp,
 )
-from pyro_ebm.kernels import Gibbs, ParallelTempering, Schedule, run
+from pyro_ebm.kernels import Gibbs, ParallelTempering, run
 from pyro_ebm.learning import ExactLikelihood, fit
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, boolean
@@ -125,14 +125,14 @@ def test_a_batch_of_constants_makes_a_batch_of_energies(name: str, count: int) -
 @pytest.mark.parametrize("name", ["a machine", "a field", "a law"])
 def test_gibbs_draws_the_same_with_a_constant(name: str) -> None:
     energy = ENERGIES[name]()
-    one = run(Gibbs(), energy, Schedule(5, 20), seed=1)
-    other = run(Gibbs(), energy + 7.0, Schedule(5, 20), seed=1)
+    one = run(Gibbs(), energy, 20, warmup=5, seed=1)
+    other = run(Gibbs(), energy + 7.0, 20, warmup=5, seed=1)
     for site in energy.sites:
         assert torch.equal(one.draws[site], other.draws[site])
 
 
 def test_tempering_takes_a_constant() -> None:
-    found = run(ParallelTempering(Gibbs(), (0.5, 1.0)), machine() + 3.0, Schedule(2, 5), seed=1)
+    found = run(ParallelTempering(Gibbs(), (0.5, 1.0)), machine() + 3.0, 5, warmup=2, seed=1)
     assert found.draws["visible"].shape[-1] == 3
 
 

@@ -352,7 +352,9 @@ def test_only_random_fields_are_taken_and_the_cure_works() -> None:
 
 
 def test_without_forbidding_factors_nothing_moves() -> None:
-    field = RandomField.potts([(0, 1), (1, 2)], 3, coupling=torch.ones(2), field=torch.zeros(1, 3))
+    field = RandomField.potts(
+        [(0, 1), (1, 2)], 3, couplings=torch.ones(2), biases=torch.zeros(1, 3)
+    )
     kernel = ConstraintBlocks()
     state = kernel.init(field, {V: torch.zeros(4, 3)})
     assert not state.sets

@@ -37,7 +37,6 @@ from pyro_ebm.kernels import (
     Mixture,
     ParallelTempering,
     RandomBlocks,
-    Schedule,
     SwendsenWang,
     TemperedTransitions,
     Wolff,
@@ -84,13 +83,13 @@ def layered(unit: Unit, n: int = 3) -> BoltzmannMachine:
 
 def ring() -> BoltzmannMachine:
     edges = [(0, 1), (1, 2), (2, 3), (0, 3)]
-    return BoltzmannMachine.on_graph(edges, unit=Spin(), weight=torch.full((4,), 0.3))
+    return BoltzmannMachine.on_graph(edges, unit=Spin(), couplings=torch.full((4,), 0.3))
 
 
 def field(states: list[int]) -> RandomField:
     table = torch.linspace(-1, 1, 9).reshape(3, 3)
     pairs = [(0, 1), (1, 2)]
-    return RandomField.potts(pairs, states, coupling=torch.tensor([0.5]), field=table)
+    return RandomField.potts(pairs, states, couplings=torch.tensor([0.5]), biases=table)
 
 
 def of_numbers(x: Tensor) -> Tensor:
@@ -182,8 +181,8 @@ def test_an_energy_is_sampled_as_the_original(name: str, way: Callable[[Any], An
     kernel = choose_kernel(energy)
     assert repr(choose_kernel(other)) == repr(kernel)
     assert dict(other.sites) == dict(energy.sites)
-    chains = run(kernel, energy, Schedule(4, 6), chains=3, seed=1)
-    again = run(way(kernel), other, Schedule(4, 6), chains=3, seed=1)
+    chains = run(kernel, energy, 6, warmup=4, chains=3, seed=1)
+    again = run(way(kernel), other, 6, warmup=4, chains=3, seed=1)
     assert same_chains(again, chains)
     more, more_again = resume(chains, energy, 4), resume(way(chains), other, 4)
     assert same_chains(more_again, more)
@@ -246,8 +245,8 @@ KERNELS: dict[str, tuple[Kernel, Callable[[], Energy]]] = {
 def test_chains_go_on_from_a_file(name: str, way: Callable[[Any], Any]) -> None:
     kernel, make = KERNELS[name]
     energy = make()
-    whole = run(kernel, energy, Schedule(6, 12), chains=3, seed=4)
-    first = run(way(kernel), energy, Schedule(6, 7), chains=3, seed=4)
+    whole = run(kernel, energy, 12, warmup=6, chains=3, seed=4)
+    first = run(way(kernel), energy, 7, warmup=6, chains=3, seed=4)
     assert same_chains(resume(way(first), way(energy), 5), whole)
 
 

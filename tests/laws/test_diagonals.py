@@ -36,7 +36,7 @@ def log_z(unit: Unit, bias: Tensor, offset: Tensor) -> Callable[[Tensor], Tensor
     def function(weight: Tensor) -> Tensor:
         # A tensor with a history, not a parameter: its diagonal is folded, and followed.
         machine = BoltzmannMachine.fully_visible(
-            count, unit=unit, weight=1 * weight, bias=bias, offset=offset
+            count, unit=unit, couplings=1 * weight, biases=bias, offset=offset
         )
         return exact.log_partition(machine)
 
@@ -99,7 +99,7 @@ def test_one_gaussian_unit_coupled_to_itself_by_zero() -> None:
 def test_the_energy_follows_a_diagonal_of_zeros_too() -> None:
     weight = torch.zeros(2, 2, dtype=DOUBLE, requires_grad=True)
     for unit in (Gaussian(2.0), TruncatedGaussian(2.0, low=0.0)):
-        machine = BoltzmannMachine.fully_visible(2, unit=unit, weight=1 * weight).double()
+        machine = BoltzmannMachine.fully_visible(2, unit=unit, couplings=1 * weight).double()
         x = torch.tensor([0.3, 1.2], dtype=DOUBLE)
         (gradient,) = torch.autograd.grad(machine(x), weight)
         assert distance(gradient, -x[:, None] * x / 2) < 1e-12

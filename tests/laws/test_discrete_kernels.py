@@ -28,7 +28,6 @@ from pyro_ebm.kernels import (
     GibbsWithGradients,
     Kernel,
     RandomBlocks,
-    Schedule,
     advance,
     run,
     warmup,
@@ -437,7 +436,7 @@ def test_runs_tell_the_acceptance_and_keep_labels_whole() -> None:
     energy = callable_energy("mixed")
     start = {site: value[:4] for site, value in states_of(energy).items()}
     for kernel in KERNELS.values():
-        chains = run(kernel, energy, Schedule(10, 50), initial=start, seed=1)
+        chains = run(kernel, energy, 50, warmup=10, initial=start, seed=1)
         rate = chains.statistics["acceptance_rate"]
         assert rate.shape == (4, 50)
         assert 0 < float(rate.mean()) <= 1
@@ -453,7 +452,7 @@ def test_runs_tell_the_acceptance_and_keep_labels_whole() -> None:
 def test_the_warm_up_finds_a_step_size_that_is_accepted_often_enough() -> None:
     small = draw("larger", {"visible": (Spin(), 60)}, [("visible", "visible")], scale=0.1)
     machine = small.machine()
-    chains = run(DiscreteLangevin(), machine, Schedule(300, 100), chains=20, seed=1)
+    chains = run(DiscreteLangevin(), machine, 100, warmup=300, chains=20, seed=1)
     assert isinstance(chains.kernel, DiscreteLangevin)
     rate = float(chains.statistics["acceptance_rate"].mean())
     assert rate == pytest.approx(gradient_gibbs.ACCEPTANCE, abs=0.06)

@@ -13,7 +13,8 @@ import torch.distributions as torch_dist
 from torch import Tensor
 from torch.distributions import constraints, transforms
 
-from pyro_ebm import HMC, DistributionEnergy, Schedule, TruncatedNormal, exact, run
+from pyro_ebm import HMC, DistributionEnergy, exact, run
+from pyro_ebm.distributions import TruncatedNormal
 from pyro_ebm.energies import energy_and_gradient
 from pyro_ebm.energies.functions import distribution as subject
 
@@ -216,7 +217,7 @@ def test_gradients_are_finite_differences_and_kernels_run(name: str) -> None:
         x = q.sample((2,)).requires_grad_()
         assert torch.autograd.gradcheck(lambda v: energy.evaluate({"visible": v}), (x,))
     kernel = HMC(step_size=0.3, trajectory_length=1.0)
-    chains = run(kernel, energy, Schedule(20, 40), chains=200, seed=0)
+    chains = run(kernel, energy, 40, warmup=20, chains=200, seed=0)
     draws = chains.draws["visible"]
     means = draws.mean(1)
     error = means.std(0) / math.sqrt(200)  # of independent chains; α = 1e-6

@@ -95,7 +95,7 @@ def test_gaussian_machines_are_normal_laws() -> None:
     weight = torch.tensor([[0.0, 0.6], [0.6, 0.0]], dtype=DOUBLE)
     bias = torch.tensor([0.3, -1.0], dtype=DOUBLE)
     law = EnergyDistribution(
-        BoltzmannMachine.fully_visible(2, unit=Gaussian(precision), weight=weight, bias=bias)
+        BoltzmannMachine.fully_visible(2, unit=Gaussian(precision), couplings=weight, biases=bias)
     )
     wanted = dist.MultivariateNormal(
         torch.linalg.solve(precision.diag() - weight, bias),
@@ -171,7 +171,7 @@ def test_moments_need_no_normaliser_but_a_sum() -> None:
     estimated = EnergyDistribution(machine, log_partition=exactly_known)
     assert all(torch.equal(law.mean, wanted) for law in (fixed, estimated))
     large = EnergyDistribution.up_to_constant(
-        BoltzmannMachine.restricted(200, 200, weight=nn.Parameter(torch.zeros(200, 200)))
+        BoltzmannMachine.restricted(200, 200, couplings=nn.Parameter(torch.zeros(200, 200)))
     )
     network = EnergyDistribution.up_to_constant(CallableEnergy(lambda x: x.square().sum(-1), 2))
     for law in (large, network):

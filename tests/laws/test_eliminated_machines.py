@@ -105,7 +105,7 @@ def test_machines_of_a_batch_are_eliminated_together() -> None:
 def chain(unit: Spin, n: int, weight: Tensor) -> BoltzmannMachine:
     edges = [(k, k + 1) for k in range(n - 1)]
     bias = torch.zeros(n, dtype=weight.dtype)
-    return BoltzmannMachine.on_graph(edges, n, unit=unit, weight=weight, bias=bias)
+    return BoltzmannMachine.on_graph(edges, n, unit=unit, couplings=weight, biases=bias)
 
 
 def test_a_chain_of_counts_has_the_log_z_of_its_transfer_matrix() -> None:

@@ -390,7 +390,7 @@ def test_a_lattice_of_6_by_12_is_a_product_of_transfer_matrices() -> None:
 def torus(side: int, beta: Tensor) -> RandomField:
     """The Ising model without a field on a square torus."""
     graph = nx.grid_2d_graph(side, side, periodic=True)
-    return RandomField.ising(graph, coupling=beta[None], field=torch.zeros(1).double())
+    return RandomField.ising(graph, couplings=beta[None], field=torch.zeros(1).double())
 
 
 def kaufman(side: int, beta: float) -> float:

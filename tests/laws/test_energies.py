@@ -478,7 +478,7 @@ def test_graphs_of_every_kind_make_the_same_machine(shared: bool) -> None:
     weight = torch.tensor([0.7] if shared else [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     x = 2 * torch.randint(0, 2, (9, 6)).float() - 1
     machines = [
-        BoltzmannMachine.on_graph(kind, weight=weight)
+        BoltzmannMachine.on_graph(kind, couplings=weight)
         for kind in (graph, numbered, [tuple(e) for e in numbered.tolist()])
     ]
     wanted = -(x[:, numbered[:, 0]] * x[:, numbered[:, 1]] * weight).sum(-1)
@@ -487,7 +487,7 @@ def test_graphs_of_every_kind_make_the_same_machine(shared: bool) -> None:
 
 
 def test_a_graph_may_have_units_without_neighbours_and_no_edges_at_all() -> None:
-    lonely = BoltzmannMachine.on_graph([(0, 1)], 4, weight=torch.tensor([0.5]))
+    lonely = BoltzmannMachine.on_graph([(0, 1)], 4, couplings=torch.tensor([0.5]))
     assert lonely.layers["visible"].size == 4
     assert sum(len(block) for block in lonely.blocks("visible")) == 4
     none = BoltzmannMachine.on_graph(torch.zeros(0, 2, dtype=torch.int64), 3)

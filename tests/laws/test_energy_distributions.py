@@ -177,7 +177,7 @@ def test_batches_of_parameters_broadcast() -> None:
     assert found.batch_shape == (3, 2)
     for i in range(3):
         for j in range(2):
-            one = Boltzmann(found.couplings[i, 0], found.bias[j])
+            one = Boltzmann(found.couplings[i, 0], found.biases[j])
             table = found.log_prob(found.enumerate_support())[:, i, j]
             assert torch.allclose(table, one.log_prob(one.states), atol=1e-12)
 

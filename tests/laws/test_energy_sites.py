@@ -50,8 +50,8 @@ def rbm(n: int = 3, m: int = 2, *batch: int, units: tuple[Unit, Unit] | None = N
         n // visible.width,
         m // hidden.width,
         units=(visible, hidden),
-        weight=1.5 * numbers(*batch, n, m, seed=40),
-        bias={"visible": numbers(*batch, n, seed=41), "hidden": numbers(*batch, m, seed=42)},
+        couplings=1.5 * numbers(*batch, n, m, seed=40),
+        biases={"visible": numbers(*batch, n, seed=41), "hidden": numbers(*batch, m, seed=42)},
     )
 
 
@@ -59,13 +59,17 @@ def dense(unit: Unit | None = None) -> BoltzmannMachine:
     weight = numbers(3, 3, seed=43)
     weight = (weight + weight.T) * (1 - torch.eye(3).double())
     return BoltzmannMachine.fully_visible(
-        3, unit=unit or Bernoulli(), weight=weight, bias=numbers(3, seed=44)
+        3, unit=unit or Bernoulli(), couplings=weight, biases=numbers(3, seed=44)
     )
 
 
 def graph(unit: Unit | None = None, edges: list[tuple[int, int]] = TRIANGLE) -> BoltzmannMachine:
     return BoltzmannMachine.on_graph(
-        edges, 3, unit=unit or Spin(), weight=numbers(len(edges), seed=45), bias=numbers(3, seed=46)
+        edges,
+        3,
+        unit=unit or Spin(),
+        couplings=numbers(len(edges), seed=45),
+        biases=numbers(3, seed=46),
     )
 
 
@@ -74,8 +78,8 @@ def potts(q: int | list[int], n: int = 3) -> RandomField:
     return RandomField.potts(
         PATH[: n - 1],
         [q] * n if isinstance(q, int) else q,
-        coupling=numbers(n - 1, seed=47),
-        field=numbers(n, largest, seed=48),
+        couplings=numbers(n - 1, seed=47),
+        biases=numbers(n, largest, seed=48),
     )
 
 
@@ -118,7 +122,7 @@ def two_plates() -> None:
 
 
 def dense_two() -> BoltzmannMachine:
-    return BoltzmannMachine.fully_visible(2, weight=numbers(2, 2, seed=50), bias=numbers(2))
+    return BoltzmannMachine.fully_visible(2, couplings=numbers(2, 2, seed=50), biases=numbers(2))
 
 
 def spins_in_a_plate() -> None:
@@ -618,7 +622,7 @@ def eight_units() -> None:
 
 def a_grid_of_spins() -> None:
     grid = nx.grid_2d_graph(3, 3)
-    machine = BoltzmannMachine.on_graph(grid, weight=0.4 * torch.ones(12).double())
+    machine = BoltzmannMachine.on_graph(grid, couplings=0.4 * torch.ones(12).double())
     z = pyro.sample("z", EnergyDistribution.up_to_constant(machine))
     with pyro.plate("n", 9):
         pyro.sample("y", dist.Normal(z, 1.5), obs=seen(9))

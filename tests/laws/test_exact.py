@@ -130,16 +130,16 @@ def test_without_couplings_log_z_is_a_sum_over_the_units() -> None:
     bias = torch.linspace(-3, 3, 25, dtype=torch.float64)
     for unit, wanted in ((Bernoulli(), (1 + bias.exp()).log()), (Spin(), (2 * bias.cosh()).log())):
         machine = BoltzmannMachine.fully_visible(
-            25, unit=unit, weight=torch.zeros(25, 25, dtype=torch.float64), bias=bias
+            25, unit=unit, couplings=torch.zeros(25, 25, dtype=torch.float64), biases=bias
         )
         assert float(exact.log_partition(machine)) == pytest.approx(float(wanted.sum()), rel=1e-12)
 
 
 def test_one_and_two_units_are_right_by_hand() -> None:
-    one = BoltzmannMachine.fully_visible(1, bias=torch.tensor([0.5]), weight=torch.zeros(1, 1))
+    one = BoltzmannMachine.fully_visible(1, biases=torch.tensor([0.5]), couplings=torch.zeros(1, 1))
     assert float(exact.log_partition(one)) == pytest.approx(math.log(1 + math.exp(0.5)), rel=1e-7)
     weight = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
-    two = BoltzmannMachine.fully_visible(2, bias=torch.tensor([0.5, -1.0]), weight=weight)
+    two = BoltzmannMachine.fully_visible(2, biases=torch.tensor([0.5, -1.0]), couplings=weight)
     by_hand = math.log(1 + math.exp(0.5) + math.exp(-1) + math.exp(1.5))
     assert float(exact.log_partition(two)) == pytest.approx(by_hand, rel=1e-7)
     means = exact.moments(two).mean["visible"]
@@ -158,8 +158,8 @@ def test_a_ring_of_spins_has_the_log_z_of_its_transfer_matrix(n: int) -> None:
     wanted = math.log((np.linalg.eigvalsh(transfer) ** n).sum())
     machine = BoltzmannMachine.on_graph(
         torch.tensor(ring_edges(n)),
-        weight=torch.tensor([coupling], dtype=torch.float64),
-        bias=torch.full((n,), field, dtype=torch.float64),
+        couplings=torch.tensor([coupling], dtype=torch.float64),
+        biases=torch.full((n,), field, dtype=torch.float64),
     )
     assert float(exact.log_partition(machine)) == pytest.approx(wanted, rel=1e-13)
 
@@ -173,7 +173,7 @@ def test_a_torus_of_spins_has_the_log_z_of_its_transfer_matrix(beta: float) -> N
     wanted = math.log(np.trace(np.linalg.matrix_power(transfer, rows)))
     machine = BoltzmannMachine.on_graph(
         torch.tensor(lattice_edges(rows, columns, periodic=True)),
-        weight=torch.tensor([beta], dtype=torch.float64, requires_grad=True),
+        couplings=torch.tensor([beta], dtype=torch.float64, requires_grad=True),
     )
     log_z = exact.log_partition(machine)
     assert float(log_z.detach()) == pytest.approx(wanted, rel=1e-13)
@@ -335,4 +335,4 @@ def test_numbers_of_half_the_digits_are_summed_in_float64(dtype: torch.dtype) ->
         assert all(value.dtype == dtype for value in exact.sample(half, 2).values())
     weight = torch.tensor([[0, 0.5], [0.5, 0]], dtype=dtype)
     with pytest.raises(TypeError, match=r"float32 or float64, for example .*\.float"):
-        BoltzmannMachine.fully_visible(2, unit=Gaussian(), weight=weight)
+        BoltzmannMachine.fully_visible(2, unit=Gaussian(), couplings=weight)

@@ -21,7 +21,6 @@ from pyro_ebm.kernels import (
     DiagonalMass,
     IntegerWalk,
     Kernel,
-    Schedule,
     choose_kernel,
     run,
     warmup,
@@ -222,7 +221,7 @@ def test_chains_follow_the_law_from_an_exact_and_from_a_fixed_start(name: str, s
     x = {own: value[chosen] for own, value in states.items()}
     steps = 4 if start == "exact" else 200
     kernel = IntegerWalk(scale=2.0)
-    found = run(kernel, energy, Schedule(steps, 1), initial=x, seed=5).last
+    found = run(kernel, energy, 1, warmup=steps, initial=x, seed=5).last
     rows = torch.cat([value.reshape(CHAINS, -1) for value in found.values()], 1)
     listed = torch.cat([value.reshape(len(pi), -1) for value in states.values()], 1)
     counts = torch.stack([(rows == row).all(-1).sum() for row in listed]).double()
@@ -238,7 +237,7 @@ def test_the_warm_up_finds_a_scale_for_counts_of_any_size(rate: float) -> None:
         return (torch.lgamma(n + 1) - n * math.log(rate)).sum(-1)
 
     energy = CallableEnergy(counts, {"n": site(NONE, 2)}, dtype=torch.float64)
-    chains = run(IntegerWalk(), energy, Schedule(500, 500), chains=32, seed=1)
+    chains = run(IntegerWalk(), energy, 500, warmup=500, chains=32, seed=1)
     accepted = float(chains.statistics["acceptance_rate"].mean())
     assert 0.2 < accepted < 0.6
     # Six standard errors of some 1,000 independent draws at least.
@@ -283,7 +282,7 @@ def test_counts_and_wide_ranges_walk_by_default() -> None:
         ("IntegerWalk", ("wide",)),
     ]
     x = {name: torch.full((4,), 10.0) for name in energy.sites}
-    run(kernel, energy, Schedule(10, 2), initial=x, seed=0)
+    run(kernel, energy, 2, warmup=10, initial=x, seed=0)
 
 
 BAD: dict[str, tuple[IntegerWalk, str]] = {

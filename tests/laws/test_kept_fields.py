@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import BoltzmannMachine, Energy, GraphLink, PairwiseTerms, combined
 from pyro_ebm.energies.pairwise.links import DenseLink
-from pyro_ebm.kernels import GibbsWithGradients, ParallelTempering, Schedule, advance, resume, run
+from pyro_ebm.kernels import GibbsWithGradients, ParallelTempering, advance, resume, run
 from pyro_ebm.kernels.discrete import kept_fields
 from pyro_ebm.kernels.discrete.kept_fields import KeptFields
 from pyro_ebm.sites import random_values
@@ -32,7 +32,7 @@ def hubs() -> BoltzmannMachine:
     """A star of 70 spins, whose middle has more neighbours than a sweep has slots, and a tail."""
     edges = [(0, k) for k in range(1, 70)] + [(69, 70), (70, 71)]
     weight = torch.linspace(-1, 1, len(edges), dtype=torch.float64)
-    return BoltzmannMachine.on_graph(edges, weight=weight)
+    return BoltzmannMachine.on_graph(edges, couplings=weight)
 
 
 def ladder() -> Energy:
@@ -166,8 +166,8 @@ def test_a_resumed_run_is_the_unbroken_one(tempered: str) -> None:
     kernel = GibbsWithGradients()
     if tempered == "tempered":
         kernel = ParallelTempering(kernel, (0.0, 0.5, 1.0))
-    whole = run(kernel, machine, Schedule(5, 40), chains=3, seed=1)
-    parts = resume(run(kernel, machine, Schedule(5, 25), chains=3, seed=1), machine, 15)
+    whole = run(kernel, machine, 40, warmup=5, chains=3, seed=1)
+    parts = resume(run(kernel, machine, 25, warmup=5, chains=3, seed=1), machine, 15)
     for site, draws in whole.draws.items():
         assert torch.equal(parts.draws[site], draws)
     assert torch.equal(parts.statistics["lp"], whole.statistics["lp"])
@@ -199,8 +199,8 @@ def test_refresh_sees_that_the_parameters_have_changed_where_they_are(change: An
 
 def test_refresh_sees_other_edges() -> None:
     weight = torch.tensor([0.5, -1.0], dtype=torch.float64)
-    one = BoltzmannMachine.on_graph([(0, 1), (1, 2)], weight=weight)
-    other = BoltzmannMachine.on_graph([(0, 1), (0, 2)], weight=weight)
+    one = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=weight)
+    other = BoltzmannMachine.on_graph([(0, 1), (0, 2)], couplings=weight)
     kernel = GibbsWithGradients()
     state = kernel.init(one, random_states(one, (CHAINS,)))
     renewed = kernel.refresh(other, state, state.x)

@@ -38,7 +38,6 @@ from pyro_ebm.kernels import (
     ParallelTempering,
     RandomBlocks,
     RandomWalk,
-    Schedule,
     SwendsenWang,
     TemperedTransitions,
     UnitMass,
@@ -620,5 +619,5 @@ def test_where_nothing_is_possible_chains_stay(kernel: Kernel) -> None:
 @pytest.mark.parametrize("kernel", [GibbsWithGradients(), DiscreteLangevin(step_size=1.0)])
 def test_labels_without_couplings_are_moved_in_every_chain(kernel: Kernel) -> None:
     machine = BoltzmannMachine({"x": Layer(Categorical(3), 2)})
-    chains = run(kernel, machine, Schedule(0, 50), chains=5, seed=0)
+    chains = run(kernel, machine, 50, warmup=0, chains=5, seed=0)
     assert bool((chains.draws["x"].long().diff(dim=1) != 0).flatten(1).any(1).all())

@@ -19,7 +19,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.diagnostics import diagnose
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Layer, RandomField
-from pyro_ebm.kernels import HMC, MALA, Chains, Gibbs, Schedule, run
+from pyro_ebm.kernels import HMC, MALA, Chains, Gibbs, run
 from pyro_ebm.sampling import NotMixedWarning, exact_draws, sample
 from pyro_ebm.sites import Site, boolean
 from pyro_ebm.units import Categorical
@@ -131,7 +131,7 @@ def test_chains_that_do_not_temper_are_wrong_and_called_so(monkeypatch: pytest.M
 @pytest.mark.parametrize("kernel", [HMC(), MALA()])
 def test_the_acceptance_is_at_its_target(kernel: Any) -> None:
     energy = CallableEnergy(banana, 2, dtype=torch.float64)
-    chains = run(kernel, energy, Schedule(300, 100), chains=64, seed=1)
+    chains = run(kernel, energy, 100, warmup=300, chains=64, seed=1)
     rate = float(chains.statistics["acceptance_rate"].mean())
     assert abs(rate - kernel.target_acceptance) < 0.05
 
@@ -156,7 +156,7 @@ def test_the_funnel_is_right_or_called_not_mixed() -> None:
         assert deviations(chains, wanted, *numbers) < 4
     else:
         assert any(w.category is NotMixedWarning for w in told)
-    plain = run(HMC(), energy, Schedule(300, 500), chains=64, seed=1)
+    plain = run(HMC(), energy, 500, warmup=300, chains=64, seed=1)
     assert diagnose(plain).verdict == "not mixed"
 
 
@@ -223,7 +223,7 @@ def test_labels_of_a_machine() -> None:
 
 def test_a_random_field() -> None:
     torch.manual_seed(2)
-    field = RandomField.potts(nx.cycle_graph(5), 3, coupling=torch.tensor([0.6]))
+    field = RandomField.potts(nx.cycle_graph(5), 3, couplings=torch.tensor([0.6]))
     states = torch.cartesian_prod(*[torch.arange(3.0)] * 5)
     p = (-field({V: states})).softmax(0).detach()
     agree = [(states[:, 0] == states[:, 1]).float(), (states[:, 0] == states[:, 2]).float()]

@@ -362,7 +362,7 @@ def test_machines_of_a_batch_have_posteriors_of_their_own() -> None:
             pair: torch.tensor(np.stack([m.couplings[pair] for m in machines])[:, None])
             for pair in (VH, VV, HH)
         },
-        bias={
+        biases={
             site: torch.tensor(np.stack([m.bias[site] for m in machines])[:, None])
             for site in (V, H)
         },

@@ -161,7 +161,7 @@ def machine_log_weights(strength: Tensor) -> Tensor:  # (n,) -> (n, states)
 
 
 def machine_prior() -> None:
-    machine = BoltzmannMachine.fully_visible(3, weight=WEIGHT, bias=BIAS)
+    machine = BoltzmannMachine.fully_visible(3, couplings=WEIGHT, biases=BIAS)
     z = pyro.sample("z", EnergyDistribution(machine))
     size = pyro.sample("size", dist.Normal(real(0.5), 1.0))
     with pyro.plate("n", 3):
@@ -176,7 +176,7 @@ def draw_machine_prior(n: int) -> Sites:
 
 def log_z_of_a_latent() -> None:
     strength = pyro.sample("strength", dist.Normal(real(0.0), 1.0))
-    machine = BoltzmannMachine.fully_visible(3, weight=strength * WEIGHT, bias=BIAS)
+    machine = BoltzmannMachine.fully_visible(3, couplings=strength * WEIGHT, biases=BIAS)
     z = pyro.sample("z", EnergyDistribution(machine))
     pyro.sample("y", dist.Normal(z @ torch.tensor([1.0, 2, 4]).double(), 0.5))
 
@@ -261,8 +261,8 @@ def draw_a_bit_sets_a_scale(n: int) -> Sites:
 RBM = BoltzmannMachine.restricted(
     3,
     2,
-    weight=1.5 * numbers(3, 2, seed=34),
-    bias={"visible": numbers(3, seed=35), "hidden": numbers(2, seed=36)},
+    couplings=1.5 * numbers(3, 2, seed=34),
+    biases={"visible": numbers(3, seed=35), "hidden": numbers(2, seed=36)},
 )
 PAIRS, LABELS = numbers(2, 3, 3, seed=37), numbers(3, 3, seed=38)
 FIELD = RandomField.on_graph([(0, 1), (1, 2)], 3, node_table=LABELS, edge_table=PAIRS)

@@ -16,7 +16,7 @@ from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.pyro_models import dependence
 from pyro_ebm.energies.pyro_models.recording import Graph
-from pyro_ebm.kernels import HMC, Cycle, Gibbs, Kernel, Schedule, advance, run
+from pyro_ebm.kernels import HMC, Cycle, Gibbs, Kernel, advance, run
 from pyro_ebm.sites import Sites
 from tests.support.discrete import block_error, error, states
 from tests.support.goodness import ALPHA, chi_square
@@ -327,7 +327,7 @@ def test_a_wrong_weight_of_the_mixture_is_found(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", ["bits and a count", "a count beside an enumerated site"])
 def test_gibbs_finds_the_law_of_a_count_from_anywhere(name: str) -> None:
     energy = ModelEnergy(NUMPYRO[name].model)
-    chains = run(Gibbs(), energy, Schedule(warmup=1, draws=2), chains=20_000)
+    chains = run(Gibbs(), energy, draws=2, warmup=1, chains=20_000)
     assert list(energy.sites) == list(NUMPYRO[name].laws)
     assert all(value.dtype == torch.int8 for value in chains.draws.values())
     counts = torch.bincount(chains.draws["y"][:, -1].int(), minlength=11).numpy()

@@ -8,7 +8,7 @@ import torch
 from pyro_ebm import mode
 from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import RandomField, clamp
-from pyro_ebm.kernels import Gibbs, GibbsWithGradients, Schedule, run
+from pyro_ebm.kernels import Gibbs, GibbsWithGradients, run
 from pyro_ebm.partition import exact
 from tests.support.checks import distance
 
@@ -60,8 +60,7 @@ def test_what_is_held_of_a_sequence_is_padded_too(pad: float) -> None:
 def test_chains_may_start_at_padded_data(pad: float) -> None:
     field, _, _ = chains()
     for kernel in (Gibbs(), GibbsWithGradients()):
-        schedule = Schedule(draws=3, warmup=0)
-        found = run(kernel, field, schedule, initial={"visible": labels(pad)})
+        found = run(kernel, field, 3, warmup=0, initial={"visible": labels(pad)})
         assert bool((found.draws["visible"][1, :, 1:] == 2).all())
 
 

@@ -150,7 +150,7 @@ def potts(coupling: float) -> RandomField:
     """Three labels on a triangle, of two values."""
     field = torch.linspace(-1, coupling, 6, dtype=torch.float64).reshape(3, 2)
     return RandomField.potts(
-        EDGES, 2, coupling=torch.tensor([coupling], dtype=torch.float64), field=field
+        EDGES, 2, couplings=torch.tensor([coupling], dtype=torch.float64), biases=field
     )
 
 
@@ -357,7 +357,7 @@ BLENDS: dict[str, list[Energy]] = {
     ],
     "other sites": [
         tiny("one", Bernoulli, pair=(V, H)),
-        BoltzmannMachine.fully_visible(2, weight=torch.ones(2, 2).double()),
+        BoltzmannMachine.fully_visible(2, couplings=torch.ones(2, 2).double()),
     ],
 }
 
@@ -413,7 +413,7 @@ def error_on_a_graph(name: str, batch: tuple[int, ...]) -> float:
     edges = torch.tensor(list(graph.edges), dtype=torch.int64).reshape(-1, 2)
     weight = torch.randn(len(edges), dtype=torch.float64)
     bias = torch.zeros(len(graph), dtype=torch.float64)
-    machine = BoltzmannMachine.on_graph(edges, len(graph), weight=weight, bias=bias)
+    machine = BoltzmannMachine.on_graph(edges, len(graph), couplings=weight, biases=bias)
     x = random_states(machine, batch)[V]
     wanted = -(weight * x[..., edges[:, 0]] * x[..., edges[:, 1]]).sum(-1)
     with torch.no_grad():

@@ -18,7 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_ebm import WrongDependenceError, infer
+from pyro_ebm import infer
 from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import (
     BoltzmannMachine,
@@ -29,7 +29,7 @@ from pyro_ebm.energies import (
 )
 from pyro_ebm.energies.pyro_models import model as model_file
 from pyro_ebm.energies.pyro_models.dependence import Prober, Reach
-from pyro_ebm.kernels import Cycle, Gibbs, RandomWalk, Schedule, resume, run, watch
+from pyro_ebm.kernels import Cycle, Gibbs, RandomWalk, WrongDependenceError, resume, run, watch
 from pyro_ebm.kernels.watch import Watch
 from pyro_ebm.sites import Sites
 from tests.support.discrete import error, states
@@ -72,7 +72,7 @@ def in_place() -> None:
 
 def energy_site() -> None:
     weight = torch.zeros(3, 3).double()
-    machine = BoltzmannMachine.fully_visible(3, weight=weight, bias=vector([-0.4, -0.4, -0.4]))
+    machine = BoltzmannMachine.fully_visible(3, couplings=weight, biases=vector([-0.4, -0.4, -0.4]))
     s = far()
     z = pyro.sample("z", EnergyDistribution.up_to_constant(machine))
     see(z + torch.relu(s - 3) * z.roll(1))
@@ -299,7 +299,7 @@ def test_a_report_says_what_is_claimed_and_why() -> None:
 
 
 def machine() -> BoltzmannMachine:
-    return BoltzmannMachine.fully_visible(3, weight=numbers(3, 3, seed=66), bias=numbers(3))
+    return BoltzmannMachine.fully_visible(3, couplings=numbers(3, 3, seed=66), biases=numbers(3))
 
 
 @pytest.mark.parametrize("model", [elementwise, energy_site, threshold])
@@ -363,7 +363,7 @@ def test_a_wrong_claim_is_found_within_fifty_sweeps(
     start = energy.initial(4)
     start |= {"s": torch.full((4,), 5.0).double()} if "s" in start else {}
     with pytest.raises(WrongDependenceError, match="'y'") as caught:
-        run(kernel_of(energy), energy, Schedule(10, 40), initial=start, seed=seed)
+        run(kernel_of(energy), energy, 40, warmup=10, initial=start, seed=seed)
     found = caught.value.chains
     assert found is not None
     assert found.draws["z"].shape[1] == found.statistics["lp"].shape[1] < 40
@@ -373,7 +373,7 @@ def test_a_wrong_claim_is_found_within_fifty_sweeps(
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_cure_in_the_message_works(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     energy = wrong_energy(name, monkeypatch).one_by_one()
-    run(kernel_of(energy), energy, Schedule(5, 20), chains=2, seed=0)
+    run(kernel_of(energy), energy, 20, warmup=5, chains=2, seed=0)
     x = {n: v[0] for n, v in energy.initial(1).items()}
     assert law_error(energy, FOUR[name][0], x) < LIMIT
 
@@ -383,7 +383,7 @@ def test_a_wrong_claim_is_found_behind_other_doors(monkeypatch: pytest.MonkeyPat
     held = clamp(energy, {"s": real(5.0)})
     for wrapped in (held, 0.5 * held):
         with pytest.raises(WrongDependenceError, match="'y'"):
-            run(Gibbs(("z",)), wrapped, Schedule(10, 40), seed=0)
+            run(Gibbs(("z",)), wrapped, 40, warmup=10, seed=0)
     mcmc = infer.MCMC(infer.EnergyKernel(kernel_of(energy), threshold), 40, seed=0)
     with pytest.raises(WrongDependenceError, match="'y'"):
         mcmc.run()
@@ -391,7 +391,7 @@ def test_a_wrong_claim_is_found_behind_other_doors(monkeypatch: pytest.MonkeyPat
 
 def test_a_resumed_run_keeps_all_its_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     right = energy_of(threshold)
-    chains = run(kernel_of(right), right, Schedule(10, 20), chains=2, seed=0)
+    chains = run(kernel_of(right), right, 20, warmup=10, chains=2, seed=0)
     wrong = wrong_energy("a threshold", monkeypatch)
     with pytest.raises(WrongDependenceError) as caught:
         resume(chains, wrong, 40)
@@ -412,9 +412,9 @@ def test_right_claims_pass(name: str) -> None:
 
 def test_looks_change_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     energy = energy_of(elementwise)
-    looked = run(kernel_of(energy), energy, Schedule(20, 100), chains=2, seed=0)
+    looked = run(kernel_of(energy), energy, 100, warmup=20, chains=2, seed=0)
     monkeypatch.setattr(Watch, "look", lambda *_: None)
-    unlooked = run(kernel_of(energy), energy, Schedule(20, 100), chains=2, seed=0)
+    unlooked = run(kernel_of(energy), energy, 100, warmup=20, chains=2, seed=0)
     assert torch.equal(looked.draws["z"], unlooked.draws["z"])
     assert torch.equal(looked.draws["s"], unlooked.draws["s"])
 
@@ -509,7 +509,7 @@ def test_a_model_that_has_changed_is_recorded_anew_when_a_run_starts() -> None:
 
     energy = energy_of(model)
     box["level"] = 3.0
-    run(Gibbs(), energy, Schedule(1, 1), seed=0)
+    run(Gibbs(), energy, 1, warmup=1, seed=0)
     x = energy.initial(2)
     law = energy.conditional("z", x)
     assert torch.allclose(law.logits, by_passes(energy).conditional("z", x).logits)

@@ -28,7 +28,7 @@ from pyro_ebm.energies import (
 from pyro_ebm.energies.fields import energy as field_energy
 from pyro_ebm.energies.fields import factor_graph, labels
 from pyro_ebm.energies.fields.labels import LabelDistribution, draw_labels
-from pyro_ebm.kernels import Gibbs, Schedule, advance, run
+from pyro_ebm.kernels import Gibbs, advance, run
 from pyro_ebm.units import Spin
 from tests.support import fields
 from tests.support.fields import FIELDS, INF, RANDOM, SmallField, stacked, varied
@@ -115,22 +115,22 @@ def test_tables_on_a_graph_are_those_of_its_nodes_and_edges() -> None:
 
 def test_a_potts_model_rewards_equal_neighbours() -> None:
     coupling, own = torch.randn(4).double(), torch.randn(4, 3).double()
-    field = RandomField.potts(EDGES, 3, coupling=coupling, field=own)
+    field = RandomField.potts(EDGES, 3, couplings=coupling, biases=own)
     wanted = -sum(own[i, LABELS[:, i]] for i in range(4)) - sum(
         coupling[e] * (LABELS[:, i] == LABELS[:, j]) for e, (i, j) in enumerate(EDGES)
     )
     same(field(LABELS), wanted)
-    one = RandomField.potts(EDGES, 3, coupling=coupling[:1], field=own)
-    every = RandomField.potts(EDGES, 3, coupling=coupling[:1].expand(4), field=own)
+    one = RandomField.potts(EDGES, 3, couplings=coupling[:1], biases=own)
+    every = RandomField.potts(EDGES, 3, couplings=coupling[:1].expand(4), biases=own)
     same(one(LABELS), every(LABELS))
 
 
 def test_an_ising_model_is_the_boltzmann_machine_of_spins() -> None:
     coupling, own = torch.randn(4).double(), torch.randn(4).double()
     bits = torch.tensor(list(itertools.product(range(2), repeat=4))).double()
-    field = RandomField.ising(EDGES, coupling=coupling, field=own)
+    field = RandomField.ising(EDGES, couplings=coupling, field=own)
     machine = BoltzmannMachine(
-        {"visible": BoltzmannMachine.on_graph(EDGES, unit=Spin(), bias=own).layers["visible"]},
+        {"visible": BoltzmannMachine.on_graph(EDGES, unit=Spin(), biases=own).layers["visible"]},
         {("visible", "visible"): Graph(EDGES, coupling)},
     )
     same(field(bits), machine(2 * bits - 1))
@@ -247,7 +247,7 @@ def test_parameters_can_be_random_variables() -> None:
     field.factors["edge"].weight = PyroSample(normal.expand([4]).to_event(1))
     trace = poutine.trace(field).get_trace(LABELS)
     weight = trace.nodes["factors.edge.weight"]["value"]
-    wanted = RandomField.potts(EDGES, 3, coupling=weight, field=torch.zeros(1, 3).double())
+    wanted = RandomField.potts(EDGES, 3, couplings=weight, biases=torch.zeros(1, 3).double())
     same(trace.nodes["_RETURN"]["value"], wanted(LABELS))
 
 
@@ -414,8 +414,8 @@ def test_exact_draws_stay_exact_draws(name: str) -> None:
 
 
 def test_a_run_keeps_labels_as_small_integers() -> None:
-    field = RandomField.potts(nx.grid_2d_graph(5, 4), 5, coupling=torch.tensor([0.5]))
-    chains = run(Gibbs(), field, Schedule(warmup=5, draws=20), chains=3, seed=1)
+    field = RandomField.potts(nx.grid_2d_graph(5, 4), 5, couplings=torch.tensor([0.5]))
+    chains = run(Gibbs(), field, draws=20, warmup=5, chains=3, seed=1)
     draws = chains.draws["visible"]
     assert draws.dtype == torch.int8
     assert draws.shape == (3, 20, 20)
@@ -425,7 +425,7 @@ def test_a_run_keeps_labels_as_small_integers() -> None:
 
 def test_mixed_numbers_of_states_start_and_run_within_their_support() -> None:
     small = FIELDS["mixed numbers of states"]
-    chains = run(Gibbs(), small.field(), Schedule(warmup=0, draws=50), chains=8, seed=1)
+    chains = run(Gibbs(), small.field(), draws=50, warmup=0, chains=8, seed=1)
     most = chains.draws["visible"].amax((0, 1)).tolist()
     assert most == [q - 1 for q in small.levels]
 

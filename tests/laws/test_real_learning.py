@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.energies import BoltzmannMachine, Layer
-from pyro_ebm.kernels import Gibbs, Schedule, run
+from pyro_ebm.kernels import Gibbs, run
 from pyro_ebm.learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -390,7 +390,7 @@ def test_the_moment_mismatch_of_labels_is_over_one_hot_features() -> None:
     data = torch.tensor([[0], [1], [1], [2]])
     bias = torch.log(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
     machine = BoltzmannMachine.fully_visible(
-        1, unit=Categorical(3), bias=nn.Parameter(bias), weight=torch.zeros(3, 3).double()
+        1, unit=Categorical(3), biases=nn.Parameter(bias), couplings=torch.zeros(3, 3).double()
     )
     figures = Monitor().read(machine, machine.accept(data), None)
     gaps = np.array([0.25 - 0.5, 0.5 - 0.3, 0.25 - 0.2])
@@ -405,8 +405,8 @@ def test_the_moment_mismatch_of_numbers_is_over_means_and_products() -> None:
     machine = BoltzmannMachine.fully_visible(
         2,
         unit=Gaussian(),
-        bias=nn.Parameter(torch.tensor([1.5, 0.5]).double()),
-        weight=torch.zeros(2, 2).double(),
+        biases=nn.Parameter(torch.tensor([1.5, 0.5]).double()),
+        couplings=torch.zeros(2, 2).double(),
     )
     figures = Monitor().read(machine, machine.accept(data), None)
     gaps = np.array([2 - 1.5, 0 - 0.5, -2 - 0.75])
@@ -415,7 +415,7 @@ def test_the_moment_mismatch_of_numbers_is_over_means_and_products() -> None:
 
 def test_chains_of_labels_and_numbers_reach_arviz() -> None:
     small = MIXED["all kinds"]
-    chains = run(Gibbs(), small.machine(torch.float32), Schedule(10, 50), chains=3, seed=2)
+    chains = run(Gibbs(), small.machine(torch.float32), 50, warmup=10, chains=3, seed=2)
     assert chains.draws["a"].dtype == torch.int8
     assert chains.draws["c"].dtype == torch.float32
     assert set(chains.draws["a"].unique().tolist()) <= {0, 1, 2}
@@ -446,6 +446,6 @@ def test_a_precision_may_be_a_random_variable(shape: tuple[int, ...]) -> None:
         2,
         2,
         units=(Gaussian(value.exp()), Bernoulli()),
-        weight=machine.couplings["visible_hidden"].weight.detach(),
+        couplings=machine.couplings["visible_hidden"].weight.detach(),
     )
     assert distance(trace.nodes["_RETURN"]["value"], same(x)) < 1e-12

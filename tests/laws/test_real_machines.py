@@ -588,8 +588,8 @@ def test_twenty_hidden_bits_over_two_numbers_agree_with_quadrature() -> None:
         2,
         20,
         units=(Gaussian(torch.tensor(precision)), Bernoulli()),
-        weight=torch.tensor(weight),
-        bias={V: torch.tensor(visible), H: torch.tensor(hidden)},
+        couplings=torch.tensor(weight),
+        biases={V: torch.tensor(visible), H: torch.tensor(hidden)},
     )
     points = np.arange(-20, 20, 0.25)
     v = np.stack(np.meshgrid(points, points, indexing="ij"), -1).reshape(-1, 2)
@@ -622,12 +622,12 @@ def test_three_numbers_may_be_pairwise_weak_and_jointly_too_strong() -> None:
     assert bool((torch.linalg.eigvalsh(torch.eye(2) - weight[:2, :2]) > 0).all())
     for graph in (weight, torch.nn.Parameter(weight)):
         with pytest.raises(ValueError, match=r"'visible', 'visible'.*not positive definite"):
-            BoltzmannMachine.fully_visible(3, unit=Gaussian(), weight=graph)
-    BoltzmannMachine.fully_visible(3, unit=Gaussian(), weight=-weight)
-    BoltzmannMachine.fully_visible(3, unit=Gaussian(1.3), weight=weight)
+            BoltzmannMachine.fully_visible(3, unit=Gaussian(), couplings=graph)
+    BoltzmannMachine.fully_visible(3, unit=Gaussian(), couplings=-weight)
+    BoltzmannMachine.fully_visible(3, unit=Gaussian(1.3), couplings=weight)
     with pytest.raises(ValueError, match="not positive definite"):
         BoltzmannMachine.on_graph(
-            [(0, 1), (1, 2), (0, 2)], unit=Gaussian(), weight=torch.tensor([0.6])
+            [(0, 1), (1, 2), (0, 2)], unit=Gaussian(), couplings=torch.tensor([0.6])
         )
 
 

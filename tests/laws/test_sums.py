@@ -107,20 +107,20 @@ def prior(energy: Energy, noise: float) -> Callable[[], None]:
 
 
 MACHINE = BoltzmannMachine.fully_visible(
-    3, weight=(numbers(3, 3, seed=47) + numbers(3, 3, seed=47).T) * (1 - torch.eye(3).double())
+    3, couplings=(numbers(3, 3, seed=47) + numbers(3, 3, seed=47).T) * (1 - torch.eye(3).double())
 )
 MACHINE = MACHINE.double()
 FIELD = RandomField.potts(
     [(0, 1), (1, 2)],
     3,
-    coupling=torch.tensor([0.9, -0.6]).double(),
-    field=numbers(3, 3, seed=48),
+    couplings=torch.tensor([0.9, -0.6]).double(),
+    biases=numbers(3, 3, seed=48),
 )
 RBM = BoltzmannMachine.restricted(
     3,
     2,
-    weight=1.5 * numbers(3, 2, seed=34),
-    bias={V: numbers(3, seed=35), "hidden": numbers(2, seed=36)},
+    couplings=1.5 * numbers(3, 2, seed=34),
+    biases={V: numbers(3, seed=35), "hidden": numbers(2, seed=36)},
 )
 LABELS = BoltzmannMachine(
     {V: Layer(Categorical(3), 4, bias=numbers(12, seed=49))},
@@ -129,14 +129,14 @@ LABELS = BoltzmannMachine(
 CHAIN = RandomField.potts(
     [(0, 1), (1, 2), (2, 3)],
     3,
-    coupling=torch.tensor([0.9, -0.6, 0.4]).double(),
-    field=numbers(4, 3, seed=51),
+    couplings=torch.tensor([0.9, -0.6, 0.4]).double(),
+    biases=numbers(4, 3, seed=51),
 )
 MIXED = RandomField.potts(
     [(0, 1), (1, 2)],
     [3, 2, 3],
-    coupling=torch.tensor([0.9, -0.6]).double(),
-    field=numbers(3, 3, seed=52),
+    couplings=torch.tensor([0.9, -0.6]).double(),
+    biases=numbers(3, 3, seed=52),
 )
 
 
@@ -443,7 +443,7 @@ def machines_in_a_plate() -> None:
         pyro.sample("y", dist.Normal(z, 0.8).to_event(1), obs=numbers(2, 2, seed=55))
 
 
-PAIR = BoltzmannMachine.fully_visible(2, weight=torch.tensor([[0.0, 1.5], [1.5, 0.0]]).double())
+PAIR = BoltzmannMachine.fully_visible(2, couplings=torch.tensor([[0.0, 1.5], [1.5, 0.0]]).double())
 PAIR = PAIR.double()
 
 

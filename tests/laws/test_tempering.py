@@ -35,7 +35,6 @@ from pyro_ebm.kernels import (
     Kernel,
     ParallelTempering,
     RandomBlocks,
-    Schedule,
     TemperedTransitions,
     advance,
     resume,
@@ -260,7 +259,7 @@ def test_two_wells_are_joined_through_a_reference() -> None:
     easy = CallableEnergy(lambda x: x.square().sum(-1) / 50, 1)
     kernel = ParallelTempering(MALA(step_size=0.2), (0.0, 0.01, 0.03, 0.08, 0.2, 0.45, 1.0), easy)
     start = torch.full((64, 1), 4.0)
-    chains = run(kernel, wells, Schedule(200, 150), initial=start, seed=1)
+    chains = run(kernel, wells, 150, warmup=200, initial=start, seed=1)
     right = (chains.draws[V] > 0).float().mean((0, 1, 2))
     assert 0.25 < float(right) < 0.75  # from all the 64 chains on one side
     assert {"swap_rate", "replica", "acceptance_rate", "step_size"} <= set(chains.statistics)
@@ -405,8 +404,8 @@ def test_tempering_runs_resumes_and_is_reproducible() -> None:
     small = SMALL["torus"]
     energy = small.machine()
     kernel = ParallelTempering(Gibbs(), (0.2, 0.6, 1.0))
-    whole = run(kernel, energy, Schedule(10, 100), chains=3, seed=5)
-    parts = resume(run(kernel, energy, Schedule(10, 60), chains=3, seed=5), energy, 40)
+    whole = run(kernel, energy, 100, warmup=10, chains=3, seed=5)
+    parts = resume(run(kernel, energy, 60, warmup=10, chains=3, seed=5), energy, 40)
     assert torch.equal(whole.draws[V], parts.draws[V])
     for name, value in whole.statistics.items():
         assert torch.equal(value, parts.statistics[name]), name
@@ -419,7 +418,7 @@ def test_tempering_runs_resumes_and_is_reproducible() -> None:
 def test_the_warm_up_finds_a_ladder_on_which_exchanges_are_equally_likely() -> None:
     small = draw("ladder", {V: (Spin(), 12)}, [(V, V)], scale=0.6)
     energy = small.machine()
-    chains = run(ParallelTempering(Gibbs(), 6), energy, Schedule(200, 100), chains=64, seed=1)
+    chains = run(ParallelTempering(Gibbs(), 6), energy, 100, warmup=200, chains=64, seed=1)
     kernel = chains.kernel
     assert isinstance(kernel, ParallelTempering)
     report = kernel.report(chains.state)
@@ -429,7 +428,8 @@ def test_the_warm_up_finds_a_ladder_on_which_exchanges_are_equally_likely() -> N
     even = run(
         ParallelTempering(Gibbs(), tuple(torch.linspace(0, 1, 6).tolist())),
         energy,
-        Schedule(200, 100),
+        100,
+        warmup=200,
         chains=64,
         seed=1,
     )
@@ -440,7 +440,7 @@ def test_the_warm_up_finds_a_ladder_on_which_exchanges_are_equally_likely() -> N
 def test_the_warm_up_tunes_what_moves_the_replicas_too() -> None:
     wells = CallableEnergy(lambda x: (x.square() - 1).square().sum(-1), 1)
     easy = CallableEnergy(lambda x: x.square().sum(-1) / 2, 1)
-    chains = run(ParallelTempering(MALA(), 3, easy), wells, Schedule(40, 10), chains=8, seed=1)
+    chains = run(ParallelTempering(MALA(), 3, easy), wells, 10, warmup=40, chains=8, seed=1)
     sizes = chains.kernel.kernel.step_size
     assert sizes.shape == (3,)  # one for each level
     assert bool((sizes > 0).all())
@@ -593,7 +593,9 @@ SEVERAL: dict[str, Callable[[], Energy]] = {
     "machines": lambda: stacked([SMALL["torus"]] * 4).machine(),
     "a function clamped to rows": held_rows,
     "a factor for each chain": lambda: FOUR_FACTORS * CallableEnergy(square, 1).double(),
-    "tables for each chain": lambda: RandomField.potts([(0, 1)], 2, coupling=FOUR_FACTORS[:, None]),
+    "tables for each chain": lambda: RandomField.potts(
+        [(0, 1)], 2, couplings=FOUR_FACTORS[:, None]
+    ),
 }
 
 
@@ -641,7 +643,7 @@ def at_most_two(x: Tensor) -> Tensor:
 def test_what_is_forbidden_stays_so_at_beta_1(inner: Kernel) -> None:
     energy = CallableEnergy(at_most_two, {V: Site(boolean, torch.Size([5]))})
     kernel = ParallelTempering(inner, (0.0, 0.5, 1.0))
-    chains = run(kernel, energy, Schedule(20, 60), chains=8, seed=0)
+    chains = run(kernel, energy, 60, warmup=20, chains=8, seed=0)
     assert int(chains.draws[V].sum(-1).max()) == 2
 
 
@@ -653,7 +655,7 @@ def test_what_is_counted_is_of_the_draws(number: int | None) -> None:
     ladder = ParallelTempering(Gibbs(), (0.0, 0.5, 1.0))
     kernel = ladder if number is None else Cycle((Gibbs(), ladder))
     energy = flat_machine()
-    chains = run(kernel, energy, Schedule(300, 60), chains=3, seed=0)
+    chains = run(kernel, energy, 60, warmup=300, chains=3, seed=0)
     before = "" if number is None else f"kernel_{number}_"
     # Each of the three replicas is back after six steps: 30 trips in 60 steps.
     assert 27 <= chains.attributes[f"{before}round_trips"] <= 33
@@ -670,7 +672,7 @@ def test_what_is_counted_is_of_the_draws(number: int | None) -> None:
 def test_the_levels_of_replicas_are_a_statistic_that_round_trips_reads() -> None:
     small = SMALL["torus"]
     kernel = ParallelTempering(Gibbs(), (0.0, 0.3, 0.6, 1.0))
-    chains = run(kernel, small.machine(), Schedule(5, 400), chains=3, seed=0)
+    chains = run(kernel, small.machine(), 400, warmup=5, chains=3, seed=0)
     levels, at_one = chains.statistics["replica_level"], chains.statistics["replica"]
     assert levels.shape == (3, 400, 4)
     assert bool((levels.gather(-1, at_one.long()[..., None]) == 3).all())
@@ -686,7 +688,7 @@ def test_the_levels_of_replicas_are_a_statistic_that_round_trips_reads() -> None
 
 
 def test_a_run_without_a_ladder_tells_of_none() -> None:
-    chains = run(Cycle((Gibbs(), Gibbs())), flat_machine(), Schedule(0, 3), seed=0)
+    chains = run(Cycle((Gibbs(), Gibbs())), flat_machine(), 3, warmup=0, seed=0)
     assert not [name for name in chains.attributes if "barrier" in name or "trips" in name]
 
 
@@ -696,14 +698,14 @@ def test_a_run_without_a_ladder_tells_of_none() -> None:
 def test_dmala_finds_a_step_size_for_each_level() -> None:
     small = draw("sizes", {V: (Spin(), 16)}, [(V, V)], scale=0.7)
     kernel = ParallelTempering(DiscreteLangevin(), (0.05, 0.3, 1.0))
-    chains = run(kernel, small.machine(), Schedule(300, 200), chains=32, seed=0)
+    chains = run(kernel, small.machine(), 200, warmup=300, chains=32, seed=0)
     sizes = chains.kernel.kernel.step_size
     assert sizes.shape == (3,)
     assert float(sizes[0]) > 1.5 * float(sizes[-1])
     assert float(chains.statistics["acceptance_rate"].mean()) == pytest.approx(0.574, abs=0.06)
     assert torch.equal(chains.statistics["step_size"].unique(), sizes[-1:])
     assert "step_size" in chains.attributes
-    plain = run(DiscreteLangevin(), small.machine(), Schedule(50, 5), chains=8, seed=0)
+    plain = run(DiscreteLangevin(), small.machine(), 5, warmup=50, chains=8, seed=0)
     assert isinstance(plain.kernel.step_size, float)
 
 
@@ -747,7 +749,7 @@ def test_a_ladder_from_zero_comes_to_every_state_that_is_allowed(name: str) -> N
 
 
 def test_tempered_transitions_of_one_change_a_level_move_a_fair_bit() -> None:
-    machine = BoltzmannMachine.fully_visible(1, bias=torch.zeros(1))
+    machine = BoltzmannMachine.fully_visible(1, biases=torch.zeros(1))
     kernel = TemperedTransitions(GibbsWithGradients(), (0.5, 1.0))
     torch.manual_seed(0)
     x = advance(kernel, machine, kernel.init(machine, {V: torch.zeros(CHAINS, 1)}), 30).x[V]

@@ -19,7 +19,7 @@ from scipy import integrate, stats
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyro_ebm import TruncatedNormal
+from pyro_ebm.distributions import TruncatedNormal
 from pyro_ebm.units import truncated_normal as subject
 from tests.support.goodness import ALPHA
 

@@ -79,7 +79,7 @@ def waves(*shape: int, step: float = 1.0, scale: float = 1.0) -> Tensor:
 
 # --- machines ------------------------------------------------------------------------------------
 def restricted(scale: float) -> BoltzmannMachine:
-    return BoltzmannMachine.restricted(2, 1, weight=waves(2, 1, scale=1.4 * scale))
+    return BoltzmannMachine.restricted(2, 1, couplings=waves(2, 1, scale=1.4 * scale))
 
 
 def chain_of(unit: Unit, n: int, couplings: Tensor, scale: float) -> BoltzmannMachine:

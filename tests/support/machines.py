@@ -238,7 +238,7 @@ def restricted(
     (weight,) = couplings.values()
     kinds = (units["visible"], units["hidden"])
     return BoltzmannMachine.restricted(
-        *counts(units, bias), units=kinds, weight=weight, bias=bias, offset=offset
+        *counts(units, bias), units=kinds, couplings=weight, biases=bias, offset=offset
     )
 
 
@@ -250,7 +250,7 @@ def two_layers(constructor: Build) -> Build:
             *counts(units, bias),
             units=tuple(units.values()),
             couplings=couplings,
-            bias=bias,
+            biases=bias,
             offset=offset,
         )
 
@@ -262,7 +262,7 @@ def deep(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) -> B
         counts(units, bias),
         unit=units["visible"],
         couplings=couplings,
-        bias=bias,
+        biases=bias,
         offset=offset,
     )
 
@@ -274,8 +274,8 @@ def fully_visible(
     return BoltzmannMachine.fully_visible(
         *counts(units, bias),
         unit=units["visible"],
-        weight=weight,
-        bias=bias["visible"],
+        couplings=weight,
+        biases=bias["visible"],
         offset=offset.get("visible"),
     )
 
@@ -286,8 +286,8 @@ def on_graph(units: dict[str, Unit], bias: dict, couplings: dict, offset: dict) 
         graph.edges,
         len(bias["visible"]),
         unit=units["visible"],
-        weight=graph.weight,
-        bias=bias["visible"],
+        couplings=graph.couplings,
+        biases=bias["visible"],
         offset=offset.get("visible"),
     )
 

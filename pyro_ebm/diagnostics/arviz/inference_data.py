@@ -36,6 +36,8 @@ def inference_data(
 ) -> "InferenceData | DataTree":
     """Builds an ArviZ object; `data["posterior"]["x"].values` and `data.to_netcdf(path)` work.
 
+    `to_arviz` makes it of chains and of Pyro's MCMC.
+
     Args:
         groups: For each group, its variables: (chain, draw, *shape), or (*shape) in
             `observed_data`. Dtypes are kept. Empty groups are left out.
@@ -49,6 +51,14 @@ def inference_data(
     Raises:
         ValueError: If a group is unknown to ArviZ, or names and labels do not fit the arrays.
         TypeError: If an attribute cannot be stored in NetCDF.
+
+    Example:
+        >>> import numpy as np
+        >>> from pyro_ebm.diagnostics import inference_data
+        >>> draws = {"posterior": {"x": np.zeros((4, 100))}}
+        >>> data = inference_data(draws, coords={}, dims={}, attributes={"seed": 0})
+        >>> dict(data["posterior"]["x"].sizes)
+        {'chain': 4, 'draw': 100}
     """
     import arviz
     import xarray

@@ -61,6 +61,8 @@ def to_arviz(
 ) -> "InferenceData | DataTree":
     """Chains as ArviZ data, an `InferenceData` (ArviZ 0.23) or a `DataTree` (1.x).
 
+    `chains.to_arviz()` is the same.
+
     Args:
         source: What `run` returned; or an MCMC object after its run: Pyro's own, with whatever
             kernel, or the library's.
@@ -78,6 +80,13 @@ def to_arviz(
             stands for something else in ArviZ data; if an MCMC object has not run; or if a
             log-likelihood is asked for of a model with summed sites.
         TypeError: If the source keeps no draws, or what is asked for needs a model.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run, to_arviz
+        >>> chains = run(Gibbs(), BoltzmannMachine.restricted(3, 2), 20, warmup=5, seed=0)
+        >>> data = to_arviz(chains, feature_names={"visible": ["a", "b", "c"]})
+        >>> dict(data["posterior"]["visible"].sizes)
+        {'chain': 4, 'draw': 20, 'visible_dim': 3}
     """
     if isinstance(source, AbstractMCMC):
         if observed_data is not None:

@@ -61,6 +61,14 @@ def clamp(
 
     Raises:
         TypeError, ValueError: If a value or a mask is not what its site wants, or nothing is free.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, clamp, exact
+        >>> chain = BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([1.0]))
+        >>> rest = clamp(chain, torch.tensor([1.0, 0.0, 0.0]), mask=torch.arange(3) == 0)
+        >>> exact.moments(rest).mean["visible"]  # tanh 1 and its square
+        tensor([0.7616, 0.5800], dtype=torch.float64)
     """
     if not isinstance(x, Mapping):
         name = only_site(energy.sites, "visible")

@@ -136,6 +136,8 @@ def interpolate(first: Energy, second: Energy, share: float | Tensor) -> Energy:
 
     .. math:: E_t(x) = (1 - t)\, E_0(x) + t\, E_1(x)
 
+    Whole ladders of such energies are run by `ParallelTempering` and `anneal`.
+
     Args:
         first: E₀.
         second: E₁.
@@ -144,6 +146,14 @@ def interpolate(first: Energy, second: Energy, share: float | Tensor) -> Energy:
 
     Raises:
         TypeError, ValueError: As `combined`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, interpolate
+        >>> wide = CallableEnergy(lambda x: x**2, ())
+        >>> narrow = CallableEnergy(lambda x: 8 * x**2, ())
+        >>> interpolate(wide, narrow, torch.tensor([0.0, 0.5, 1.0]))(torch.ones(3))
+        tensor([1.0000, 4.5000, 8.0000])
     """
     return combined([(rest(share), first), (share, second)])
 

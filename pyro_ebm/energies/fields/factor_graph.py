@@ -29,6 +29,13 @@ class FactorGroup:
         table: log ψ (*batch, count, q_1, …, q_arity), or with 1 for the count where all factors
             share one table. A size is the largest number of states in its column of `nodes`; what
             stands beyond the states of a node with fewer is not read.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.energies import FactorGroup
+        >>> group = FactorGroup(torch.tensor([[0, 1], [1, 2]]), torch.eye(2)[None])
+        >>> group.nodes.shape, group.table.shape
+        (torch.Size([2, 2]), torch.Size([1, 2, 2]))
     """
 
     nodes: Tensor
@@ -122,6 +129,16 @@ class FactorGraph:
         states: The number of states of each node.
         groups: The factors, by name.
         constant: c (*batch,).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField
+        >>> field = RandomField.potts(
+        ...     [(0, 1)], 3, couplings=torch.ones(1), biases=torch.zeros(1, 3)
+        ... )
+        >>> graph = field.read()
+        >>> graph.states, list(graph.groups)
+        ((3, 3), ['node', 'edge'])
     """
 
     states: tuple[int, ...]

@@ -19,6 +19,14 @@ class Factors(AbstractModule):
 
     A parameter given as nn.Parameter is learned, any other tensor is kept as it is, with its
     history. Batch dimensions may lead in it.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import PatternFactors, RandomField, TableFactors
+        >>> agree = PatternFactors([[0, 1], [1, 2]], torch.tensor([1.0]), torch.eye(2))
+        >>> first = TableFactors([[0]], torch.tensor([[0.0, 3.0]]))
+        >>> RandomField((2, 2, 2), {"agree": agree, "first": first})(torch.tensor([1, 1, 0]))
+        tensor(-4.)
     """
 
     nodes: Tensor  # (count, arity)
@@ -58,6 +66,14 @@ class TableFactors(Factors):
 
     Raises:
         TypeError, ValueError: If the nodes or the table are not what is wanted.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, TableFactors
+        >>> never_both = torch.tensor([[[0.0, 0.0], [0.0, -torch.inf]]])
+        >>> field = RandomField((2, 2, 2), {"pairs": TableFactors([[0, 1], [1, 2]], never_both)})
+        >>> field(torch.tensor([[1, 0, 1], [1, 1, 0]]))
+        tensor([0., inf])
     """
 
     table: Tensor
@@ -104,6 +120,13 @@ class PatternFactors(Factors):
 
     Raises:
         TypeError, ValueError: If an argument is not what is wanted.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import PatternFactors, RandomField
+        >>> agree = PatternFactors([[0, 1], [1, 2]], torch.tensor([1.0, 2.0]), torch.eye(3))
+        >>> RandomField((3, 3, 3), {"agree": agree})(torch.tensor([2, 2, 0]))
+        tensor(-1.)
     """
 
     weight: Tensor

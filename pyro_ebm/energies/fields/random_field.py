@@ -39,7 +39,9 @@ class RandomField(FieldEnergy):
 
     Example:
         >>> weight = torch.tensor([0.5])
-        >>> field = RandomField.potts([(0, 1), (1, 2)], 3, coupling=weight, field=torch.zeros(1, 3))
+        >>> field = RandomField.potts(
+        ...     [(0, 1), (1, 2)], 3, couplings=weight, biases=torch.zeros(1, 3)
+        ... )
         >>> field(torch.tensor([[0, 0, 1], [2, 2, 2]]))
         tensor([-0.5000, -1.0000])
 
@@ -112,7 +114,7 @@ class RandomField(FieldEnergy):
             TypeError, ValueError: If an argument is not what is wanted.
         """
         if isinstance(edge_table, str):
-            potts = "RandomField.potts(graph, states, coupling={w})"
+            potts = "RandomField.potts(graph, states, couplings={w})"
             warn_of_weights(graph, "−Σ w [x = x]", potts)
         edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
@@ -131,8 +133,8 @@ class RandomField(FieldEnergy):
         states: int | Sequence[int],
         *,
         n: int | None = None,
-        coupling: Tensor | Learned = "free",
-        field: Tensor | Learned = "free",
+        couplings: Tensor | Learned = "free",
+        biases: Tensor | Learned = "free",
     ) -> Self:
         r"""A Potts model.
 
@@ -142,8 +144,8 @@ class RandomField(FieldEnergy):
             graph: As for `on_graph`.
             states: As for `on_graph`.
             n: As for `on_graph`.
-            coupling: J (*batch, edges or 1), or "free" or "shared" for learned ones.
-            field: h (*batch, n or 1, q); likewise.
+            couplings: J (*batch, edges or 1), or "free" or "shared" for learned ones.
+            biases: h (*batch, n or 1, q); likewise.
 
         Raises:
             TypeError, ValueError: If an argument is not what is wanted.
@@ -152,16 +154,16 @@ class RandomField(FieldEnergy):
             | Some generalized order-disorder transformations (Potts, 1952)
             | https://doi.org/10.1017/S0305004100027419
         """
-        if isinstance(coupling, str):
-            warn_of_weights(graph, "−Σ w [x = x]", "coupling={w}")
+        if isinstance(couplings, str):
+            warn_of_weights(graph, "−Σ w [x = x]", "couplings={w}")
         edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
-        like = first_tensor(coupling, field)
-        factors = {"node": table_factors(torch.arange(len(states))[:, None], field, (q,), like)}
+        like = first_tensor(couplings, biases)
+        factors = {"node": table_factors(torch.arange(len(states))[:, None], biases, (q,), like)}
         if len(edges):
             sizes = [max(states[i] for i in column) for column in edges.mT.tolist()]
             same = torch.eye(*sizes, dtype=like.dtype, device=like.device)
-            weight = given_or_learned(coupling, len(edges), (), like)
+            weight = given_or_learned(couplings, len(edges), (), like)
             factors["edge"] = PatternFactors(edges, weight, same)
         return cls.named(states, factors, names)
 
@@ -171,7 +173,7 @@ class RandomField(FieldEnergy):
         graph: Edges,
         n: int | None = None,
         *,
-        coupling: Tensor | Learned = "free",
+        couplings: Tensor | Learned = "free",
         field: Tensor | Learned = "free",
     ) -> Self:
         r"""An Ising model whose spins s = 2x − 1 are written as labels x in {0, 1}.
@@ -181,22 +183,22 @@ class RandomField(FieldEnergy):
         Args:
             graph: As for `on_graph`.
             n: As for `on_graph`.
-            coupling: J (*batch, edges or 1), or "free" or "shared" for learned ones.
+            couplings: J (*batch, edges or 1), or "free" or "shared" for learned ones.
             field: h (*batch, n or 1); likewise.
 
         Raises:
             TypeError, ValueError: If an argument is not what is wanted.
         """
-        if isinstance(coupling, str):
-            warn_of_weights(graph, "−Σ w s s", "coupling={w}")
+        if isinstance(couplings, str):
+            warn_of_weights(graph, "−Σ w s s", "couplings={w}")
         edges, states, names = edges_and_states(graph, 2, n)
-        like = first_tensor(coupling, field)
+        like = first_tensor(couplings, field)
         spin = like.new_tensor([-1.0, 1.0])
         nodes = torch.arange(len(states))[:, None]
         strength = given_or_learned(field, len(states), (), like)
         factors: dict[str, Factors] = {"node": PatternFactors(nodes, strength, spin)}
         if len(edges):
-            weight = given_or_learned(coupling, len(edges), (), like)
+            weight = given_or_learned(couplings, len(edges), (), like)
             factors["edge"] = PatternFactors(edges, weight, spin[:, None] * spin)
         return cls.named(states, factors, names)
 

@@ -36,6 +36,8 @@ class CallableEnergy(Energy):
     learned, saved, moved and converted with it. What a plain function has closed over stays the
     caller's. A lambda cannot be pickled, hence neither can an energy made of one.
 
+    For a network with a well-defined Z see `mlp_energy`; for a Pyro model `ModelEnergy`.
+
     Args:
         function: From values with exactly one batch dimension, (rows, *shape), to one number for
             each row, (rows,). With one site it is called as `function(x)`, with several by their
@@ -53,6 +55,13 @@ class CallableEnergy(Energy):
         ValueError: If there are no sites; if `function` fails on the random rows, does not answer
             with one number for each, changes them, draws random numbers, or lets a row's energy
             depend on other rows.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy
+        >>> ring = CallableEnergy(lambda x: (x.norm(dim=-1) - 2).square() / 0.1, 2)
+        >>> ring(torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
+        tensor([ 0., 40.])
     """
 
     def __init__(

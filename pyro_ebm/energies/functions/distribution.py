@@ -34,6 +34,8 @@ class DistributionEnergy(BlockEnergy):
     kind. Where they require gradients or carry a history, so does E; what the distribution computed
     from them when it was made lives as long as one backward pass.
 
+    The other way, an energy as a Pyro distribution, is `EnergyDistribution`.
+
     Args:
         distribution: q. Its batch dimensions are those of batched parameters and broadcast against
             the batch of x, aligned on the right; its event is the site's shape.
@@ -42,6 +44,13 @@ class DistributionEnergy(BlockEnergy):
     Raises:
         TypeError: If `distribution` is none, or cannot tell its support or its log-probability.
         ValueError: If nothing can be drawn from it, as its parameters are NaN.
+
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> from pyro_ebm import DistributionEnergy
+        >>> energy = DistributionEnergy(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        >>> energy(torch.zeros(2))  # ln 2π
+        tensor(1.8379)
     """
 
     def __init__(self, distribution: Distribution, *, site: str = "visible") -> None:

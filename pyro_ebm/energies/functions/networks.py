@@ -34,6 +34,8 @@ def mlp_energy(
     rises in every direction (a bounded site has no such worry); it need not, and while f is
     learned it may cease to.
 
+    Any other module is an energy as `CallableEnergy(module, sites)`.
+
     Args:
         sites: The one site by name, or the shape of one real site called `visible`; the network
             reads its values as one vector.
@@ -45,6 +47,13 @@ def mlp_energy(
 
     Raises:
         TypeError, ValueError: If there are several sites, or a width or the spread is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import mlp_energy
+        >>> energy = mlp_energy(2, widths=(16, 16), spread=3.0)
+        >>> energy(torch.randn(5, 2)).shape
+        torch.Size([5])
 
     References:
         | A theory of generative ConvNet (Xie, Lu, Zhu & Wu, 2016) https://arxiv.org/abs/1602.03264
@@ -83,6 +92,13 @@ def convolutional_energy(
     Raises:
         TypeError, ValueError: If there are several sites, the shape is not that of an image, or a
             count of channels or the spread is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import convolutional_energy
+        >>> energy = convolutional_energy((1, 8, 8), channels=(4, 8))
+        >>> energy(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5])
 
     References:
         | A theory of generative ConvNet (Xie, Lu, Zhu & Wu, 2016) https://arxiv.org/abs/1602.03264

@@ -78,6 +78,13 @@ class SpectralLinear(nn.Module):
     Raises:
         ValueError: If the bound is not positive.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.energies import SpectralLinear
+        >>> layer = SpectralLinear(3, 2, bound=0.5)
+        >>> torch.linalg.matrix_norm(torch.func.jacrev(layer)(torch.zeros(3)), 2)
+        tensor(0.5000, ...)
+
     References:
         | Spectral normalization for generative adversarial networks (Miyato, Kataoka, Koyama &
         | Yoshida, 2018) https://arxiv.org/abs/1802.05957
@@ -111,6 +118,14 @@ class SpectralConvolution(nn.Module):
 
     Raises:
         ValueError: If the bound is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import convolutional_energy
+        >>> from pyro_ebm.energies import SpectralConvolution
+        >>> energy = convolutional_energy((1, 8, 8), (4,), convolution=SpectralConvolution)
+        >>> energy(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5])
 
     References:
         | Spectral normalization for generative adversarial networks (Miyato, Kataoka, Koyama &

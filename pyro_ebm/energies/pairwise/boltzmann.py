@@ -35,6 +35,9 @@ INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (
 class BoltzmannMachine(PairwiseEnergy):
     """A Boltzmann machine over named layers; the module's docstring has the energy.
 
+    `restricted`, `fully_visible`, `on_graph`, `deep`, `from_pairs` make the usual ones. As Pyro
+    distributions, `pyro_ebm.distributions` has `Boltzmann`, `RestrictedBoltzmann`, `Ising`.
+
     Args:
         layers: The layers by name; a name must be a valid attribute name.
         couplings: Pairs of layer names that are coupled, twice the same for couplings inside a
@@ -46,6 +49,14 @@ class BoltzmannMachine(PairwiseEnergy):
     Raises:
         ValueError: If a name, a shape, a dtype, a device or a value is not what is wanted.
         TypeError: If a parameter is no floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Bernoulli, BoltzmannMachine, Gaussian, Layer
+        >>> layers = {"pixels": Layer(Gaussian(), 4), "causes": Layer(Bernoulli(), 2)}
+        >>> machine = BoltzmannMachine(layers, {("pixels", "causes"): torch.ones(4, 2)})
+        >>> machine({"pixels": torch.ones(4), "causes": torch.tensor([1.0, 0.0])})
+        tensor(-2., ...)
 
     References:
         | A learning algorithm for Boltzmann machines (Ackley, Hinton & Sejnowski, 1985)
@@ -167,8 +178,8 @@ class BoltzmannMachine(PairwiseEnergy):
         n_hidden: int,
         *,
         units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
-        weight: Tensor | None = None,
-        bias: Mapping[str, Tensor] | None = None,
+        couplings: Tensor | None = None,
+        biases: Mapping[str, Tensor] | None = None,
         offset: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """An RBM: no couplings inside the layers `visible` and `hidden`.
@@ -177,12 +188,12 @@ class BoltzmannMachine(PairwiseEnergy):
             n_visible: Number of visible units.
             n_hidden: Number of hidden units.
             units: The kinds of visible and hidden units.
-            weight: W (*batch, n_visible, n_hidden).
-            bias: Biases by layer.
+            couplings: W (*batch, n_visible, n_hidden).
+            biases: By layer.
             offset: Offsets by layer.
         """
         sizes = {"visible": n_visible, "hidden": n_hidden}
-        return cls(make_layers(sizes, units, bias, offset), {("visible", "hidden"): weight})
+        return cls(make_layers(sizes, units, biases, offset), {("visible", "hidden"): couplings})
 
     @classmethod
     def semi_restricted(
@@ -192,7 +203,7 @@ class BoltzmannMachine(PairwiseEnergy):
         *,
         units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
         couplings: Mapping[Pair, Given] | None = None,
-        bias: Mapping[str, Tensor] | None = None,
+        biases: Mapping[str, Tensor] | None = None,
         offset: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """An RBM with couplings among the visible units.
@@ -202,12 +213,12 @@ class BoltzmannMachine(PairwiseEnergy):
             n_hidden: Number of hidden units.
             units: The kinds of visible and hidden units.
             couplings: W under ("visible", "hidden") and L under ("visible", "visible").
-            bias: Biases by layer.
+            biases: By layer.
             offset: Offsets by layer.
         """
         sizes = {"visible": n_visible, "hidden": n_hidden}
         pairs = [("visible", "hidden"), ("visible", "visible")]
-        return cls(make_layers(sizes, units, bias, offset), choose_given(pairs, couplings))
+        return cls(make_layers(sizes, units, biases, offset), choose_given(pairs, couplings))
 
     @classmethod
     def general(
@@ -217,7 +228,7 @@ class BoltzmannMachine(PairwiseEnergy):
         *,
         units: tuple[Unit, Unit] = (Bernoulli(), Bernoulli()),
         couplings: Mapping[Pair, Given] | None = None,
-        bias: Mapping[str, Tensor] | None = None,
+        biases: Mapping[str, Tensor] | None = None,
         offset: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """Every unit coupled to every other: W between the layers, L and J inside them.
@@ -228,12 +239,12 @@ class BoltzmannMachine(PairwiseEnergy):
             units: The kinds of visible and hidden units.
             couplings: W under ("visible", "hidden"), L under ("visible", "visible") and J under
                 ("hidden", "hidden").
-            bias: Biases by layer.
+            biases: By layer.
             offset: Offsets by layer.
         """
         sizes = {"visible": n_visible, "hidden": n_hidden}
         pairs = [("visible", "hidden"), ("visible", "visible"), ("hidden", "hidden")]
-        return cls(make_layers(sizes, units, bias, offset), choose_given(pairs, couplings))
+        return cls(make_layers(sizes, units, biases, offset), choose_given(pairs, couplings))
 
     @classmethod
     def fully_visible(
@@ -241,8 +252,8 @@ class BoltzmannMachine(PairwiseEnergy):
         n: int,
         *,
         unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
+        couplings: Tensor | None = None,
+        biases: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> Self:
         """One layer, `visible`, with every pair of units coupled.
@@ -250,12 +261,12 @@ class BoltzmannMachine(PairwiseEnergy):
         Args:
             n: Number of units.
             unit: The kind of unit.
-            weight: W (*batch, n, n); any square matrix, see the class.
-            bias: b (*batch, n).
+            couplings: W (*batch, n, n); any square matrix, see the class.
+            biases: b (*batch, n).
             offset: x̂ (*batch, n).
         """
-        layer = Layer(unit, n, bias=bias, offset=offset)
-        return cls({"visible": layer}, {("visible", "visible"): weight})
+        layer = Layer(unit, n, bias=biases, offset=offset)
+        return cls({"visible": layer}, {("visible", "visible"): couplings})
 
     @classmethod
     def deep(
@@ -264,7 +275,7 @@ class BoltzmannMachine(PairwiseEnergy):
         *,
         unit: Unit = Bernoulli(),  # noqa: B008 (a unit is immutable)
         couplings: Mapping[Pair, Given] | None = None,
-        bias: Mapping[str, Tensor] | None = None,
+        biases: Mapping[str, Tensor] | None = None,
         offset: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """A deep Boltzmann machine: `visible`, `hidden1`, `hidden2`, … each coupled to the next.
@@ -273,7 +284,7 @@ class BoltzmannMachine(PairwiseEnergy):
             sizes: Numbers of units, visible first.
             unit: The kind of unit.
             couplings: Matrices by pair of neighbouring layers.
-            bias: Biases by layer.
+            biases: By layer.
             offset: Offsets by layer.
 
         References:
@@ -284,7 +295,7 @@ class BoltzmannMachine(PairwiseEnergy):
             raise ValueError(f"sizes is {list(sizes)}; wanted a visible and some hidden layers.")
         names = ["visible", *(f"hidden{k}" for k in range(1, len(sizes)))]
         layers = make_layers(
-            dict(zip(names, sizes, strict=True)), (unit,) * len(sizes), bias, offset
+            dict(zip(names, sizes, strict=True)), (unit,) * len(sizes), biases, offset
         )
         return cls(layers, choose_given(list(itertools.pairwise(names)), couplings))
 
@@ -295,8 +306,8 @@ class BoltzmannMachine(PairwiseEnergy):
         n: int | None = None,
         *,
         unit: Unit = Spin(),  # noqa: B008 (a unit is immutable)
-        weight: Tensor | Literal["free", "shared"] = "free",
-        bias: Tensor | None = None,
+        couplings: Tensor | Literal["free", "shared"] = "free",
+        biases: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> Self:
         """One layer, `visible`, coupled along the edges of a graph: an Ising model.
@@ -306,13 +317,13 @@ class BoltzmannMachine(PairwiseEnergy):
                 are the units; others are numbered in its order, and `names` tells them.
             n: Number of units; by default that of the graph, or all up to the largest index.
             unit: The kind of unit.
-            weight: "free" for one learned coupling on each edge, "shared" for a single one, or the
-                couplings themselves, (*batch, edges) or (*batch, 1).
-            bias: b (*batch, n).
+            couplings: "free" for one learned coupling on each edge, "shared" for a single one, or
+                the numbers themselves, (*batch, edges) or (*batch, 1).
+            biases: b (*batch, n).
             offset: x̂ (*batch, n).
         """
-        graph = Graph(edges, weight)
-        layer = Layer(unit, graph.nodes.size(n, "units"), bias=bias, offset=offset)
+        graph = Graph(edges, couplings)
+        layer = Layer(unit, graph.nodes.size(n, "units"), bias=biases, offset=offset)
         machine = cls({"visible": layer}, {("visible", "visible"): graph})
         machine.names = {} if graph.nodes.names is None else {"visible": graph.nodes.names}
         return machine
@@ -509,8 +520,8 @@ class BoltzmannMachine(PairwiseEnergy):
         machine = BoltzmannMachine.fully_visible(
             sum(layer.size for layer in self.layers.values()),
             unit=units.pop(),
-            weight=terms.matrix(),
-            bias=torch.cat(list(terms.biases.values()), -1),
+            couplings=terms.matrix(),
+            biases=torch.cat(list(terms.biases.values()), -1),
         )
         machine.constant = terms.constant
         return machine
@@ -518,7 +529,9 @@ class BoltzmannMachine(PairwiseEnergy):
 
 def like_the_given(layers: Mapping[str, Layer], couplings: Mapping[Pair, Given]) -> Tensor:  # ()
     """A zero of the dtype and device of the parameters that are given, else of the default."""
-    weights = [value.weight if isinstance(value, Graph) else value for value in couplings.values()]
+    weights = [
+        value.couplings if isinstance(value, Graph) else value for value in couplings.values()
+    ]
     own = [value for layer in layers.values() for value in (layer.bias, layer.offset)]
     for layer in layers.values():
         # A single number takes the machine's dtype, unless it is learned.

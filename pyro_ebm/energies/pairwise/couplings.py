@@ -205,41 +205,51 @@ class Sparse(Coupling):
 class Graph:
     """Which units of a layer (or of two) are coupled: `couplings={("a", "a"): Graph(edges)}`.
 
+    `BoltzmannMachine.on_graph` makes a machine of one layer on a graph.
+
     Args:
         edges: Pairs of unit indices (edges, 2), a list of pairs, or a networkx graph, whose nodes
             0, …, n − 1 are the units, and others are numbered in the order of the graph. The
             weights of its edges are not read.
-        weight: "free" for one learned coupling on each edge, "shared" for a single one, both from
-            zero; or the couplings themselves, (*batch, edges) or (*batch, 1), learned or given.
+        couplings: "free" for one learned coupling on each edge, "shared" for a single one, both
+            from zero; or the numbers themselves, (*batch, edges) or (*batch, 1), learned or given.
 
     Raises:
         ValueError: If an edge joins a unit to itself, stands twice, or names no unit.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Graph, Layer, Spin
+        >>> pairs = Graph([(0, 1), (1, 2)], couplings=torch.tensor([0.5, -1.0]))
+        >>> machine = BoltzmannMachine({"spins": Layer(Spin(), 3)}, {("spins", "spins"): pairs})
+        >>> machine(torch.tensor([1.0, 1.0, -1.0]))
+        tensor(-1.5000, ...)
     """
 
     def __init__(
         self,
         edges: Edges,
-        weight: Tensor | Literal["free", "shared"] = "free",
+        couplings: Tensor | Literal["free", "shared"] = "free",
     ) -> None:
-        if isinstance(weight, str) and weight not in ("free", "shared"):
-            raise ValueError(f"weight is {weight!r}; wanted 'free', 'shared' or a tensor.")
-        if not isinstance(weight, str | Tensor):
+        if isinstance(couplings, str) and couplings not in ("free", "shared"):
+            raise ValueError(f"couplings is {couplings!r}; wanted 'free', 'shared' or a tensor.")
+        if not isinstance(couplings, str | Tensor):
             raise TypeError(
-                f"weight is {weight!r}; wanted 'free', 'shared', or a tensor of couplings, "
+                f"couplings is {couplings!r}; wanted 'free', 'shared', or a tensor, "
                 f"for example torch.tensor([0.5]) for one that all edges share."
             )
-        if isinstance(weight, str):
-            warn_of_weights(edges, "−Σ w x x", "weight={w}")
+        if isinstance(couplings, str):
+            warn_of_weights(edges, "−Σ w x x", "couplings={w}")
         self.nodes = numbered(edges)
-        self.edges, self.weight = self.nodes.edges, weight
+        self.edges, self.couplings = self.nodes.edges, couplings
 
     def coupling(self, ends: tuple[str, str], sizes: tuple[int, int], like: Tensor) -> "Sparse":
         """The module, once the layers are known; learned couplings are made `like` a tensor."""
         check_edges(self.edges, sizes, within=ends[0] == ends[1])
-        if isinstance(self.weight, str):
-            count = 1 if self.weight == "shared" else len(self.edges)
+        if isinstance(self.couplings, str):
+            count = 1 if self.couplings == "shared" else len(self.edges)
             weight: Tensor = nn.Parameter(like.new_zeros(count))
         else:
-            count = 1 if self.weight.shape[-1:] == (1,) else len(self.edges)
-            weight = check_parameter(self.weight, f"the weight of the graph {ends}", (count,))
+            count = 1 if self.couplings.shape[-1:] == (1,) else len(self.edges)
+            weight = check_parameter(self.couplings, f"the couplings of the graph {ends}", (count,))
         return Sparse(ends, self.edges.to(weight.device), weight, sizes)

@@ -19,7 +19,17 @@ WEIGHTS = "torch.tensor([float(w) for *_, w in graph.edges(data='weight', defaul
 
 
 class CouplingWarning(UserWarning):
-    """Couplings that may be read otherwise than they are meant."""
+    """Couplings that may be read otherwise than they are meant.
+
+    Example:
+        >>> import torch, warnings
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> with warnings.catch_warnings(record=True) as seen:
+        ...     warnings.simplefilter("always")
+        ...     machine = BoltzmannMachine.fully_visible(3, couplings=torch.ones(3, 3).triu(1))
+        >>> seen[0].category.__name__
+        'CouplingWarning'
+    """
 
 
 class NumberedGraph(NamedTuple):

@@ -14,7 +14,15 @@ from .terms import PairwiseTerms
 
 
 class PairwiseEnergy(BlockEnergy, GradientEnergy):
-    """An energy of units in fields that are linear in the other units."""
+    """An energy of units in fields that are linear in the other units.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine
+        >>> machine = BoltzmannMachine.restricted(2, 3, couplings=torch.ones(2, 3))
+        >>> machine.field("hidden", {"visible": torch.tensor([1.0, 1.0])})
+        tensor([2., 2., 2.], ...)
+    """
 
     @abstractmethod
     def read(self) -> PairwiseTerms:

@@ -22,6 +22,13 @@ class Layer(nn.Module):
 
     Raises:
         ValueError: If the size is not positive, or a tensor has the wrong shape or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import Bernoulli, BoltzmannMachine, Layer
+        >>> bits = Layer(Bernoulli(), 3, bias=torch.tensor([0.0, 1.0, 2.0]))
+        >>> BoltzmannMachine({"bits": bits})(torch.ones(3))
+        tensor(-3.)
     """
 
     bias: Tensor
@@ -77,14 +84,14 @@ class Layer(nn.Module):
 def make_layers(
     sizes: Mapping[str, int],
     units: Sequence[Unit],
-    bias: Mapping[str, Tensor] | None,
+    biases: Mapping[str, Tensor] | None,
     offset: Mapping[str, Tensor] | None,
 ) -> dict[str, Layer]:
     """Layers by name, with what is given of their biases and offsets."""
-    check_known("bias", bias, sizes)
+    check_known("biases", biases, sizes)
     check_known("offset", offset, sizes)
     return {
-        name: Layer(unit, size, bias=(bias or {}).get(name), offset=(offset or {}).get(name))
+        name: Layer(unit, size, bias=(biases or {}).get(name), offset=(offset or {}).get(name))
         for (name, size), unit in zip(sizes.items(), units, strict=True)
     }
 

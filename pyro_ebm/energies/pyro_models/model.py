@@ -59,7 +59,13 @@ ELEMENTS = 2**24  # numbers of one batched pass, about: more rows are taken in t
 
 
 class UnbatchedModelWarning(UserWarning):
-    """A model cannot be batched over chains: they are evaluated one after another."""
+    """A model cannot be batched over chains: they are evaluated one after another.
+
+    Example:
+        >>> import warnings
+        >>> from pyro_ebm.energies import UnbatchedModelWarning
+        >>> warnings.filterwarnings("ignore", category=UnbatchedModelWarning)  # slow is fine here
+    """
 
 
 class ModelEnergy(SweepEnergy, CheckedEnergy):
@@ -88,6 +94,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
     otherwise one after another. `dependences` tells what is claimed of each site and why, and
     `one_by_one` makes no claims. Runs compare what is claimed with the log joint.
 
+    `infer.MCMC` with an `EnergyKernel` makes it for you.
+
     Args:
         model: A Pyro model: a callable, or a `PyroModule`. Its sites must be the same in every
             pass, and it may draw random numbers at sample sites only.
@@ -98,6 +106,15 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         TypeError: If `model` is no callable.
         ValueError: If it subsamples, has no latent site or one whose support is unknown, has other
             sites in another pass, or another log joint for the same values.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyro_ebm import ModelEnergy
+        >>> def model(data):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("data", dist.Normal(mean, 1.0), obs=data)
+        >>> ModelEnergy(model, torch.tensor(1.0))({"mean": torch.tensor([0.5])})  # ln 2π + ¼
+        tensor([2.0879])
     """
 
     def __init__(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
@@ -217,14 +234,14 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         }
         return self.reduced(free)
 
-    def initial(self, chains: int, strategy: InitStrategy | None = None) -> Sites:
+    def initial(self, chains: int, init_strategy: InitStrategy | None = None) -> Sites:
         """Where chains may start, each on its own: values of finite energy.
 
         Args:
             chains: How many.
-            strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers between
-                −2 and 2 in unconstrained space, and farther out where no finite energy is found
-                there. Discrete sites are drawn from the model.
+            init_strategy: One of Pyro's `init_to_...`, for the real sites; if left out, numbers
+                between −2 and 2 in unconstrained space, and farther out where no finite energy is
+                found there. Discrete sites are drawn from the model.
 
         Raises:
             ValueError: If no finite energy is found in a hundred tries.
@@ -234,7 +251,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         found: list[Sites] = []
         for number in range(TRIES):
             radius = RADIUS + WIDER * number
-            tried = [self.random_values(strategy, radius) for _ in range(chains - len(found))]
+            tried = [self.random_values(init_strategy, radius) for _ in range(chains - len(found))]
             with torch.no_grad():
                 energies = self.evaluate(stacked(tried))
             found += [x for x, e in zip(tried, energies.tolist(), strict=True) if math.isfinite(e)]
@@ -242,7 +259,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
                 return stacked(found)
         raise ValueError(
             f"Only {len(found)} of {chains} chains found a start of finite energy in {TRIES} "
-            f"tries. Give `initial` another strategy, or look for terms that are −∞ or NaN."
+            f"tries. Give `initial` another init_strategy, or look for terms that are −∞ or NaN."
         )
 
     # --- conditional laws ------------------------------------------------------------------------

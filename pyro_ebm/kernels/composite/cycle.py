@@ -120,6 +120,11 @@ class Mixture(TunableKernel, ReversibleKernel):
     Raises:
         TypeError: If they are not a tuple of one kernel or more.
         ValueError: If the weights are not one positive number for each.
+
+    Example:
+        >>> from pyro_ebm import Gibbs, Mixture, RandomBlocks
+        >>> Mixture((Gibbs(), RandomBlocks(size=4)), weights=(9.0, 1.0)).weights
+        (9.0, 1.0)
     """
 
     kernels: tuple[Kernel, ...]

@@ -51,6 +51,8 @@ class TemperedTransitions(Kernel):
     Without that the proposal would not be its own reverse, and chains that share such choices would
     not be independent.
 
+    `ParallelTempering` keeps replicas at all levels instead, and serves kernels without a reverse.
+
     Args:
         kernel: What moves the values at every level, with all its settings. It must know its
             reverse (`ReversibleKernel`): kernels with a single Metropolis test do, `Langevin`,
@@ -63,6 +65,13 @@ class TemperedTransitions(Kernel):
         ValueError: If the ladder is not at least two rising numbers from 0 or above to 1, or if
             the kernel does not know its reverse.
         TypeError: If `kernel` is no kernel, or `reference` no energy.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, GibbsWithGradients, TemperedTransitions, run
+        >>> kernel = TemperedTransitions(GibbsWithGradients(), betas=(0.25, 0.5, 1.0))
+        >>> chains = run(kernel, BoltzmannMachine.fully_visible(4), 20, warmup=5, seed=0)
+        >>> chains.statistics["acceptance_rate"].shape
+        torch.Size([4, 20])
 
     References:
         | Sampling from multimodal distributions using tempered transitions (Neal, 1996)

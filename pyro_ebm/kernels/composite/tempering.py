@@ -93,6 +93,17 @@ class TemperingReport(NamedTuple):
         round_trip_rate: Round trips for each chain and step.
         best_round_trip_rate: 1 / (2 + 2Λ), which no ladder on this path exceeds, where the levels
             mix well on their own.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, ParallelTempering, run
+        >>> ring = BoltzmannMachine.on_graph(
+        ...     [(0, 1), (1, 2), (2, 0)], couplings=torch.tensor([2.0])
+        ... )
+        >>> chains = run(ParallelTempering(Gibbs(), (0.2, 0.5, 1.0)), ring, 50, warmup=10, seed=0)
+        >>> report = chains.kernel.report(chains.state)
+        >>> report.rejection_rates.shape, report.round_trips.shape
+        (torch.Size([2]), torch.Size([4]))
     """
 
     rejection_rates: Tensor
@@ -113,6 +124,8 @@ class ParallelTempering(TunableKernel):
     (mean of chains) and the `swap_rates` of the pairs, of all steps since the warm-up;
     `report(chains.state)` tells it in numbers.
 
+    `sample` goes on to it where chains are trapped.
+
     Args:
         kernel: What moves the replicas at each level.
         betas: The inverse temperatures, rising, the last one 1; or the number of levels from 0 to
@@ -124,6 +137,15 @@ class ParallelTempering(TunableKernel):
         ValueError: If the ladder is not at least two rising numbers from 0 or above to 1.
         TypeError: If `kernel` is no kernel, `reference` no energy, or `betas` neither numbers nor a
             number of levels.
+
+    Example:
+        >>> from pyro_ebm import CallableEnergy, ParallelTempering, RandomWalk, UnitMass, run
+        >>> wells = CallableEnergy(lambda x: ((x.abs() - 4) * 2).square(), ())
+        >>> walk = RandomWalk(scale=2.0, mass=UnitMass())
+        >>> ladder = ParallelTempering(walk, betas=(0.02, 0.1, 0.4, 1.0))
+        >>> chains = run(ladder, wells, 50, warmup=20, seed=0)
+        >>> ladder.report(chains.state).rejection_rates.shape
+        torch.Size([3])
 
     References:
         | Non-reversible parallel tempering: a scalable highly parallel MCMC scheme
@@ -165,7 +187,7 @@ class ParallelTempering(TunableKernel):
         if isinstance(self.betas, int):
             raise ValueError(
                 f"The places of the {self.betas} levels have not been found yet. Give betas as "
-                f"numbers, or have them found: run(...) with a schedule that has a warm-up."
+                f"numbers, or have them found in a warm-up: run(..., warmup=500)."
             )
         return self.betas
 

@@ -64,6 +64,14 @@ class HMC(Mover, ReversibleKernel):
     Raises:
         ValueError: If a setting is out of its range.
 
+    Example:
+        >>> from pyro_ebm import CallableEnergy, HMC, run
+        >>> normal = CallableEnergy(lambda x: (x.square() / 2).sum(-1), 3)
+        >>> kernel = HMC(step_size=0.5, trajectory_length=1.5)
+        >>> chains = run(kernel, normal, 40, warmup=5, chains=100, seed=0)
+        >>> f"{chains.draws['visible'].std():.1f}"
+        '1.0'
+
     References:
         | MCMC using Hamiltonian dynamics (Neal, 2011) https://arxiv.org/abs/1206.1901
         | An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte Carlo

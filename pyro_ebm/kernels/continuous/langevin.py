@@ -72,7 +72,7 @@ class Langevin(ReversibleKernel):
     Example:
         The mean of 1,000 normal numbers with a flat prior, from 50 of them at a time:
 
-        >>> from pyro_ebm import Energy, Schedule, Site, run
+        >>> from pyro_ebm import Energy, Site, run
         >>> class Posterior(Energy):
         ...     dtype, device = torch.float32, torch.device("cpu")
         ...     sites = {"mean": Site(torch.distributions.constraints.real, torch.Size([]))}
@@ -82,7 +82,7 @@ class Langevin(ReversibleKernel):
         ...         rows = torch.randint(1000, (*x["mean"].shape, 50))
         ...         return (x["mean"][..., None] - self.data[rows]).square().sum(-1) / 2 * 1000 / 50
         >>> kernel = Langevin(step_size=1e-3, power=0.55, delay=10.0)
-        >>> chains = run(kernel, Posterior(), Schedule(300, 300), chains=16, seed=0)
+        >>> chains = run(kernel, Posterior(), 300, warmup=300, chains=16, seed=0)
         >>> f"{chains.draws['mean'].mean():.2f}"
         '3.00'
 
@@ -143,6 +143,8 @@ class Langevin(ReversibleKernel):
 class MALA(Mover, ReversibleKernel):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
+    `HMC` makes several such steps between two tests, and is the better choice of most.
+
     Args:
         sites: The sites to move; all continuous ones if left out.
         step_size: τ; one for all chains, or a tensor that broadcasts to them (*batch,).
@@ -152,6 +154,13 @@ class MALA(Mover, ReversibleKernel):
 
     Raises:
         ValueError: If the step size is not positive.
+
+    Example:
+        >>> from pyro_ebm import CallableEnergy, MALA, run
+        >>> normal = CallableEnergy(lambda x: (x.square() / 2).sum(-1), 3)
+        >>> chains = run(MALA(step_size=1.0), normal, 50, warmup=10, seed=0)
+        >>> chains.statistics["acceptance_rate"].shape
+        torch.Size([4, 50])
 
     References:
         | Exponential convergence of Langevin distributions and their discrete approximations

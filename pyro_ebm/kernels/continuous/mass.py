@@ -21,7 +21,13 @@ PRIOR = 5.0  # the draws for which the old mass counts in a new one
 
 
 class Mass(ABC):
-    """A mass matrix: kept where it is given, to be found in the warm-up where it is not."""
+    """A mass matrix: kept where it is given, to be found in the warm-up where it is not.
+
+    Example:
+        >>> from pyro_ebm import DenseMass, DiagonalMass, HMC, UnitMass
+        >>> HMC(mass=UnitMass()).mass, HMC().mass, HMC(mass=DenseMass()).mass
+        (UnitMass(), DiagonalMass(), DenseMass())
+    """
 
     @abstractmethod
     def drift_(self, position: Tensor, whitened: Tensor, step: Length) -> Tensor:
@@ -62,7 +68,13 @@ class Mass(ABC):
 
 @dataclass(frozen=True, eq=False)
 class UnitMass(Mass):
-    """M = I: steps and momenta of the same size in all coordinates."""
+    """M = I: steps and momenta of the same size in all coordinates.
+
+    Example:
+        >>> from pyro_ebm import HMC, UnitMass
+        >>> HMC(step_size=0.1, trajectory_length=1.0, mass=UnitMass()).unset()  # nothing to find
+        ()
+    """
 
     def drift_(self, position: Tensor, whitened: Tensor, step: Length) -> Tensor:
         return added_(position, whitened, step)
@@ -96,6 +108,12 @@ class DiagonalMass(Mass):
 
     Raises:
         ValueError: If it is not a vector of positive numbers.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import DiagonalMass, MALA
+        >>> MALA(step_size=0.5, mass=DiagonalMass(torch.tensor([1.0, 100.0]))).mass.variance
+        tensor([  1., 100.])
     """
 
     variance: Tensor | None = None
@@ -150,6 +168,13 @@ class DenseMass(Mass):
 
     Raises:
         ValueError: If it is not symmetric and positive definite.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import DenseMass, HMC
+        >>> HMC(mass=DenseMass(torch.tensor([[1.0, 0.9], [0.9, 1.0]]))).mass.covariance
+        tensor([[1.0000, 0.9000],
+                [0.9000, 1.0000]])
     """
 
     covariance: Tensor | None = None

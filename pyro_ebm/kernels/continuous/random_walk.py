@@ -66,6 +66,13 @@ class RandomWalk(Mover, ReversibleKernel):
         target_acceptance: The mean acceptance that the warm-up finds s for; best is 0.44 for one
             coordinate, and 0.234 for many.
 
+    Example:
+        >>> from pyro_ebm import CallableEnergy, RandomWalk, run
+        >>> wells = CallableEnergy(lambda x: (x**2 - 1) ** 2, ())
+        >>> chains = run(RandomWalk(), wells, 50, warmup=50, seed=0)
+        >>> RandomWalk().unset(), chains.kernel.unset()  # the warm-up has found its scale
+        (('scale',), ())
+
     References:
         | Equation of state calculations by fast computing machines
         | (Metropolis, Rosenbluth, Rosenbluth, Teller & Teller, 1953)

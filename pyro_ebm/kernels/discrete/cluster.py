@@ -62,6 +62,16 @@ class SwendsenWang(ReversibleKernel):
 
     It moves all units of a machine of bits or spins whose couplings can all be satisfied at once.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, SwendsenWang, run
+        >>> magnet = BoltzmannMachine.on_graph(
+        ...     [(0, 1), (1, 2), (2, 0)], couplings=torch.tensor([3.0])
+        ... )
+        >>> chains = run(SwendsenWang(), magnet, 5, warmup=0, chains=400, seed=0)
+        >>> abs(float(chains.draws["visible"].double().mean())) < 0.1  # up as often as down
+        True
+
     References:
         | Nonuniversal critical dynamics in Monte Carlo simulations (Swendsen & Wang, 1987)
         | https://doi.org/10.1103/PhysRevLett.58.86
@@ -93,6 +103,15 @@ class Wolff(ReversibleKernel):
     The cluster is made with all the others, in parallel for all chains, so that a step costs as
     much as one of `SwendsenWang`, which moves more: take this one where the moves themselves are
     of interest.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, Wolff, run
+        >>> magnet = BoltzmannMachine.on_graph(
+        ...     [(0, 1), (1, 2), (2, 0)], couplings=torch.tensor([3.0])
+        ... )
+        >>> run(Wolff(), magnet, 10, warmup=0, seed=0).draws["visible"].shape
+        torch.Size([4, 10, 3])
 
     References:
         | Collective Monte Carlo updating for spin systems (Wolff, 1989)

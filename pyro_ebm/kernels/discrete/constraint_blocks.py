@@ -37,6 +37,15 @@ class ConstraintBlocks(ReversibleKernel):
     each other, a set chosen at random, the same for all chains. Nodes that no forbidding factor
     joins stay as they are: `choose_kernel` puts `Gibbs` before it in a `Cycle`.
 
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, TableFactors, run
+        >>> from pyro_ebm.kernels import ConstraintBlocks
+        >>> agree = torch.tensor([[[0.0, -torch.inf], [-torch.inf, 0.0]]])  # or be forbidden
+        >>> field = RandomField((2, 2), {"agree": TableFactors([[0, 1]], agree)})
+        >>> run(ConstraintBlocks(), field, 50, warmup=0, seed=0).draws["visible"].unique()
+        tensor([0, 1], dtype=torch.int8)
+
     References:
         | Blocking Gibbs sampling in very large probabilistic expert systems
         | (Jensen, Kong & Kjærulff, 1995) https://doi.org/10.1006/ijhc.1995.1029

@@ -53,6 +53,13 @@ class Gibbs(ReversibleKernel):
     Args:
         sites: The sites to move, in order; the others stay as they are. All of them if left out.
 
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, Gibbs, run
+        >>> machine = BoltzmannMachine.restricted(4, 3)
+        >>> chains = run(Gibbs(("hidden", "visible")), machine, 20, warmup=5, seed=0)
+        >>> chains.draws["visible"].shape
+        torch.Size([4, 20, 4])
+
     References:
         | Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images
         | (Geman & Geman, 1984) https://doi.org/10.1109/TPAMI.1984.4767596

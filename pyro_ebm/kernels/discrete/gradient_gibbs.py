@@ -160,6 +160,13 @@ class GibbsWithGradients(ReversibleKernel):
     Args:
         sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
 
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, GibbsWithGradients, run
+        >>> machine = BoltzmannMachine.fully_visible(4)
+        >>> chains = run(GibbsWithGradients(), machine, 20, warmup=5, seed=0)
+        >>> sorted(chains.statistics)
+        ['acceptance_rate', 'lp', 'n_flips']
+
     References:
         | Oops I took a gradient: scalable sampling for discrete distributions
         | (Grathwohl, Swersky, Hashemi, Duvenaud & Maddison, 2021)
@@ -251,6 +258,13 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
 
     Raises:
         ValueError: If the step size is not positive.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, DiscreteLangevin, run
+        >>> kernel = DiscreteLangevin(step_size=0.5)
+        >>> chains = run(kernel, BoltzmannMachine.fully_visible(4), 20, warmup=5, seed=0)
+        >>> chains.statistics["acceptance_rate"].shape
+        torch.Size([4, 20])
 
     References:
         | A Langevin-like sampler for discrete distributions (Zhang, Liu & Liu, 2022)

@@ -72,6 +72,14 @@ class IntegerWalk(Mover, ReversibleKernel):
     Raises:
         ValueError: If a setting is out of its range.
 
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> from pyro_ebm import DistributionEnergy, IntegerWalk, run
+        >>> counts = DistributionEnergy(dist.Poisson(torch.tensor(4.0)))
+        >>> chains = run(IntegerWalk(scale=3.0), counts, 50, warmup=20, chains=200, seed=0)
+        >>> f"{chains.draws['visible'].double().mean():.1f}"
+        '4.0'
+
     References:
         | Equation of state calculations by fast computing machines
         | (Metropolis, Rosenbluth, Rosenbluth, Teller & Teller, 1953)

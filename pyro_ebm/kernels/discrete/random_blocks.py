@@ -49,6 +49,9 @@ class RandomBlocks(ReversibleKernel):
     All chains have the same block. Those that follow the law stay independent, since any block
     leaves it unchanged.
 
+    It is random-scan block Gibbs, and asks nothing of the energy but its values; `Gibbs` goes by
+    blocks whose conditional laws are known.
+
     Args:
         sites: The sites of bits, spins, labels and one-hot units to move; all discrete ones if left
             out.
@@ -58,6 +61,15 @@ class RandomBlocks(ReversibleKernel):
 
     Raises:
         ValueError: If the size is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, RandomBlocks, Site, run
+        >>> bits = Site(torch.distributions.constraints.boolean, torch.Size([4]))
+        >>> even = CallableEnergy(lambda x: 20 * (x.sum(-1) % 2), {"x": bits})
+        >>> x = run(RandomBlocks(size=2), even, 100, warmup=10, seed=0).draws["x"]
+        >>> x.sum(-1).unique()  # by 2 at a time
+        tensor([0, 2, 4])
 
     References:
         | The Hamming ball sampler (Titsias & Yau, 2017)

@@ -110,6 +110,15 @@ class ContrastiveDivergence(Objective):
             else by mean field, if left out.
         kernel: The transition; Gibbs, observed sites first, if left out.
 
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, ContrastiveDivergence, datasets, fit
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> history = fit(machine, women, ContrastiveDivergence(steps=5), epochs=10, seed=0)
+        >>> log_likelihood = history.series("log_likelihood")[1]
+        >>> log_likelihood[0] < log_likelihood[-1]
+        True
+
     References:
         | Training products of experts by minimizing contrastive divergence (Hinton, 2002)
         | https://doi.org/10.1162/089976602760128018
@@ -167,6 +176,16 @@ class PersistentContrastiveDivergence(Objective):
         positive: How the hidden units are inferred from the data; exactly where they are uncoupled,
             else by mean field, if left out.
         kernel: The transition; Gibbs, observed sites first, if left out.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, PersistentContrastiveDivergence, datasets, fit
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> objective = PersistentContrastiveDivergence(steps=2, chains=50)
+        >>> history = fit(machine, women, objective, epochs=10, seed=0)
+        >>> log_likelihood = history.series("log_likelihood")[1]
+        >>> log_likelihood[0] < log_likelihood[-1]
+        True
 
     References:
         | Training restricted Boltzmann machines using approximations to the likelihood gradient

@@ -29,6 +29,16 @@ class ExactLikelihood(Objective):
 
     Raises:
         TooManyStatesError: In `init`, if the machine is too large.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood, fit
+        >>> machine = BoltzmannMachine.fully_visible(2)
+        >>> rows = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+        >>> history = fit(machine, rows, ExactLikelihood(), epochs=30, seed=0)
+        >>> first, *_, last = history.series("log_likelihood")[1]
+        >>> first < last
+        True
     """
 
     def init(self, energy: Energy, data: Sites | Tensor) -> None:

@@ -30,6 +30,15 @@ class Monitor:
         every: Epochs from one reading to the next; the last epoch is always read.
         held_out: Rows to judge by that are not learned from.
         rows: At most so many rows of the data, evenly spread, are used for gap and mismatch.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood, Monitor, datasets, fit
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> monitor = Monitor(every=2, held_out=women[::4])
+        >>> history = fit(machine, women, ExactLikelihood(), epochs=4, monitor=monitor, seed=0)
+        >>> history.series("held_out_log_likelihood")[0]
+        [2, 4]
     """
 
     every: int = 1

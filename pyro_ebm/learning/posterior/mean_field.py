@@ -29,6 +29,14 @@ class MeanFieldPosterior(NamedTuple):
             lower bound up to log Z, and minus it minus log Z the bound of ln p(v) itself.
         sweeps: Sweeps over the hidden units that were made.
         change: The largest change of a mean in the last sweep; small where it has converged.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, mean_field
+        >>> machine, rows = BoltzmannMachine.restricted(4, 3), torch.ones(2, 4)
+        >>> bound = mean_field(machine, rows).free_energy_bound
+        >>> torch.allclose(bound, machine.free_energy(rows))  # tight for uncoupled hidden units
+        True
     """
 
     means: Sites
@@ -47,6 +55,8 @@ def mean_field(
 ) -> MeanFieldPosterior:
     """The mean-field posterior of the sites that x leaves out, by coordinate fixed point.
 
+    `MeanField` is the same inside learning, `MeanFieldGuide` inside Pyro's guides.
+
     Args:
         energy: A machine; its hidden units may be coupled among themselves.
         x: Values of the observed sites (*batch, n), or a bare tensor for `visible`; with none, {},
@@ -59,6 +69,14 @@ def mean_field(
     Raises:
         TypeError: If the energy is not pairwise.
         ValueError: If nothing is left to infer, or the tolerance or the sweeps are not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, mean_field
+        >>> deep = BoltzmannMachine.deep((4, 3, 2))
+        >>> found = mean_field(deep, torch.ones(4))
+        >>> {site: mean.shape for site, mean in found.means.items()}
+        {'hidden1': torch.Size([3]), 'hidden2': torch.Size([2])}
 
     References:
         | Deep Boltzmann machines (Salakhutdinov & Hinton, 2009)

@@ -34,7 +34,13 @@ class Posterior:
 
 
 class PositivePhase(ABC):
-    """How the hidden units are inferred."""
+    """How a learning rule infers the hidden units from the data.
+
+    Example:
+        >>> from pyro_ebm import ContrastiveDivergence, MeanField
+        >>> ContrastiveDivergence(positive=MeanField()).positive
+        MeanField(tolerance=0.0001, max_sweeps=100)
+    """
 
     @abstractmethod
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
@@ -45,8 +51,18 @@ class PositivePhase(ABC):
 class ExactPosterior(PositivePhase):
     """p(h | v) in closed form, for hidden units that are not coupled among themselves.
 
+    It is the default where the hidden units are not coupled among themselves.
+
     Raises:
         ValueError: On use, if they are.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, datasets, learning
+        >>> machine = BoltzmannMachine.restricted(14, 4)
+        >>> women = datasets.southern_women().attendance
+        >>> objective = learning.ContrastiveDivergence(positive=learning.ExactPosterior())
+        >>> learning.fit(machine, women, objective, epochs=3, seed=0).series("log_likelihood")[0]
+        [1, 2, 3]
     """
 
     def infer(self, terms: PairwiseTerms, observed: Sites) -> Posterior:
@@ -70,9 +86,20 @@ class ExactPosterior(PositivePhase):
 class MeanField(PositivePhase):
     """The mean-field posterior, which makes learning ascend a lower bound of the likelihood.
 
+    It is the default where the hidden units are coupled among themselves. Outside of learning it is
+    `mean_field`.
+
     Args:
         tolerance: As for `mean_field`.
         max_sweeps: As for `mean_field`.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, ContrastiveDivergence, MeanField, datasets, fit
+        >>> deep = BoltzmannMachine.deep((14, 6, 3))
+        >>> women = datasets.southern_women().attendance
+        >>> objective = ContrastiveDivergence(positive=MeanField(tolerance=1e-3))
+        >>> fit(deep, women, objective, epochs=3, seed=0).series("log_likelihood")[0]
+        [1, 2, 3]
     """
 
     tolerance: float = 1e-4
@@ -98,6 +125,15 @@ class SampledPosterior(PositivePhase):
 
     Args:
         steps: Sweeps from the start, which is each hidden unit alone with the data.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, datasets, learning
+        >>> deep = BoltzmannMachine.deep((14, 6, 3))
+        >>> women = datasets.southern_women().attendance
+        >>> positive = learning.SampledPosterior(steps=5)
+        >>> objective = learning.ContrastiveDivergence(positive=positive)
+        >>> learning.fit(deep, women, objective, epochs=3, seed=0).series("log_likelihood")[0]
+        [1, 2, 3]
     """
 
     steps: int = 20

@@ -39,6 +39,14 @@ class BeliefPropagation(NamedTuple):
         change: The largest difference that the last sending made to a message, as probabilities,
             before damping (*batch,).
         converged: Whether that is at most the tolerance (*batch,).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, belief_propagation
+        >>> links = [(0, 1), (1, 2)]
+        >>> tree = RandomField.potts(links, 2, couplings=torch.ones(1), biases=torch.zeros(1, 2))
+        >>> belief_propagation(tree).bethe_log_partition  # exact on a tree: ln 2 (e + 1)²
+        tensor(3.3197, dtype=torch.float64)
     """
 
     nodes: Tensor
@@ -58,6 +66,8 @@ def belief_propagation(
 ) -> BeliefPropagation:
     """Marginals and log Z by messages, in float64.
 
+    `elimination.marginals` is exact, where the graph is narrow enough.
+
     Args:
         energy: A random field, or a machine of finite units, whose nodes are the units of all its
             sites in order and whose labels are the numbers of their levels.
@@ -69,6 +79,15 @@ def belief_propagation(
         FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If the energy is neither.
         ValueError: If a setting is out of range, or no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, belief_propagation
+        >>> grid = [(0, 1), (2, 3), (0, 2), (1, 3)]
+        >>> field = RandomField.potts(grid, 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
+        >>> found = belief_propagation(field)
+        >>> bool(found.converged), found.nodes[0]
+        (True, tensor([0.9085, 0.0915], dtype=torch.float64))
 
     References:
         | Constructing free-energy approximations and generalized belief propagation algorithms

@@ -58,6 +58,15 @@ class EliminationPlan:
         bytes: Memory that log Z takes.
         bytes_kept: Memory that its gradient, marginals, the mode and draws take.
         operations: Numbers in all tables together, over the batch.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> links = [(k, k + 1) for k in range(99)]
+        >>> field = RandomField.potts(links, 3, couplings=torch.ones(1), biases=torch.zeros(1, 3))
+        >>> plan = elimination.plan(field)
+        >>> plan.width, plan.largest_table
+        (1, 9)
     """
 
     order: tuple[int, ...]
@@ -74,6 +83,17 @@ class Marginals(NamedTuple):
     Args:
         nodes: p(x_i) (*batch, n, q), zero beyond a node's states.
         factors: p(x_f) by name (*batch, count, q_1, …, q_arity).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> field = RandomField.potts(
+        ...     [(0, 1)], 2, couplings=torch.ones(1), biases=torch.zeros(1, 2)
+        ... )
+        >>> found = elimination.marginals(field)
+        >>> found.nodes, list(found.factors)
+        (tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]], dtype=torch.float64), ['node', 'edge'])
     """
 
     nodes: Tensor
@@ -92,6 +112,14 @@ def plan(energy: Energy) -> EliminationPlan:
     Raises:
         TooManyStatesError: If a table would be larger than can be handled at all.
         TypeError: If the energy is none.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> links = [(k, k + 1) for k in range(99)]
+        >>> field = RandomField.potts(links, 3, couplings=torch.ones(1), biases=torch.zeros(1, 3))
+        >>> elimination.plan(field).width
+        1
     """
     with torch.no_grad():
         return plan_of(field_of(energy).graph)
@@ -99,6 +127,8 @@ def plan(energy: Energy) -> EliminationPlan:
 
 def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
     r"""log Z, exact, in float64, differentiable as often as you like.
+
+    `exact.log_partition` chooses this way by itself where it is the cheapest.
 
     Args:
         energy: A random field of low enough width, or a machine of finite units, whose nodes are
@@ -108,6 +138,15 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
         FloatingPointError: If a parameter is NaN or infinite.
         TooManyStatesError: If its width is too large.
         TypeError: If the energy is none.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> field = RandomField.potts(
+        ...     [(0, 1)], 2, couplings=torch.ones(1), biases=torch.zeros(1, 2)
+        ... )
+        >>> elimination.log_partition(field)  # ln(2 e + 2)
+        tensor(2.0064, dtype=torch.float64)
     """
     return log_partition_of(field_of(energy).graph)
 
@@ -115,12 +154,22 @@ def log_partition(energy: Energy) -> Tensor:  # (*batch of the parameters,)
 def marginals(energy: Energy) -> Marginals:
     """The exact laws of single nodes and of the nodes of each factor, in float64, differentiable.
 
+    Where the graph is too wide for that, `belief_propagation` estimates them.
+
     Args:
         energy: As for `log_partition`.
 
     Raises:
         TooManyStatesError: If its width is too large.
         ValueError: If no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> field = RandomField.potts([(0, 1)], 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
+        >>> elimination.marginals(field).nodes
+        tensor([[0.8075, 0.1925],
+                [0.8075, 0.1925]], dtype=torch.float64)
     """
     graph = field_of(energy).graph
     every = tuple(graph.groups)
@@ -137,6 +186,14 @@ def node_marginals(energy: Energy) -> Tensor:  # (*batch, n, q)
     Raises:
         TooManyStatesError: If its width is too large.
         ValueError: If no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> field = RandomField.potts([(0, 1)], 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
+        >>> elimination.node_marginals(field)
+        tensor([[0.8075, 0.1925],
+                [0.8075, 0.1925]], dtype=torch.float64)
     """
     return marginals_of(field_of(energy).graph, ())[0]
 
@@ -144,12 +201,21 @@ def node_marginals(energy: Energy) -> Tensor:  # (*batch, n, q)
 def mode(energy: Energy) -> Mode:
     """The state of least energy; of several, one.
 
+    `mode` of the package does this where it can, and anneals where it cannot.
+
     Args:
         energy: As for `log_partition`.
 
     Raises:
         TooManyStatesError: If its width is too large.
         ValueError: If no state is allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> field = RandomField.potts([(0, 1)], 2, couplings=torch.ones(1), biases=torch.eye(2)[:1])
+        >>> elimination.mode(field).x
+        {'visible': tensor([0., 0.])}
     """
     with torch.no_grad():
         field = field_of(energy)
@@ -161,6 +227,8 @@ def mode(energy: Energy) -> Mode:
 def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (count, *batch, n)
     """Independent exact draws, in the energy's dtype; for every batch element its own.
 
+    `exact.sample` chooses this way by itself where it is the cheapest.
+
     Args:
         energy: As for `log_partition`.
         count: The number of draws.
@@ -170,6 +238,15 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
         TooManyStatesError: If its width is too large.
         ValueError: If the count is not positive, or the seed no whole number, or no state is
             allowed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import RandomField, elimination
+        >>> strong = torch.tensor([9.0])
+        >>> field = RandomField.potts([(0, 1)], 3, couplings=strong, biases=torch.zeros(1, 3))
+        >>> draws = elimination.sample(field, 100, seed=0)["visible"]
+        >>> float((draws[:, 0] == draws[:, 1]).double().mean())
+        1.0
     """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")

@@ -20,7 +20,16 @@ BLOCK_ELEMENTS = 2**21  # numbers in one block of enumerated states
 
 
 class TooManyStatesError(ValueError):
-    """The machine is too large to enumerate; the message says what it would take."""
+    """The machine is too large to enumerate; the message says what it would take.
+
+    Example:
+        >>> from pyro_ebm import BoltzmannMachine, TooManyStatesError, exact
+        >>> try:
+        ...     exact.log_partition(BoltzmannMachine.restricted(100, 100))
+        ... except TooManyStatesError:
+        ...     print("estimate it")
+        estimate it
+    """
 
 
 def as_float(count: int) -> float:

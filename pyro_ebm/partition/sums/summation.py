@@ -17,6 +17,14 @@ class Moments(NamedTuple):
     Args:
         mean: E[T(x)] of each site (*batch of the parameters, n * width).
         second: E[T Tᵀ] over the features of all sites in order (*batch, n * width, n * width).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, exact
+        >>> pair = BoltzmannMachine.on_graph([(0, 1)], couplings=torch.tensor([1.0]))
+        >>> moments = exact.moments(pair)
+        >>> moments.mean["visible"], moments.second.shape
+        (tensor([0., 0.], dtype=torch.float64), torch.Size([2, 2]))
     """
 
     mean: Sites
@@ -31,6 +39,15 @@ class Mode(NamedTuple):
         energy: E(x) (*batch,).
         proved: Whether no other values are lower.
         how: How they were found, and how often.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, mode
+        >>> found = mode(
+        ...     BoltzmannMachine.on_graph([(0, 1), (1, 2)], couplings=torch.tensor([-1.0]))
+        ... )
+        >>> found.energy, found.proved
+        (tensor(-2.), True)
     """
 
     x: Sites
