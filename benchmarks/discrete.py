@@ -64,7 +64,7 @@ def independent(data: Tensor, hidden: int) -> pe.BoltzmannMachine:
     machine = pe.BoltzmannMachine(
         {name: pe.Layer(pe.Bernoulli(), size) for name, size in sizes.items()}
     )
-    pe.start_at_means(machine, data)
+    pe.init_biases_from_data(machine, data)
     return machine
 
 
@@ -73,7 +73,7 @@ def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> 
     torch.manual_seed(0)
     offset = {"visible": data.mean(0), "hidden": torch.full((hidden,), 0.5)}
     machine = pe.BoltzmannMachine.restricted(data.shape[1], hidden, offset=offset)
-    pe.start_at_means(machine, data)
+    pe.init_biases_from_data(machine, data)
     optimizer = torch.optim.SGD(machine.parameters(), lr=rate)
     slower = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1 ** (1 / epochs))
     pe.fit(

@@ -40,11 +40,11 @@ likeliest = pe.BoltzmannMachine.fully_visible(n).double()
 lbfgs = functools.partial(torch.optim.LBFGS, max_iter=200, line_search_fn="strong_wolfe")
 last = pe.Monitor(every=epochs, held_out=test)
 exact = pe.fit(likeliest, train, pe.ExactLikelihood(), epochs=1, optimizer=lbfgs, monitor=last)
-report("exact maximum likelihood", exact.figures[-1]["held_out_log_likelihood"], begin)
+report("exact maximum likelihood", exact.metrics[-1]["held_out_log_likelihood"], begin)
 
 begin = time.perf_counter()
 machine = pe.BoltzmannMachine.fully_visible(n, offset=train.mean(0))
-pe.start_at_means(machine, train)
+pe.init_biases_from_data(machine, train)
 optimizer = torch.optim.Adam(machine.parameters(), lr=0.05)
 slower = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / epochs))
 pcd = pe.fit(
@@ -58,4 +58,4 @@ pcd = pe.fit(
     callbacks=[lambda _: slower.step()],
     seed=0,
 )
-report("persistent contrastive divergence", pcd.figures[-1]["held_out_log_likelihood"], begin)
+report("persistent contrastive divergence", pcd.metrics[-1]["held_out_log_likelihood"], begin)

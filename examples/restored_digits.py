@@ -28,7 +28,7 @@ count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
 data = pe.datasets.digits()
 
 prior = pe.BoltzmannMachine.restricted(64, 20)
-pe.start_at_means(prior, data.train)
+pe.init_biases_from_data(prior, data.train)
 for rate, epochs in ((0.015, 100), (0.003, 50)):
     pe.fit(
         prior,

@@ -94,8 +94,8 @@ from .learning import (
     Progress,
     SampledPosterior,
     fit,
+    init_biases_from_data,
     mean_field,
-    start_at_means,
 )
 from .minima import Annealed, anneal, descend, mode
 from .partition import (
@@ -273,7 +273,7 @@ __all__ = [
     "History",
     "Progress",
     "Monitor",
-    "start_at_means",
+    "init_biases_from_data",
     "Objective",
     "ExactLikelihood",
     "ContrastiveDivergence",

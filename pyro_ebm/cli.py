@@ -20,7 +20,7 @@ from .learning import (
     PersistentContrastiveDivergence,
     Progress,
     fit,
-    start_at_means,
+    init_biases_from_data,
 )
 from .partition import exact
 from .plots import energy_histograms, filters, images, learning_curve, restoration
@@ -110,7 +110,7 @@ def demo(out: Path, seed: int, epochs: int, restored: int) -> None:
 
 def learn_digits(machine: BoltzmannMachine, data: Digits, seed: int, epochs: int) -> History:
     """Persistent contrastive divergence, with a learning rate that falls in the second half."""
-    start_at_means(machine, data.train)
+    init_biases_from_data(machine, data.train)
 
     def slow_down(progress: Progress) -> None:
         for group in progress.optimizer.param_groups:
@@ -129,7 +129,7 @@ def learn_digits(machine: BoltzmannMachine, data: Digits, seed: int, epochs: int
         callbacks=[slow_down],
         seed=seed,
     )
-    last = history.figures[-1]
+    last = history.metrics[-1]
     print(
         f"  {epochs} epochs in {time.perf_counter() - begin:.1f} seconds: "
         f"free-energy gap {last['free_energy_gap']:.2f} nats, "

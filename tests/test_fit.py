@@ -29,7 +29,7 @@ from pyro_ebm.learning import (
     SampledPosterior,
     Step,
     fit,
-    start_at_means,
+    init_biases_from_data,
 )
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
@@ -91,11 +91,11 @@ class Watched(Objective):
         return self.objective.init(energy, data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: Any, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: Any, row_weights: Tensor | None = None
     ) -> Step:
         self.batches.append(data)
         self.states.append(state)
-        return self.objective.loss(energy, data, state, weights)
+        return self.objective.loss(energy, data, state, row_weights)
 
 
 # --- it learns -----------------------------------------------------------------------------------
@@ -199,10 +199,10 @@ def test_several_observed_sites_are_learned_from_together() -> None:
     data = {"b": rows[:, 2:], "a": rows[:, :2]}
     before = float(exact.log_prob(machine, data).mean().detach())
     history = fit(machine, data, PersistentContrastiveDivergence(2, 200), epochs=40, optimizer=sgd)
-    assert history.figures[-1]["log_likelihood"] > before + 0.1
-    assert history.figures[-1]["moment_mismatch"] < 0.1
+    assert history.metrics[-1]["log_likelihood"] > before + 0.1
+    assert history.metrics[-1]["moment_mismatch"] < 0.1
     exactly = fit(machine, data, ExactLikelihood(), epochs=2, optimizer=LBFGS)
-    assert exactly.figures[-1]["moment_mismatch"] < 0.01
+    assert exactly.metrics[-1]["moment_mismatch"] < 0.01
 
 
 @pytest.mark.parametrize("units", ["events", pytest.param("women", marks=pytest.mark.slow)])
@@ -216,8 +216,8 @@ def test_the_moments_of_the_southern_women_are_matched(units: str) -> None:
     history = fit(machine, data, ExactLikelihood(), epochs=2, optimizer=precise)
     wanted = data.T @ data / len(data)
     assert float((exact.moments(machine).second - wanted).abs().max()) < 1e-6
-    assert history.figures[-1]["moment_mismatch"] < 1e-6
-    assert history.figures[-1]["log_likelihood"] > -3
+    assert history.metrics[-1]["moment_mismatch"] < 1e-6
+    assert history.metrics[-1]["log_likelihood"] > -3
 
 
 # --- the same seed, the same parameters ----------------------------------------------------------
@@ -315,8 +315,8 @@ def test_callbacks_are_told_each_epoch_and_may_stop() -> None:
     )
     assert [progress.epoch for progress in told] == [1, 2, 3]
     assert all(progress.energy is machine for progress in told)
-    assert [bool(progress.figures) for progress in told] == [False, True, False]
-    assert [row["epoch"] for row in history.figures] == [2]
+    assert [bool(progress.metrics) for progress in told] == [False, True, False]
+    assert [row["epoch"] for row in history.metrics] == [2]
     assert not history.interrupted
 
 
@@ -411,12 +411,12 @@ class Restored(Objective):
         return self.objective.init(energy, data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: Any, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: Any, row_weights: Tensor | None = None
     ) -> Step:
         if not self.called:
             torch.set_rng_state(self.generator)
         self.called.append(True)
-        return self.objective.loss(energy, data, state, weights)
+        return self.objective.loss(energy, data, state, row_weights)
 
 
 def test_ctrl_c_keeps_the_parameters_of_the_last_step() -> None:
@@ -436,7 +436,7 @@ def test_ctrl_c_keeps_the_parameters_of_the_last_step() -> None:
         callbacks=[interrupt],
     )
     assert history.interrupted
-    assert [row["epoch"] for row in history.figures] == [1, 2, 3]
+    assert [row["epoch"] for row in history.metrics] == [1, 2, 3]
     assert same(kept, parameters_of(machine))
     more = fit(machine, some_rows(), PersistentContrastiveDivergence(1, 20), state=history.state)
     assert not more.interrupted
@@ -461,10 +461,10 @@ class Failing(Objective):
         return ExactLikelihood().init(energy, data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         self.kept.append(parameters_of(energy))
-        loss, state, _ = ExactLikelihood().loss(energy, data, state, weights)
+        loss, state, _ = ExactLikelihood().loss(energy, data, state, row_weights)
         if len(self.kept) < self.at:
             return Step(loss, state)
         if isinstance(self.failure, BaseException):
@@ -513,7 +513,7 @@ def test_learning_that_diverges_says_so() -> None:
         )
 
 
-# --- the figures ---------------------------------------------------------------------------------
+# --- the metrics ---------------------------------------------------------------------------------
 
 
 def mean_square_difference(first: Tensor, second: Tensor) -> float:
@@ -530,7 +530,7 @@ def test_the_figures_are_right() -> None:
     small = draw("figures", {V: (BIT, 5), H: (BIT, 3)}, [VH], build=restricted)
     machine = small.machine(wrap=nn.Parameter)
     data, held_out = some_rows(40, 5).double(), some_rows(25, 5, seed=3)
-    # Nothing moves, so that the figures can be computed from the numbers of the machine.
+    # Nothing moves, so that the metrics can be computed from the numbers of the machine.
     history = fit(
         machine,
         data,
@@ -539,7 +539,7 @@ def test_the_figures_are_right() -> None:
         optimizer=functools.partial(torch.optim.SGD, lr=0.0),
         monitor=Monitor(held_out=held_out),
     )
-    figures = history.figures[0]
+    metrics = history.metrics[0]
     free_energy = small.free_energies((V,))
     number = 2.0 ** torch.arange(4, -1, -1, dtype=torch.float64)
 
@@ -547,20 +547,20 @@ def test_the_figures_are_right() -> None:
         return float(free_energy[(rows.double() @ number).long()].mean())
 
     log_z = small.log_partition
-    assert figures["log_likelihood"] == pytest.approx(-mean_free_energy(data) - log_z, abs=1e-12)
-    assert figures["held_out_log_likelihood"] == pytest.approx(
+    assert metrics["log_likelihood"] == pytest.approx(-mean_free_energy(data) - log_z, abs=1e-12)
+    assert metrics["held_out_log_likelihood"] == pytest.approx(
         -mean_free_energy(held_out) - log_z, abs=1e-12
     )
     fantasies = history.state.chain.x[V]
-    assert figures["free_energy_gap"] == pytest.approx(
+    assert metrics["free_energy_gap"] == pytest.approx(
         mean_free_energy(fantasies) - mean_free_energy(data), abs=1e-12
     )
-    assert figures["moment_mismatch"] == pytest.approx(
+    assert metrics["moment_mismatch"] == pytest.approx(
         mean_square_difference(fantasies, data), abs=1e-12
     )
-    assert figures["epoch"] == 1
-    assert figures["seconds"] > 0
-    assert set(figures) == {
+    assert metrics["epoch"] == 1
+    assert metrics["seconds"] > 0
+    assert set(metrics) == {
         "epoch",
         "seconds",
         "log_likelihood",
@@ -573,31 +573,31 @@ def test_the_figures_are_right() -> None:
 def test_without_fantasies_the_mismatch_is_that_of_the_exact_model() -> None:
     small = draw("exact figures", {V: (BIT, 4), H: (BIT, 2)}, [VH, VV, HH], build=GENERAL)
     data = some_rows(40, 4).double()
-    figures = fit(
+    metrics = fit(
         small.machine(wrap=nn.Parameter),
         data,
         ExactLikelihood(),
         epochs=1,
         optimizer=functools.partial(torch.optim.SGD, lr=0.0),
-    ).figures[0]
-    assert set(figures) == {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
+    ).metrics[0]
+    assert set(metrics) == {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
     states, p = torch.tensor(small.states[V]), torch.tensor(small.probabilities)
     model = states.mT @ (states * p[:, None])
     of_data = data.mT @ data / len(data)
     upper = torch.triu_indices(4, 4)
     wanted = (model - of_data)[upper[0], upper[1]].square().mean().sqrt()
-    assert figures["moment_mismatch"] == pytest.approx(float(wanted), abs=1e-12)
+    assert metrics["moment_mismatch"] == pytest.approx(float(wanted), abs=1e-12)
 
 
 def test_spins_have_the_same_figures_as_the_bits_that_they_are() -> None:
     bits = some_rows(50, 6)
     data = 2 * bits - 1
     machine = BoltzmannMachine.on_graph(torch.tensor(lattice_edges(2, 3, periodic=True)[:9]), 6)
-    figures = fit(machine, data, ExactLikelihood(), epochs=300, optimizer=sgd).figures
+    metrics = fit(machine, data, ExactLikelihood(), epochs=300, optimizer=sgd).metrics
     # The means alone and the pairs of the graph are matched; other pairs are not, and so it shows.
     second = exact.moments(machine).second.float() - data.T @ data / 50
     assert float(second[machine.couplings["visible_visible"].edges.unbind(1)].abs().max()) < 0.02
-    assert figures[-1]["moment_mismatch"] < figures[0]["moment_mismatch"]
+    assert metrics[-1]["moment_mismatch"] < metrics[0]["moment_mismatch"]
 
 
 ABSENT = {
@@ -628,13 +628,13 @@ ABSENT = {
 def test_figures_that_cannot_be_had_are_left_out(name: str) -> None:
     make, objective, wanted = ABSENT[name]
     history = fit(make(), some_rows(30, 60), objective, epochs=1)
-    assert set(history.figures[0]) - {"epoch", "seconds"} == wanted
+    assert set(history.metrics[0]) - {"epoch", "seconds"} == wanted
 
 
 def test_a_likelihood_that_takes_long_for_all_the_rows_is_left_out() -> None:
     machine, rows = BoltzmannMachine.general(6, 14), 3000
     read = fit(machine, some_rows(rows), PersistentContrastiveDivergence(1, 5), epochs=1)
-    assert "log_likelihood" not in read.figures[0]
+    assert "log_likelihood" not in read.metrics[0]
     read = fit(
         machine,
         some_rows(rows),
@@ -642,13 +642,13 @@ def test_a_likelihood_that_takes_long_for_all_the_rows_is_left_out() -> None:
         epochs=1,
         monitor=Monitor(held_out=some_rows(20)),
     )
-    assert {"held_out_log_likelihood"} == {k for k in read.figures[0] if "likelihood" in k}
+    assert {"held_out_log_likelihood"} == {k for k in read.metrics[0] if "likelihood" in k}
 
 
 def test_the_rows_for_the_mismatch_are_spread_over_the_data() -> None:
     data = torch.cat([torch.zeros(500, 4), torch.ones(500, 4)])
     machine = BoltzmannMachine.fully_visible(4)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     objective = PersistentContrastiveDivergence(1, 4000)
     nothing = functools.partial(torch.optim.SGD, lr=0.0)
     few, many = (
@@ -660,7 +660,7 @@ def test_the_rows_for_the_mismatch_are_spread_over_the_data() -> None:
             optimizer=nothing,
             monitor=Monitor(rows=rows),
             seed=1,
-        ).figures[0]["moment_mismatch"]
+        ).metrics[0]["moment_mismatch"]
         for rows in (10, 1000)
     )
     assert few == pytest.approx(many, abs=1e-6)
@@ -676,7 +676,7 @@ def test_series_of_a_history() -> None:
     )
     epochs, values = history.series("log_likelihood")
     assert epochs == [3, 6, 7]
-    assert values == [row["log_likelihood"] for row in history.figures]
+    assert values == [row["log_likelihood"] for row in history.metrics]
     with pytest.raises(KeyError, match="'loss' was not read; the monitor read"):
         history.series("loss")
 
@@ -713,17 +713,17 @@ class ByEnumeration(Objective):
         return None
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         return Step(energy(data).mean() + (-energy(THREE_BITS)).logsumexp(0), None)
 
 
 def test_an_objective_and_an_energy_of_ones_own() -> None:
-    """The loop knows nothing of machines: of figures there are only those that can be had."""
+    """The loop knows nothing of machines: of metrics there are only those that can be had."""
     machine, data = Curved(), some_rows(80, 3)
     history = fit(machine, data, ByEnumeration(), epochs=2, optimizer=LBFGS)
     taken = {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
-    assert set(history.figures[-1]) == taken
+    assert set(history.metrics[-1]) == taken
     weights = (-machine(THREE_BITS)).softmax(0).detach()
     torch.testing.assert_close(weights @ THREE_BITS, data.mean(0), rtol=0, atol=1e-4)
     torch.testing.assert_close(weights[7], data.prod(1).mean(), rtol=0, atol=1e-4)
@@ -742,7 +742,7 @@ def test_biases_start_at_the_means(unit: Any, pseudocount: float) -> None:
     with torch.no_grad():
         machine.layers[H].bias.fill_(0.7)
         machine.couplings["visible_hidden"].weight.zero_()
-    start_at_means(machine, data, pseudocount=pseudocount)
+    init_biases_from_data(machine, data, pseudocount=pseudocount)
     up = (rows.sum(0) + pseudocount) / (len(rows) + 2 * pseudocount)
     found = unit.mean(machine.layers[V].bias.detach())
     torch.testing.assert_close(found, up if unit == BIT else 2 * up - 1)
@@ -753,7 +753,7 @@ def test_biases_start_at_the_means(unit: Any, pseudocount: float) -> None:
 def test_independent_units_start_where_they_are_likeliest() -> None:
     data = some_rows()
     machine = BoltzmannMachine.fully_visible(6).double()
-    start_at_means(machine, data, pseudocount=1e-12)
+    init_biases_from_data(machine, data, pseudocount=1e-12)
     p = data.double().mean(0)
     entropy = -(p * p.log() + (1 - p) * (1 - p).log()).sum()
     assert log_likelihood(machine, data) == pytest.approx(-float(entropy), abs=1e-9)
@@ -816,7 +816,7 @@ def test_persistent_chains_come_within_0_03_nats_of_maximum_likelihood() -> None
     teacher = draw("sixteen", {V: (BIT, 16)}, [VV], scale=0.7).machine(torch.float32)
     data = exact.sample(teacher, 4000, seed=1)[V]
     machine = BoltzmannMachine.fully_visible(16, offset=data.mean(0))
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     by_chains(machine, data, PersistentContrastiveDivergence(1, 500), 0.05, 30, seed=0)
     best = likeliest(BoltzmannMachine.fully_visible(16), data)
     assert best - 0.03 < log_likelihood(machine, data) <= best
@@ -853,7 +853,7 @@ def student(name: str, data: Tensor, seed: int) -> BoltzmannMachine:
     sizes, make = HIDDEN_COUPLED[name]
     offset = {site: torch.full((n,), 0.5) for site, n in sizes.items()} | {V: data.mean(0)}
     machine = make(offset)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     torch.manual_seed(seed)
     with torch.no_grad():
         for coupling in machine.couplings.values():

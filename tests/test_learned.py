@@ -296,7 +296,7 @@ class DenoisingScore(Objective):
         energy.accept(data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         x = energy.accept(data)["visible"]
         shift = self.noise * torch.randn_like(x)
@@ -313,7 +313,7 @@ def test_an_objective_of_ones_own_learns_images(batch_size: int | None) -> None:
     history = fit(energy, images, DenoisingScore(), epochs=2, batch_size=batch_size)
     moved = [not torch.equal(a, b) for a, b in zip(before, values_of(energy), strict=True)]
     assert moved == [True, True, True, False]  # the last, a bias, has no slope in x
-    assert history.figures[-1]["epoch"] == 2
+    assert history.metrics[-1]["epoch"] == 2
 
 
 class OfGrids(nn.Module):
@@ -334,7 +334,7 @@ def test_grids_of_bits_are_learned_by_exact_likelihood() -> None:
     history = fit(energy, data, ExactLikelihood(), optimizer=lbfgs, epochs=3)
     wanted = data.mean(0).logit()
     torch.testing.assert_close(energy.get_parameter("function.weight"), wanted, rtol=0, atol=1e-3)
-    assert "moment_mismatch" in history.figures[-1]
+    assert "moment_mismatch" in history.metrics[-1]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (0, 1, 8, 8), (2, 3, 1, 8, 8)])
@@ -354,7 +354,7 @@ class Answering(Objective):
         return None
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         return self.answer  # type: ignore[return-value]
 

@@ -8,7 +8,7 @@ from .objectives.likelihood import ExactLikelihood
 from .observers.monitor import Monitor
 from .posterior.mean_field import MeanFieldPosterior, mean_field
 from .posterior.positive_phase import ExactPosterior, MeanField, PositivePhase, SampledPosterior
-from .start import start_at_means
+from .start import init_biases_from_data
 
 __all__ = [
     "ContrastiveDivergence",
@@ -25,6 +25,6 @@ __all__ = [
     "SampledPosterior",
     "Step",
     "fit",
+    "init_biases_from_data",
     "mean_field",
-    "start_at_means",
 ]

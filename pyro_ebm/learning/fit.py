@@ -1,4 +1,4 @@
-"""The training loop: minibatches, an objective, any torch optimiser, and figures on the way."""
+"""The training loop: minibatches, an objective, any torch optimiser, and metrics on the way."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ class History:
     """What `fit` did.
 
     Args:
-        figures: The monitor's readings, one dict each, with `epoch` and `seconds`.
+        metrics: The monitor's readings, one dict each, with `epoch` and `seconds`.
         state: The objective's state after the last step, with which another `fit` can go on.
         seed: The seed.
         interrupted: Whether it was stopped by hand; the parameters are those of the last step.
@@ -36,7 +36,7 @@ class History:
         place: What else it takes to go on: where in which epoch, and the random numbers.
     """
 
-    figures: list[dict[str, float]]
+    metrics: list[dict[str, float]]
     state: Any = field(repr=False)
     seed: int
     interrupted: bool
@@ -44,14 +44,14 @@ class History:
     place: Place = field(repr=False)
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of one figure.
+        """Epochs and values of one metric.
 
         Raises:
             KeyError: If it was never read.
         """
-        rows = [row for row in self.figures if name in row]
+        rows = [row for row in self.metrics if name in row]
         if not rows:
-            known = sorted({key for row in self.figures for key in row})
+            known = sorted({key for row in self.metrics for key in row})
             raise KeyError(f"{name!r} was not read; the monitor read {known}.")
         return [row["epoch"] for row in rows], [row[name] for row in rows]
 
@@ -90,7 +90,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         batch_size: Rows of a minibatch (the last of an epoch may be smaller); all if left out.
         optimizer: A torch optimiser of all parameters that require gradients, or what makes one of
             them, for example `functools.partial(torch.optim.SGD, lr=0.05)`.
-        monitor: Which figures are taken; every epoch's if left out.
+        monitor: Which metrics are taken; every epoch's if left out.
         callbacks: Called after each epoch; one that returns "stop" ends the learning.
         state: The `History` of an earlier `fit`, to go on exactly from its end; or the objective's
             state in it, to go on with its chains alone.
@@ -152,7 +152,7 @@ def beginning(task: Task, state: Any) -> Place:  # noqa: ANN401 (the objective's
 def history_of(learning: Learning, seed: int) -> History:
     """What was done, up to the last whole step."""
     place = learning.place._replace(seconds=learning.seconds)
-    return History(list(place.figures), place.state, seed, False, learning.task.optimizer, place)
+    return History(list(place.metrics), place.state, seed, False, learning.task.optimizer, place)
 
 
 def require_rest(history: History, rows: int, epochs: int, seed: int | None) -> None:
@@ -218,8 +218,8 @@ def require_all_rows(rows: int, batch_size: int, monitor: Monitor) -> None:
 def warn_of_constant_units(x: Sites, energy: Energy) -> None:
     """Warns of units with one value in every row that the machine does not already have there.
 
-    Their best bias, or their best precision, is infinite. From where `start_at_means` puts it, a
-    bias hardly moves any more.
+    Their best bias, or their best precision, is infinite. From where `init_biases_from_data` puts
+    it, a bias hardly moves any more.
     """
     if not isinstance(energy, PairwiseEnergy):
         return
@@ -238,7 +238,7 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
             # farther.
             others = len(unit.levels) - 1
             same &= far > max(0.02, 1.1 * others / (len(value) + others + 1))
-            grows, cure = "biases", "Call start_at_means(energy, data) first."
+            grows, cure = "biases", "Call init_biases_from_data(energy, data) first."
         else:
             same &= any(f"layers.{site}.{name}" in learned for name in unit.parameters)
             grows, cure = "precisions", "Leave these columns out, or give the precisions."

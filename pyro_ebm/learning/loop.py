@@ -27,7 +27,7 @@ class Progress(NamedTuple):
     epoch: int  # from 1
     energy: Energy
     optimizer: Optimizer
-    figures: dict[str, float]  # the monitor's, empty in epochs that it does not read
+    metrics: dict[str, float]  # the monitor's, empty in epochs that it does not read
 
 
 Callback = Callable[[Progress], Literal["stop"] | None]
@@ -60,7 +60,7 @@ class Place(NamedTuple):
     told: int = 0  # callbacks
     stopped: bool = False  # by a callback
     latest: dict[str, float] | None = None  # the monitor's reading in this epoch
-    figures: tuple[dict[str, float], ...] = ()  # all readings
+    metrics: tuple[dict[str, float], ...] = ()  # all readings
     seconds: float = 0.0
     fantasies: Sites | None = None  # of the last step
 
@@ -146,14 +146,14 @@ class Learning:
             raise
 
     def read(self) -> None:
-        """Takes the figures of an epoch."""
+        """Takes the metrics of an epoch."""
         task, place = self.task, self.place
-        latest, figures = None, place.figures
+        latest, metrics = None, place.metrics
         if place.epoch % task.monitor.every == 0 or place.epoch == task.epochs:
             latest = task.monitor.read(task.energy, task.data, place.fantasies)
-            figures += ({"epoch": place.epoch, "seconds": self.seconds, **latest},)
+            metrics += ({"epoch": place.epoch, "seconds": self.seconds, **latest},)
         self.place = place._replace(
-            phase="telling", told=0, latest=latest, figures=figures, generators=self.generators()
+            phase="telling", told=0, latest=latest, metrics=metrics, generators=self.generators()
         )
 
     def tell(self) -> None:

@@ -10,7 +10,7 @@ from pyro_ebm.units import Gaussian, Unit
 from .base import rows_of
 
 
-def start_at_means(
+def init_biases_from_data(
     energy: BoltzmannMachine, data: Sites | Tensor, *, pseudocount: float = 1.0
 ) -> None:
     """Sets the biases of the observed layers so that, uncoupled, they have the data's means.
@@ -34,7 +34,7 @@ def start_at_means(
     """
     if not isinstance(energy, BoltzmannMachine):
         raise TypeError(
-            f"start_at_means needs a BoltzmannMachine; {type(energy).__name__} is none."
+            f"init_biases_from_data needs a BoltzmannMachine; {type(energy).__name__} is none."
         )
     if not pseudocount > 0:
         raise ValueError(f"pseudocount is {pseudocount}; wanted a positive number.")

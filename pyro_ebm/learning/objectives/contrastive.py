@@ -3,7 +3,7 @@ r"""Contrastive divergence: the negative phase by a few steps of a chain.
 .. math:: \nabla = E_{\mathrm{data},\, p(h|v)}[\nabla E] - E_{\mathrm{chain}}[\nabla E]
 
 The value of these losses is the mean energy of the positive minus that of the negative phase. It is
-no likelihood, and it does not fall as learning goes on: watch the monitor's figures instead.
+no likelihood, and it does not fall as learning goes on: watch the monitor's metrics instead.
 """
 
 from dataclasses import dataclass
@@ -62,12 +62,12 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
 
 
 def begin(
-    energy: Energy, data: Sites | Tensor, weights: Tensor | None
+    energy: Energy, data: Sites | Tensor, row_weights: Tensor | None
 ) -> tuple[Sites, PairwiseTerms, Tensor | None]:
-    """What a loss is made of: the rows, the parameters, and weights that sum to 1."""
+    """What a loss is made of: the rows, the parameters, and weights of the rows that sum to 1."""
     x = energy.accept(data)
     terms = require_pairwise(energy, "Contrastive divergence").read()
-    return x, terms, normalised(weights, rows_of(x, energy.sites), terms.constant)
+    return x, terms, normalised(row_weights, rows_of(x, energy.sites), terms.constant)
 
 
 def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
@@ -133,9 +133,9 @@ class ContrastiveDivergence(Objective):
         energy: Energy,
         data: Sites | Tensor,
         state: ChainState,
-        weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
     ) -> Step:
-        x, terms, weights = begin(energy, data, weights)
+        x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
@@ -149,7 +149,12 @@ class ContrastiveDivergence(Objective):
         negative, averaged = negative_means(terms, chain, state.observed)
         # Each chain starts at a row, so it carries that row's weight.
         loss = mean_energy_difference(
-            terms, posterior.means, negative, weights, weights, (posterior.averaged, averaged)
+            terms,
+            posterior.means,
+            negative,
+            row_weights,
+            row_weights,
+            (posterior.averaged, averaged),
         )
         return Step(loss, ChainState(chain, state.observed), chain.x)
 
@@ -192,9 +197,9 @@ class PersistentContrastiveDivergence(Objective):
         energy: Energy,
         data: Sites | Tensor,
         state: ChainState,
-        weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
     ) -> Step:
-        x, terms, weights = begin(energy, data, weights)
+        x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, state.chain.x)
@@ -202,6 +207,6 @@ class PersistentContrastiveDivergence(Objective):
         negative, averaged = negative_means(terms, chain, state.observed)
         positive = infer(self.positive, terms, x)
         loss = mean_energy_difference(
-            terms, positive.means, negative, weights, means=(positive.averaged, averaged)
+            terms, positive.means, negative, row_weights, means=(positive.averaged, averaged)
         )
         return Step(loss, ChainState(chain, state.observed), chain.x)

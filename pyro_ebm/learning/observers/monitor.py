@@ -1,4 +1,4 @@
-"""Figures that say how learning goes: never the loss of contrastive divergence as a likelihood."""
+"""Metrics that say how learning goes: never the loss of contrastive divergence as a likelihood."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ AFFORDABLE = 1.0  # seconds for exact log-probabilities
 
 @dataclass(frozen=True, eq=False)
 class Monitor:
-    """Which figures are taken, and how often.
+    """Which metrics are taken, and how often.
 
     They are, each where it can be had:
 
@@ -44,14 +44,14 @@ class Monitor:
 
     @torch.no_grad()
     def read(self, energy: Energy, data: Sites, fantasies: Sites | None) -> dict[str, float]:
-        """The figures now.
+        """The metrics now.
 
         Args:
             energy: What is learned.
             data: The rows that it is learned from (rows, *site.shape).
             fantasies: States of all sites that stand for the model's own, where there are such.
         """
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         # In the energy's order, which that of exact moments is.
         data = {site: data[site] for site in energy.sites if site in data}
         judged = {"log_likelihood": data}
@@ -61,22 +61,22 @@ class Monitor:
         for name, x in judged.items():
             if exact.seconds(energy, x) < AFFORDABLE:
                 log_z = exact.log_partition(energy) if log_z is None else log_z
-                figures[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
+                metrics[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
         some = {site: value[:: -(-len(value) // self.rows)] for site, value in data.items()}
         if fantasies is not None:
             fantasies = {site: fantasies[site] for site in data}
             gap = free_energy_gap(energy, some, fantasies)
             if gap is not None:
-                figures["free_energy_gap"] = gap
-            figures["moment_mismatch"] = moment_mismatch(
+                metrics["free_energy_gap"] = gap
+            metrics["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, some), moments_of(energy, fantasies)
             )
-        elif "log_likelihood" in figures and log_z is not None and not log_z.dim():
+        elif "log_likelihood" in metrics and log_z is not None and not log_z.dim():
             # Where each row has a law of its own, the model has no moments to compare with.
-            figures["moment_mismatch"] = moment_mismatch(
+            metrics["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, data), exact_moments(energy, data)
             )
-        return figures
+        return metrics
 
 
 def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | None:
