@@ -68,6 +68,17 @@ def independent(data: Tensor, hidden: int) -> pe.BoltzmannMachine:
     return machine
 
 
+class Slower(pe.AfterEpoch):
+    """Lets the learning rate fall by torch's scheduler."""
+
+    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.scheduler = scheduler
+
+    def after_epoch(self, progress: pe.Progress) -> None:
+        """Sets the rate of the next epoch."""
+        self.scheduler.step()
+
+
 def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> pe.BoltzmannMachine:
     """An RBM after some epochs of PCD, with a rate that falls to a tenth."""
     torch.manual_seed(0)
@@ -75,7 +86,7 @@ def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> 
     machine = pe.BoltzmannMachine.restricted(data.shape[1], hidden, offset=offset)
     pe.init_biases_from_data(machine, data)
     optimizer = torch.optim.SGD(machine.parameters(), lr=rate)
-    slower = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1 ** (1 / epochs))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1 ** (1 / epochs))
     pe.fit(
         machine,
         data,
@@ -83,8 +94,7 @@ def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> 
         epochs=epochs,
         batch_size=batch,
         optimizer=optimizer,
-        monitor=pe.Monitor(every=epochs),
-        callbacks=[lambda _: slower.step()],
+        observers=[pe.Monitor(every=epochs), Slower(scheduler)],
         seed=0,
     )
     return machine.requires_grad_(False)

@@ -33,7 +33,7 @@ def fit(machine: pe.BoltzmannMachine, data: Tensor, objective: pe.Objective, bat
         epochs=EPOCHS,
         batch_size=batch,
         optimizer=functools.partial(torch.optim.SGD, lr=0.01),
-        monitor=pe.Monitor(every=EPOCHS, rows=batch),
+        observers=[pe.Monitor(every=EPOCHS, rows=batch)],
         seed=0,
     )
 

@@ -37,7 +37,7 @@ for rate, epochs in ((0.015, 100), (0.003, 50)):
         epochs=epochs,
         batch_size=100,
         optimizer=functools.partial(torch.optim.Adam, lr=rate),
-        monitor=pe.Monitor(every=100),
+        observers=[pe.Monitor(every=100)],
         seed=0,
     )
 likelihood = pe.exact.log_prob(prior, data.test).mean().item()

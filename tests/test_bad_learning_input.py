@@ -87,7 +87,7 @@ DOORS: dict[str, Callable[[Energy, Any], Any]] = {
     "CD.init": lambda m, x: CD().init(m, x),
     "PCD.init": lambda m, x: PCD().init(m, x),
     "init_biases_from_data": init_biases_from_data,
-    "held out": lambda m, x: fit(m, BITS, PCD(), monitor=Monitor(held_out=x)),
+    "held out": lambda m, x: fit(m, BITS, PCD(), observers=[Monitor(held_out=x)]),
 }
 DATA: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "{0, 1, 2}": (with_entry(2), ValueError, ["'visible' contains 2", "{0, 1}", "Binarise"]),
@@ -167,7 +167,7 @@ def test_other_types_of_the_same_data_teach_the_same(what: str, objective: Objec
         torch.manual_seed(0)
         machine = rbm()
         init_biases_from_data(machine, data)
-        fit(machine, data, objective, epochs=3, seed=1, monitor=Monitor(held_out=data))
+        fit(machine, data, objective, epochs=3, seed=1, observers=[Monitor(held_out=data)])
         learned.append([p.detach() for p in machine.parameters()])
     for one, other in zip(*learned, strict=True):
         torch.testing.assert_close(one, other)

@@ -26,6 +26,7 @@ from pyro_ebm.learning import (
     PersistentContrastiveDivergence,
     PositivePhase,
     Progress,
+    Report,
     SampledPosterior,
     Step,
     fit,
@@ -46,6 +47,7 @@ from tests.support.machines import (
     lattice_edges,
     restricted,
 )
+from tests.support.observers import EachEpoch
 
 QUIET = Monitor(every=10**9)
 LBFGS = functools.partial(
@@ -135,7 +137,7 @@ OBJECTIVES: dict[str, Objective] = {
 def test_learning_raises_the_exact_likelihood(name: str, rule: str) -> None:
     data, machine = some_rows(), MACHINES[name]()
     before = log_likelihood(machine, data)
-    fit(machine, data, OBJECTIVES[rule], epochs=40, optimizer=sgd, monitor=QUIET, seed=1)
+    fit(machine, data, OBJECTIVES[rule], epochs=40, optimizer=sgd, observers=[QUIET], seed=1)
     assert log_likelihood(machine, data) > before + 0.05
     assert all(bool(p.isfinite().all()) for p in machine.parameters())
 
@@ -257,7 +259,7 @@ def test_without_a_seed_it_comes_from_the_global_generator() -> None:
     assert found[0][1:] == found[1][1:]
 
 
-# --- epochs, batches, callbacks ------------------------------------------------------------------
+# --- epochs, batches, observers ------------------------------------------------------------------
 
 
 def numbered(rows: int) -> Tensor:
@@ -286,7 +288,7 @@ def test_sites_of_a_row_stay_together() -> None:
     machine = BoltzmannMachine.restricted(7, 7)
     data = numbered(40)
     watched = Watched(ExactLikelihood())
-    fit(machine, {V: data, H: 1 - data}, watched, epochs=1, batch_size=15, monitor=QUIET)
+    fit(machine, {V: data, H: 1 - data}, watched, epochs=1, batch_size=15, observers=[QUIET])
     assert all(torch.equal(batch[V], 1 - batch[H]) for batch in watched.batches)
 
 
@@ -298,40 +300,41 @@ def test_the_data_are_left_as_they_were() -> None:
     assert torch.equal(data, before)
 
 
-def test_callbacks_are_told_each_epoch_and_may_stop() -> None:
+def test_observers_see_each_epoch_and_may_stop() -> None:
     machine = BoltzmannMachine.restricted(6, 3)
     told: list[Progress] = []
 
-    def stop_after_three(progress: Progress) -> str | None:
-        return "stop" if progress.epoch == 3 else None
+    def stop_after_three(progress: Progress) -> Report | None:
+        return Report(stop="three epochs") if progress.epoch == 3 else None
 
     history = fit(
         machine,
         some_rows(),
         ContrastiveDivergence(),
         epochs=10,
-        callbacks=[told.append, stop_after_three],
-        monitor=Monitor(every=2),
+        observers=[Monitor(every=2), EachEpoch(told.append), EachEpoch(stop_after_three)],
     )
     assert [progress.epoch for progress in told] == [1, 2, 3]
     assert all(progress.energy is machine for progress in told)
     assert [bool(progress.metrics) for progress in told] == [False, True, False]
     assert [row["epoch"] for row in history.metrics] == [2]
     assert not history.interrupted
+    assert history.stopped == "three epochs"
 
 
-def test_all_callbacks_hear_the_epoch_in_which_one_of_them_stops() -> None:
+def test_all_observers_hear_the_epoch_in_which_one_of_them_stops() -> None:
     told: list[int] = []
+    stop = EachEpoch(lambda p: Report(stop="at once"))
     fit(
         BoltzmannMachine.restricted(6, 3),
         some_rows(),
         ContrastiveDivergence(),
-        callbacks=[lambda p: "stop", lambda p: told.append(p.epoch)],
+        observers=[stop, EachEpoch(lambda p: told.append(p.epoch))],
     )
     assert told == [1]
 
 
-def test_a_callback_can_change_the_learning_rate() -> None:
+def test_an_observer_can_change_the_learning_rate() -> None:
     machine = BoltzmannMachine.fully_visible(6)
     kept = []
 
@@ -345,14 +348,14 @@ def test_a_callback_can_change_the_learning_rate() -> None:
         some_rows(),
         ExactLikelihood(),
         epochs=5,
-        callbacks=[freeze],
+        observers=[EachEpoch(freeze)],
         optimizer=functools.partial(torch.optim.SGD, lr=0.3),
     )
     changed = [not same(a, b) for a, b in itertools.pairwise(kept)]
     assert changed == [True, False, False, False]
 
 
-def test_a_scheduler_of_torch_is_a_callback() -> None:
+def test_an_observer_steps_a_scheduler_of_torch() -> None:
     machine = BoltzmannMachine.fully_visible(6)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.5)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -362,7 +365,7 @@ def test_a_scheduler_of_torch_is_a_callback() -> None:
         ExactLikelihood(),
         epochs=3,
         optimizer=optimizer,
-        callbacks=[lambda progress: scheduler.step()],
+        observers=[EachEpoch(lambda progress: scheduler.step())],
     )
     assert optimizer.param_groups[0]["lr"] == 0.5**4
 
@@ -386,14 +389,14 @@ def test_a_run_in_two_parts_is_the_same_run() -> None:
     data, objective = some_rows(), PersistentContrastiveDivergence(1, 30)
     whole = BoltzmannMachine.restricted(6, 3)
     parts = copy.deepcopy(whole)
-    learn = functools.partial(fit, data=data, optimizer=sgd, monitor=QUIET, seed=6)
+    learn = functools.partial(fit, data=data, optimizer=sgd, observers=[QUIET], seed=6)
     learn(whole, objective=objective, epochs=4)
     generators: list[Tensor] = []
 
     def keep(progress: Progress) -> None:
         generators.append(torch.get_rng_state())
 
-    first = learn(parts, objective=objective, epochs=2, callbacks=[keep])
+    first = learn(parts, objective=objective, epochs=2, observers=[EachEpoch(keep)])
     assert not same(parameters_of(whole), parameters_of(parts))
     learn(parts, objective=Restored(objective, generators[-1]), epochs=2, state=first.state)
     assert same(parameters_of(whole), parameters_of(parts))
@@ -433,7 +436,7 @@ def test_ctrl_c_keeps_the_parameters_of_the_last_step() -> None:
         some_rows(),
         PersistentContrastiveDivergence(1, 20),
         epochs=100,
-        callbacks=[interrupt],
+        observers=[Monitor(), EachEpoch(interrupt)],
     )
     assert history.interrupted
     assert [row["epoch"] for row in history.metrics] == [1, 2, 3]
@@ -509,7 +512,7 @@ def test_learning_that_diverges_says_so() -> None:
             PersistentContrastiveDivergence(1, 20),
             epochs=50,
             optimizer=far,
-            monitor=QUIET,
+            observers=[QUIET],
         )
 
 
@@ -537,7 +540,7 @@ def test_the_figures_are_right() -> None:
         PersistentContrastiveDivergence(1, 30),
         epochs=1,
         optimizer=functools.partial(torch.optim.SGD, lr=0.0),
-        monitor=Monitor(held_out=held_out),
+        observers=[Monitor(held_out=held_out)],
     )
     metrics = history.metrics[0]
     free_energy = small.free_energies((V,))
@@ -640,7 +643,7 @@ def test_a_likelihood_that_takes_long_for_all_the_rows_is_left_out() -> None:
         some_rows(rows),
         PersistentContrastiveDivergence(1, 5),
         epochs=1,
-        monitor=Monitor(held_out=some_rows(20)),
+        observers=[Monitor(held_out=some_rows(20))],
     )
     assert {"held_out_log_likelihood"} == {k for k in read.metrics[0] if "likelihood" in k}
 
@@ -658,7 +661,7 @@ def test_the_rows_for_the_mismatch_are_spread_over_the_data() -> None:
             objective,
             epochs=1,
             optimizer=nothing,
-            monitor=Monitor(rows=rows),
+            observers=[Monitor(rows=rows)],
             seed=1,
         ).metrics[0]["moment_mismatch"]
         for rows in (10, 1000)
@@ -672,12 +675,12 @@ def test_series_of_a_history() -> None:
         some_rows(),
         ContrastiveDivergence(),
         epochs=7,
-        monitor=Monitor(every=3),
+        observers=[Monitor(every=3)],
     )
     epochs, values = history.series("log_likelihood")
     assert epochs == [3, 6, 7]
     assert values == [row["log_likelihood"] for row in history.metrics]
-    with pytest.raises(KeyError, match="'loss' was not read; the monitor read"):
+    with pytest.raises(KeyError, match="'loss' was not reported; the observers reported"):
         history.series("loss")
 
 
@@ -788,8 +791,7 @@ def by_chains(
         epochs=epochs,
         batch_size=len(data) // 40,
         optimizer=functools.partial(torch.optim.Adam, lr=rate),
-        callbacks=[anneal(rate, 5e-4, epochs)],
-        monitor=QUIET,
+        observers=[EachEpoch(anneal(rate, 5e-4, epochs))],
         seed=seed,
     )
 

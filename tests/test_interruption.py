@@ -67,6 +67,7 @@ from pyro_ebm.kernels.chains import Record
 from pyro_ebm.kernels.run import Course
 from pyro_ebm.seeding import one_thread
 from tests.support.densities import SMALL
+from tests.support.observers import EachEpoch
 from tests.support.strikes import Outcome, Strike, Struck
 
 FAST, SLOW = 2, 25  # strikes on each of the fourteen cases
@@ -286,9 +287,12 @@ def result(machine: Energy, history: History, calls: list[int]) -> Lessons:
 
 def lesson(name: str, machine: Energy, calls: list[int], **settings: Any) -> History:
     objective, optimizer, chosen = LESSONS[name]
-    note = [lambda told: calls.append(told.epoch), lambda told: calls.append(-told.epoch)]
-    chosen = {**chosen, "optimizer": optimizer, "callbacks": note, "seed": 3, **settings}
-    return fit(machine, ROWS, objective, **chosen)
+    note = [
+        EachEpoch(lambda told: calls.append(told.epoch)),
+        EachEpoch(lambda told: calls.append(-told.epoch)),
+    ]
+    chosen = {"monitor": Monitor(), **chosen, "optimizer": optimizer, "seed": 3, **settings}
+    return fit(machine, ROWS, objective, observers=[chosen.pop("monitor"), *note], **chosen)
 
 
 @functools.cache
@@ -332,7 +336,9 @@ def struck_lesson(name: str, at: int, error: type[BaseException]) -> None:
     again = result(machine, history, calls)
     assert all(map(torch.equal, again.parameters, right.parameters)), strike.where
     assert again.metrics == right.metrics, strike.where
-    assert again.calls == right.calls, strike.where
+    # A call struck before its report is kept is undone with all it changed, and made again.
+    assert list(dict.fromkeys(again.calls)) == right.calls, strike.where
+    assert len(again.calls) <= len(right.calls) + 1, strike.where
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -1,16 +1,29 @@
 """Learning an energy from data."""
 
 from .base import Objective, Step
-from .fit import History, fit
-from .loop import Progress
+from .fit import fit
+from .history import History
 from .objectives.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
 from .objectives.likelihood import ExactLikelihood
+from .observers.base import (
+    AfterEpoch,
+    AfterUpdate,
+    AtEnd,
+    AtStart,
+    Observer,
+    Progress,
+    Report,
+)
 from .observers.monitor import Monitor
 from .posterior.mean_field import MeanFieldPosterior, mean_field
 from .posterior.positive_phase import ExactPosterior, MeanField, PositivePhase, SampledPosterior
 from .start import init_biases_from_data
 
 __all__ = [
+    "AfterEpoch",
+    "AfterUpdate",
+    "AtEnd",
+    "AtStart",
     "ContrastiveDivergence",
     "ExactLikelihood",
     "ExactPosterior",
@@ -19,9 +32,11 @@ __all__ = [
     "MeanFieldPosterior",
     "Monitor",
     "Objective",
+    "Observer",
     "PersistentContrastiveDivergence",
     "PositivePhase",
     "Progress",
+    "Report",
     "SampledPosterior",
     "Step",
     "fit",

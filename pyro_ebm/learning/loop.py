@@ -1,12 +1,13 @@
 """The loop of `fit`: from one whole step to the next.
 
-A step learns from a minibatch, reads the monitor, calls a callback or begins an epoch. An exception
-in its midst leaves what was there before it, in the parameters and in the optimiser too.
+A step learns from a minibatch, calls an observer or begins an epoch. An exception in its midst
+leaves what was there before it, in the parameters and in the optimiser too.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,23 +15,22 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.learning.observers.monitor import Monitor
-from pyro_ebm.seeding import GeneratorState, generator_state
+from pyro_ebm.learning.observers.base import (
+    AfterEpoch,
+    AfterUpdate,
+    AtEnd,
+    AtStart,
+    Observer,
+    Progress,
+    Report,
+)
+from pyro_ebm.seeding import GeneratorState, generator_state, set_generators
 from pyro_ebm.sites import Sites
 
 from .base import Objective, Step
+from .history import OWN, History, Moment, Phase, Place
 
-
-class Progress(NamedTuple):
-    """What a callback is told after each epoch."""
-
-    epoch: int  # from 1
-    energy: Energy
-    optimizer: Optimizer
-    metrics: dict[str, float]  # the monitor's, empty in epochs that it does not read
-
-
-Callback = Callable[[Progress], Literal["stop"] | None]
+Calls = dict[Moment, tuple[Callable[[Progress], Report | None], ...]]
 
 
 class Task(NamedTuple):
@@ -43,26 +43,33 @@ class Task(NamedTuple):
     epochs: int
     objective: Objective
     optimizer: Optimizer
-    monitor: Monitor
-    callbacks: Sequence[Callback]
+    calls: Calls
+    seed: int
 
 
-class Place(NamedTuple):
-    """Where learning stands between two steps."""
+def calls_of(observers: Sequence[Observer]) -> Calls:
+    """The observers' methods for each moment, in the order of the observers.
 
-    state: Any  # the objective's
-    generators: GeneratorState
-    rows: int  # of the data
-    epoch: int = 0  # under way, or over; from 1
-    phase: Literal["learning", "telling", "over"] = "over"  # of the epoch
-    batches: tuple[Tensor | None, ...] = ()  # numbers of rows; None for all of them
-    learned: int = 0  # of these batches
-    told: int = 0  # callbacks
-    stopped: bool = False  # by a callback
-    latest: dict[str, float] | None = None  # the monitor's reading in this epoch
-    metrics: tuple[dict[str, float], ...] = ()  # all readings
-    seconds: float = 0.0
-    fantasies: Sites | None = None  # of the last step
+    Raises:
+        TypeError: If there is something else among them.
+    """
+    if not isinstance(observers, Sequence):
+        raise TypeError(
+            f"observers is {observers!r}; wanted a sequence of observers, for example "
+            f"observers=[Monitor()]."
+        )
+    for observer in observers:
+        if not isinstance(observer, AtStart | AfterUpdate | AfterEpoch | AtEnd):
+            raise TypeError(
+                f"observers holds {observer!r}; wanted an instance of a class that inherits "
+                f"AtStart, AfterUpdate, AfterEpoch or AtEnd, for example Monitor()."
+            )
+    return {
+        "at_start": tuple(o.at_start for o in observers if isinstance(o, AtStart)),
+        "after_update": tuple(o.after_update for o in observers if isinstance(o, AfterUpdate)),
+        "after_epoch": tuple(o.after_epoch for o in observers if isinstance(o, AfterEpoch)),
+        "at_end": tuple(o.at_end for o in observers if isinstance(o, AtEnd)),
+    }
 
 
 class Learning:
@@ -74,8 +81,10 @@ class Learning:
     """
 
     def __init__(self, task: Task, place: Place) -> None:
-        self.task, self.place = task, place
+        self.task = task
+        self.place = self.onward(place) if place.phase == "over" else place
         self.begun = time.perf_counter() - place.seconds
+        self.starting = task.calls["at_start"]  # those that are still to be called
         self.room: dict[Tensor, Tensor] = {}  # for copies of parameters, step by step
 
     @property
@@ -83,27 +92,71 @@ class Learning:
         """The time that it has taken so far."""
         return time.perf_counter() - self.begun
 
+    @property
+    def history(self) -> History:
+        """What was done, up to the last whole step."""
+        place = self.place._replace(seconds=self.seconds)
+        metrics = list(place.metrics)
+        return History(metrics, place.state, self.task.seed, False, self.task.optimizer, place)
+
+    @property
+    def progress(self) -> Progress:
+        """What an observer sees now."""
+        task, place = self.task, self.place
+        return Progress(
+            epoch=place.epoch,
+            epochs=task.epochs,
+            updates=place.updates,
+            energy=task.energy,
+            optimizer=task.optimizer,
+            data=task.data,
+            step=place.step,
+            metrics=place.latest,
+            history=self.history,
+        )
+
     def go(self, look: Callable[[], None]) -> None:
         """Makes all the steps, and calls `look` between them.
 
         Raises:
             FloatingPointError: If the loss is not finite.
         """
-        first, epochs = self.place.epoch, self.task.epochs
-        with tqdm(total=epochs, initial=first, disable=None, unit="epoch") as bar:
+        done = self.place.epochs_done
+        with tqdm(total=self.task.epochs, initial=done, disable=None, unit="epoch") as bar:
             while step := self.next_step():
                 step()
-                self.show(bar)
+                if self.place.epochs_done > done:
+                    done = self.place.epochs_done
+                    bar.update()
+                    bar.set_postfix({n: f"{value:.4g}" for n, value in self.place.latest.items()})
                 look()
 
     def next_step(self) -> Callable[[], None] | None:
         """What is to be done next, if there is anything."""
-        place = self.place
-        if place.phase == "learning":
-            return self.learn if place.learned < len(place.batches) else self.read
-        if place.phase == "telling":
-            return self.tell
-        return None if place.stopped or place.epoch >= self.task.epochs else self.begin
+        if self.starting:
+            return self.start
+        match self.place.phase:
+            case "between":
+                return self.begin
+            case "learning":
+                return self.learn
+            case "over":
+                return None
+            case _:
+                return self.tell
+
+    def onward(self, place: Place) -> Place:
+        """The same place, in the phase that follows when the one under way is over."""
+        if place.phase == "after_epoch":
+            place = place._replace(batches=(), learned=0)
+        phase: Phase
+        if place.stopped is None and place.batches:
+            phase = "learning" if place.learned < len(place.batches) else "after_epoch"
+        elif place.stopped is None and place.epoch < self.task.epochs:
+            phase = "between"
+        else:
+            phase = "over" if place.phase in ("at_end", "over") else "at_end"
+        return place._replace(phase=phase, called=0)
 
     def begin(self) -> None:
         """Begins an epoch."""
@@ -131,54 +184,97 @@ class Learning:
         if chosen is not None:
             # Not value[chosen], which takes five times as long.
             batch = {site: value.index_select(0, chosen) for site, value in batch.items()}
-        kept = Kept(task.energy, task.optimizer, self.room)
-        try:
-            _, state, fantasies = optimised(task, batch, place.state)
-            self.place = place._replace(
-                state=state,
-                fantasies=fantasies,
+        with self.whole():
+            step = optimised(task, batch, place.state)
+            after = place._replace(
+                phase="after_update",
+                called=0,
+                state=step.state,
+                step=step._replace(loss=step.loss.detach()),
                 learned=place.learned + 1,
+                updates=place.updates + 1,
                 generators=self.generators(),
             )
+            self.place = after if task.calls["after_update"] else self.onward(after)
+
+    def start(self) -> None:
+        """Calls an observer at the start; random numbers that it draws are put back."""
+        with self.whole():
+            checked_report(self.starting[0](self.progress), "at_start")
+            set_generators(self.place.generators, self.task.energy.device)
+            self.starting = self.starting[1:]
+
+    def tell(self) -> None:
+        """Calls an observer of a moment; ends the moment if none is left."""
+        place = self.place
+        assert place.phase in ("after_update", "after_epoch", "at_end")
+        calls = self.task.calls[place.phase]
+        if place.called >= len(calls):
+            self.place = self.onward(place)
+            return
+        with self.whole():
+            report = checked_report(calls[place.called](self.progress), place.phase)
+            metrics = place.metrics
+            if report.metrics:
+                before = metrics[-1] if place.latest else None
+                row = before or {"epoch": place.epoch, "seconds": self.seconds}
+                metrics = (*(metrics[:-1] if before else metrics), {**row, **report.metrics})
+            self.place = place._replace(
+                called=place.called + 1,
+                metrics=metrics,
+                stopped=report.stop if place.stopped is None else place.stopped,
+                generators=self.generators(),
+            )
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Puts parameters and optimiser back on an exception before a new place is reached."""
+        place, kept = self.place, Kept(self.task.energy, self.task.optimizer, self.room)
+        try:
+            yield
         except BaseException:
             if self.place is place:
                 kept.put_back()
             raise
 
-    def read(self) -> None:
-        """Takes the metrics of an epoch."""
-        task, place = self.task, self.place
-        latest, metrics = None, place.metrics
-        if place.epoch % task.monitor.every == 0 or place.epoch == task.epochs:
-            latest = task.monitor.read(task.energy, task.data, place.fantasies)
-            metrics += ({"epoch": place.epoch, "seconds": self.seconds, **latest},)
-        self.place = place._replace(
-            phase="telling", told=0, latest=latest, metrics=metrics, generators=self.generators()
-        )
-
-    def tell(self) -> None:
-        """Calls a callback; ends the epoch if none is left."""
-        task, place = self.task, self.place
-        if place.told >= len(task.callbacks):
-            self.place = place._replace(phase="over")
-            return
-        told = Progress(place.epoch, task.energy, task.optimizer, place.latest or {})
-        # At once, so that no callback is called twice.
-        self.place = place._replace(
-            stopped=task.callbacks[place.told](told) == "stop" or place.stopped, told=place.told + 1
-        )
-        self.place = self.place._replace(generators=self.generators())
-
     def generators(self) -> GeneratorState:
         """The state of the random numbers."""
         return generator_state(self.task.energy.device)
 
-    def show(self, bar: Any) -> None:  # noqa: ANN401 (tqdm's)
-        """Shows how far it is."""
-        if self.place.phase == "over":
-            bar.update()
-            latest = self.place.latest or {}
-            bar.set_postfix({name: f"{value:.4g}" for name, value in latest.items()})
+
+def checked_report(report: object, moment: Moment) -> Report:
+    """What an observer reported at a moment; an empty report for None.
+
+    Raises:
+        TypeError: If it is something else, or a metric is no number.
+        ValueError: If a metric has the name of what a row of the history has anyway.
+    """
+    if report is None:
+        return Report()
+    if moment in ("at_start", "at_end"):
+        raise TypeError(f"{moment} returned {report!r}; wanted None, as nothing can follow it.")
+    if not isinstance(report, Report):
+        raise TypeError(
+            f"{moment} returned {report!r}; wanted a Report, for example "
+            f"Report(metrics={{'loss': 0.5}}) or Report(stop='no progress'), or None."
+        )
+    if taken := [name for name in OWN if name in report.metrics]:
+        raise ValueError(
+            f"{moment} reported metrics named {taken}, which every row of the history has "
+            f"anyway; give them other names."
+        )
+    try:
+        metrics = {name: float(value) for name, value in report.metrics.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{moment} reported the metrics {report.metrics!r}; wanted numbers by name."
+        ) from error
+    if report.stop is not None and not isinstance(report.stop, str):
+        raise TypeError(
+            f"{moment} returned stop={report.stop!r}; wanted why as a string, for example "
+            f"Report(stop='no progress'), or None to go on."
+        )
+    return Report(metrics, report.stop)
 
 
 class Kept:

@@ -213,7 +213,7 @@ def exact_maximum(machine: BoltzmannMachine, data: Tensor, epochs: int = 15) -> 
         optimizer=lambda p: torch.optim.LBFGS(
             p, max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-10
         ),
-        monitor=Monitor(every=epochs),
+        observers=[Monitor(every=epochs)],
         seed=1,
     )
     return history.metrics[-1]["log_likelihood"]
@@ -291,7 +291,7 @@ def test_chains_learn_numbers_and_labels(kind: str, objective: ContrastiveDiverg
     init_biases_from_data(machine, data)
     begin = float(exact.log_prob(machine, data).detach().mean())
     before = dict(machine.named_parameters())[name].detach().clone()
-    history = fit(machine, data, objective, epochs=150, monitor=Monitor(every=150), seed=4)
+    history = fit(machine, data, objective, epochs=150, observers=[Monitor(every=150)], seed=4)
     metrics = history.metrics[-1]
     assert metrics["log_likelihood"] > begin + 0.1
     assert {"free_energy_gap", "moment_mismatch"} <= set(metrics)

@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.learning.base import held_batch, rows_of
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, flat_features, is_count
+
+from .base import AfterEpoch, AtStart, Progress, Report
 
 AFFORDABLE = 1.0  # seconds for exact log-probabilities
 
 
 @dataclass(frozen=True, eq=False)
-class Monitor:
+class Monitor(AtStart, AfterEpoch):
     """Which metrics are taken, and how often.
 
     They are, each where it can be had:
@@ -41,6 +44,29 @@ class Monitor:
             value = getattr(self, name)
             if not is_count(value):
                 raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
+
+    def at_start(self, progress: Progress) -> None:
+        """Checks the held-out rows.
+
+        Raises:
+            TypeError, ValueError: If they are no rows of the energy's sites, or the energy holds
+                values for the rows that are learned from.
+        """
+        if self.held_out is None:
+            return
+        rows_of(progress.energy.accept(self.held_out), progress.energy.sites)
+        if held_batch(progress.energy):
+            raise ValueError(
+                "held_out has rows, but the energy holds values for the rows that are learned "
+                "from; judge others by exact.log_prob(clamp(machine, held), data) after learning."
+            )
+
+    def after_epoch(self, progress: Progress) -> Report | None:
+        """Reports the metrics, where it is their turn."""
+        if progress.epoch % self.every and progress.epoch != progress.epochs:
+            return None
+        fantasies = progress.step.fantasies if progress.step else None
+        return Report(self.read(progress.energy, progress.data, fantasies))
 
     @torch.no_grad()
     def read(self, energy: Energy, data: Sites, fantasies: Sites | None) -> dict[str, float]:
