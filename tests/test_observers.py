@@ -26,6 +26,7 @@ from pyro_ebm.learning import (
     fit,
 )
 from tests.support.observers import EachEpoch
+from tests.support.strikes import Strike, Struck
 
 ROWS = torch.bernoulli(torch.full((40, 5), 0.4), generator=torch.Generator().manual_seed(1))
 PCD = PersistentContrastiveDivergence(1, 10)
@@ -321,6 +322,20 @@ def test_an_observer_that_fails_half_way_changes_nothing(
         assert all(torch.equal(value, now["state"][number][key]) for key, value in state.items())
     learn(parts, Shaking(), state=history)
     assert same(whole, parts)
+
+
+def test_an_observer_that_is_struck_anywhere_moves_things_once() -> None:
+    whole, right = learner(), Shaking()
+    count = Strike()
+    count(lambda: learn(whole, right, epochs=2))
+    lines = torch.randint(count.count, (12,), generator=torch.Generator().manual_seed(2)).tolist()
+    for at in lines:
+        parts, strike = learner(), Strike(at, Struck)
+        history = vars(strike(lambda m=parts: learn(m, right, epochs=2)).error).get("history")
+        if history is None or history.place.phase == "over":
+            continue
+        learn(parts, right, epochs=2, state=history)
+        assert same(whole, parts), strike.where
 
 
 def test_the_end_is_not_that_of_a_broken_call() -> None:
