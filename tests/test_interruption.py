@@ -65,6 +65,7 @@ from pyro_ebm import (
 )
 from pyro_ebm.kernels.chains import Record
 from pyro_ebm.kernels.run import Course
+from pyro_ebm.learning.loop import Kept
 from pyro_ebm.seeding import one_thread
 from tests.support.densities import SMALL
 from tests.support.observers import EachEpoch
@@ -901,3 +902,19 @@ def test_an_optimiser_that_fails_halfway_leaves_the_step_before() -> None:
     assert [row["epoch"] for row in history.metrics] == [1, 2]
     first = next(machine.parameters())
     assert torch.equal(first, torch.full_like(first, 2.0))
+
+
+def test_what_is_kept_of_a_step_takes_the_memory_of_the_step_before() -> None:
+    machine = learner()
+    optimizer = torch.optim.Adam(machine.parameters())
+    fit(machine, ROWS, ExactLikelihood(), epochs=1, optimizer=optimizer)
+    first = Kept(machine, optimizer, {})
+    kept = {tensor: (copy, copy.clone()) for tensor, copy in first.copies.made.items()}
+    # Each of three parameters has two moments and a count.
+    assert len(kept) == 3 * 4 + len(list(machine.buffers()))
+    second = Kept(machine, optimizer, first.copies.made)
+    for tensor, (copy, value) in kept.items():
+        assert second.copies.made[tensor] is copy
+        assert torch.equal(copy, value)
+        assert torch.equal(copy, tensor)
+        assert copy is not tensor

@@ -85,7 +85,7 @@ class Learning:
         self.place = self.onward(place) if place.phase == "over" else place
         self.begun = time.perf_counter() - place.seconds
         self.starting = task.calls["at_start"]  # those that are still to be called
-        self.room: dict[Tensor, Tensor] = {}  # for copies of parameters, step by step
+        self.room: dict[Tensor, Tensor] = {}  # the last copies of parameters and the like
 
     @property
     def seconds(self) -> float:
@@ -230,6 +230,7 @@ class Learning:
     def whole(self) -> Iterator[None]:
         """Puts parameters and optimiser back on an exception before a new place is reached."""
         place, kept = self.place, Kept(self.task.energy, self.task.optimizer, self.room)
+        self.room = kept.copies.made
         try:
             yield
         except BaseException:
@@ -283,29 +284,28 @@ class Kept:
     Args:
         energy: Has the parameters and buffers.
         optimizer: The optimiser.
-        room: By tensor, the memory of an earlier copy, which is no longer needed: to ask for new
+        room: By tensor, its copy in an earlier `Kept` that is no longer needed: to ask for new
             memory takes longer than to copy.
     """
 
     def __init__(self, energy: Energy, optimizer: Optimizer, room: dict[Tensor, Tensor]) -> None:
         groups: list[dict[str, Any]] = optimizer.param_groups
         own = [tensor for group in groups for tensor in group["params"]]
-        tensors = {id(t): t for t in (*energy.parameters(), *energy.buffers(), *own)}
-        for tensor in tensors.values():
-            known = room.get(tensor)
-            if known is None or (known.shape, known.dtype) != (tensor.shape, tensor.dtype):
-                room[tensor] = tensor.detach().clone()
-            else:
-                known.copy_(tensor.detach())
-        self.tensors = [(tensor, room[tensor]) for tensor in tensors.values()]
+        self.copies = Copies(room)
+        for tensor in (*energy.parameters(), *energy.buffers(), *own):
+            self.copies.of(tensor)
+        self.tensors = dict(self.copies.made)
         self.optimizer = optimizer
-        self.state = {tensor: copied(state) for tensor, state in optimizer.state.items()}
-        self.groups = [{k: copied(v) for k, v in g.items() if k != "params"} for g in groups]
+        self.state = {tensor: self.copies.of(state) for tensor, state in optimizer.state.items()}
+        self.groups = [
+            {name: self.copies.of(value) for name, value in group.items() if name != "params"}
+            for group in groups
+        ]
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Makes them what they were."""
-        for tensor, value in self.tensors:
+        for tensor, value in self.tensors.items():
             tensor.copy_(value)
         self.optimizer.state.clear()
         self.optimizer.state.update(self.state)
@@ -313,15 +313,32 @@ class Kept:
             group.update(before)
 
 
-def copied(value: Any) -> Any:  # noqa: ANN401 (what an optimiser keeps)
-    """A copy of the tensors in it, and of what holds them."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {name: copied(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [copied(part) for part in value]
-    return value
+class Copies:
+    """Copies of tensors and of what holds them, each tensor once.
+
+    Args:
+        room: By tensor, memory for its copy, used where shape and dtype are the same.
+    """
+
+    def __init__(self, room: dict[Tensor, Tensor]) -> None:
+        self.room = room
+        self.made: dict[Tensor, Tensor] = {}
+
+    def of(self, value: Any) -> Any:  # noqa: ANN401 (what an optimiser keeps)
+        """A copy."""
+        if isinstance(value, dict):
+            return {name: self.of(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [self.of(part) for part in value]
+        if not isinstance(value, Tensor):
+            return value
+        if value not in self.made:
+            room = self.room.get(value)
+            if room is None or (room.shape, room.dtype) != (value.shape, value.dtype):
+                self.made[value] = value.detach().clone()
+            else:
+                self.made[value] = room.copy_(value.detach())
+        return self.made[value]
 
 
 def optimised(task: Task, batch: Sites, state: Any) -> Step:  # noqa: ANN401
