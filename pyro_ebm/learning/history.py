@@ -11,7 +11,7 @@ from pyro_ebm.seeding import GeneratorState
 from .base import Step
 
 Moment = Literal["at_start", "after_update", "after_epoch", "at_end"]
-Phase = Literal["between", "learning", "over"] | Moment
+Stage = Literal["between", "learning", "over"] | Moment
 OWN = ("epoch", "seconds")  # names in a row of metrics that no observer reports
 
 
@@ -22,7 +22,7 @@ class Place(NamedTuple):
     generators: GeneratorState
     rows: int  # of the data
     epoch: int = 0  # under way, or the last one; from 1
-    phase: Phase = "between"  # what is under way
+    phase: Stage = "between"  # what is under way
     batches: tuple[Tensor | None, ...] = ()  # of the epoch under way; None for all rows
     learned: int = 0  # of these batches
     called: int = 0  # observers of the moment under way

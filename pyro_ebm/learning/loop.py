@@ -28,7 +28,7 @@ from pyro_ebm.seeding import GeneratorState, generator_state, set_generators
 from pyro_ebm.sites import Sites
 
 from .base import Objective, Step
-from .history import OWN, History, Moment, Phase, Place
+from .history import OWN, History, Moment, Place, Stage
 
 Calls = dict[Moment, tuple[Callable[[Progress], Report | None], ...]]
 
@@ -149,7 +149,7 @@ class Learning:
         """The same place, in the phase that follows when the one under way is over."""
         if place.phase == "after_epoch":
             place = place._replace(batches=(), learned=0)
-        phase: Phase
+        phase: Stage
         if place.stopped is None and place.batches:
             phase = "learning" if place.learned < len(place.batches) else "after_epoch"
         elif place.stopped is None and place.epoch < self.task.epochs:

@@ -71,8 +71,8 @@ def learn_precision(layer: Layer, site: str, value: Tensor) -> None:
     Raises:
         ValueError: If a column has no variance.
     """
-    own = getattr(layer, "log_precision", None)
-    if not isinstance(layer.unit, Gaussian) or not isinstance(own, nn.Parameter):
+    own = dict(layer.named_parameters(recurse=False)).get("log_precision")
+    if own is None or not isinstance(layer.unit, Gaussian):
         return
     variance = value.var(0, correction=0)
     if constant := (variance == 0).nonzero()[:, 0].tolist():

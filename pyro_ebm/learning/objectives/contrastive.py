@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
 from pyro_ebm.kernels import Gibbs, Kernel, advance
 from pyro_ebm.kernels.choice import Purpose, joined, parts_of
+from pyro_ebm.kernels.discrete.gibbs import GibbsState
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -90,10 +91,10 @@ def negative_means(
         return terms.features(chain.x), ()
     features = terms.features({site: chain.x[site] for site in observed})
     hidden = hidden_sites(terms, features)
-    newest = getattr(chain, "newest", None)
-    if newest is not None and hidden == [newest[0]]:
+    if isinstance(chain, GibbsState) and chain.newest and hidden == [chain.newest[0]]:
         # The kernel drew them last, so their fields are at hand: no product is needed.
-        return {**features, newest[0]: terms.units[newest[0]].mean(newest[1])}, (newest[0],)
+        site, field = chain.newest
+        return {**features, site: terms.units[site].mean(field)}, (site,)
     posterior = ExactPosterior().infer(terms, features)
     return posterior.means, posterior.averaged
 
