@@ -249,11 +249,54 @@ def test_weights_of_a_graph_that_are_not_read_are_warned_of(what: str) -> None:
     graph = weighted_path()
     with pytest.warns(CouplingWarning, match="weights, which are not read"):
         LEARNED[what](graph)
-    for a, b in graph.edges:
-        del graph.edges[a, b]["weight"]
+    for *_, data in graph.edges(data=True):
+        data.pop("weight", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LEARNED[what](graph)
+
+
+# By loops, the energy that the warning names for couplings w, of two labels or spins.
+NAMED: dict[str, Callable[[float, Any, Any], float]] = {
+    "a machine": lambda w, a, b: -w * (2 * a - 1) * (2 * b - 1),
+    "one coupling": lambda w, a, b: -w * (2 * a - 1) * (2 * b - 1),
+    "tables": lambda w, a, b: -w * float(a == b),
+    "Potts": lambda w, a, b: -w * float(a == b),
+    "Ising": lambda w, a, b: -w * (2 * a - 1) * (2 * b - 1),
+}
+MADE: dict[str, str] = {
+    "a machine": "BoltzmannMachine.on_graph(graph, bias=torch.zeros(4), {})",
+    "one coupling": "BoltzmannMachine.on_graph(graph, bias=torch.zeros(4), {})",
+    "tables": "{}",
+    "Potts": "RandomField.potts(graph, states, {})",
+    "Ising": "RandomField.ising(graph, {})",
+}
+
+
+@pytest.mark.parametrize("what", LEARNED)
+@pytest.mark.parametrize("weights", [(0.7, -0.4), (2, -1), (2.0, None)])
+def test_the_cure_that_the_warning_of_weights_names_gives_the_energy_that_it_names(
+    what: str, weights: tuple[float | None, float | None]
+) -> None:
+    graph = nx.Graph([("a", "b"), ("c", "d")])
+    for (a, b), w in zip([("a", "b"), ("c", "d")], weights, strict=True):
+        if w is not None:
+            graph.edges[a, b]["weight"] = w
+    with pytest.warns(CouplingWarning, match="weights, which are not read") as notes:
+        LEARNED[what](graph)
+    cure = str(notes[0].message).split(" give ")[1].split(". To learn")[0]
+    names = {**globals(), "graph": graph, "states": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        energy = eval(MADE[what].format(cure), names)
+    x = states(4, 0.0).float()
+    couplings = [1.0 if w is None else float(w) for w in weights]
+    wanted = [
+        sum(NAMED[what](w, *pair) for w, pair in zip(couplings, (row[:2], row[2:]), strict=True))
+        for row in x.tolist()
+    ]
+    given = 2 * x - 1 if "machine" in what or "one" in what else x
+    torch.testing.assert_close(energy(given).detach(), torch.tensor(wanted))
 
 
 def test_the_weights_of_a_graph_are_couplings_by_the_cure() -> None:
@@ -400,3 +443,13 @@ def test_the_example_reads_graphs_with_and_without_weights(weights: bool, tmp_pa
     assert n == 4
     assert edges.tolist() == [[0, 1], [1, 2]]
     assert weight.tolist() == ([3.0, 1.0] if weights else [1.0, 1.0])
+
+
+@pytest.mark.parametrize("what", FROM_PAIRS)
+def test_pairs_of_negative_numbers_are_refused_and_counted_from_0_by_the_cure(what: str) -> None:
+    edges = [(-1, 0), (0, 1)]
+    with pytest.raises(ValueError, match=r"from -1 to 1; wanted numbers from 0") as raised:
+        FROM_PAIRS[what](edges)
+    assert "Give torch.as_tensor(edges) - (-1) if" in str(raised.value)
+    energy = FROM_PAIRS[what](torch.as_tensor(edges) - (-1))
+    assert energy.sites["visible"].shape == (3,)

@@ -278,6 +278,13 @@ def test_a_public_name_is_documented(name: str) -> None:
     )
 
 
+def test_the_reference_lists_a_name_once() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    names = re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE)
+    assert len(names) > 50
+    assert [name for name in sorted(set(names)) if names.count(name) > 1] == []
+
+
 def test_only_code_counts_as_a_mention() -> None:
     page = "We run it, and `fit(x)` it.\n```python\nmachine = Machine()\n```\nThe end.\n"
     code = code_in(page)

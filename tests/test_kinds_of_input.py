@@ -2,18 +2,21 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro.optim
 import pytest
 import scipy.sparse
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from pyro_ebm.diagnostics import to_arviz
+from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
@@ -21,6 +24,7 @@ from pyro_ebm.energies import (
     Layer,
     RandomField,
     TableFactors,
+    clamp,
     mlp_energy,
 )
 from pyro_ebm.kernels import HMC, Gibbs, RandomBlocks, Schedule, run
@@ -86,6 +90,42 @@ CURED: dict[str, tuple[Callable[[], Any], str, Callable[[Any], Any]]] = {
         "torch.stack([row for row, *_ in loader.dataset])",
         lambda loader: torch.stack([row for row, *_ in loader.dataset]),
     ),
+    "a loader of rows": (
+        lambda: DataLoader(ROWS, batch_size=2),
+        "Give the rows themselves, loader.dataset; fit makes",
+        lambda loader: loader.dataset,
+    ),
+    "a loader of arrays": (
+        lambda: DataLoader(list(ROWS.numpy()), batch_size=2),
+        "torch.stack([torch.as_tensor(row) for row in loader.dataset])",
+        lambda loader: torch.stack([torch.as_tensor(row) for row in loader.dataset]),
+    ),
+    "a loader of a part": (
+        lambda: DataLoader(Subset(TensorDataset(torch.cat([ROWS, ROWS])), range(5))),
+        "torch.stack([row for row, *_ in loader.dataset])",
+        lambda loader: torch.stack([row for row, *_ in loader.dataset]),
+    ),
+    "a data set": (
+        lambda: TensorDataset(ROWS, torch.arange(5)),
+        "Give the rows themselves, dataset.tensors[0].",
+        lambda dataset: dataset.tensors[0],
+    ),
+    "a part of a data set": (
+        lambda: Subset(TensorDataset(torch.cat([ROWS, 1 - ROWS])), range(5)),
+        "torch.stack([row for row, *_ in dataset])",
+        lambda dataset: torch.stack([row for row, *_ in dataset]),
+    ),
+    "rows one by one": (lambda: iter(ROWS), "torch.stack(list(rows))", lambda x: torch.stack([*x])),
+    "batches": (
+        lambda: iter(DataLoader(ROWS, batch_size=2)),
+        "torch.cat(list(batches))",
+        lambda batches: torch.cat(list(batches)),
+    ),
+    "sites in a site": (
+        lambda: {"visible": {"visible": ROWS}},
+        "value['visible']",
+        lambda value: value["visible"],
+    ),
     "a sparse tensor": (ROWS.to_sparse, ".to_dense()", lambda value: value.to_dense()),
     "a compressed tensor": (ROWS.to_sparse_csr, ".to_dense()", lambda value: value.to_dense()),
     "a list": (ROWS.tolist, "torch.tensor(...)", torch.tensor),
@@ -101,6 +141,45 @@ def test_other_data_are_refused_with_a_cure_that_works(what: str) -> None:
     assert words in str(raised.value)
     for one, other in zip(learned(ROWS), learned(cure(make())), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_dict_where_one_tensor_is_wanted_is_refused_and_the_tensor_is_taken() -> None:
+    machine = BoltzmannMachine({"x": Layer(Bernoulli(), 2), "y": Layer(Bernoulli(), 3)})
+    law = EnergyDistribution(clamp(machine, {"x": torch.zeros(2)}))
+    value = {"y": ROWS}
+    with pytest.raises(TypeError, match=r"'y' is a dict.*value\['y'\]"):
+        law.log_prob(value)  # type: ignore[arg-type]
+    found = law.log_prob(value["y"]).detach()
+    torch.testing.assert_close(found, torch.full((5,), 3 * -math.log(2)))
+
+
+PYROS: dict[str, tuple[Any, str]] = {
+    "Adam": (pyro.optim.Adam({"lr": 0.1}), "functools.partial(torch.optim.Adam, lr=0.1)"),
+    "clipped": (
+        pyro.optim.ClippedAdam({"lr": 0.1, "clip_norm": 5.0}),
+        "functools.partial(pyro.optim.clipped_adam.ClippedAdam, lr=0.1, clip_norm=5.0)",
+    ),
+    "by a function": (
+        pyro.optim.Adam(lambda _: {"lr": 0.1}),
+        "functools.partial(torch.optim.Adam, lr=...)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PYROS)
+def test_an_optimiser_of_pyro_is_refused_and_the_torch_one_of_the_cure_learns(kind: str) -> None:
+    optimizer, cure = PYROS[kind]
+    with pytest.raises(TypeError, match="optimiser of Pyro") as raised:
+        learned(ROWS, optimizer=optimizer)
+    assert cure in str(raised.value)
+    taken = eval(cure.replace("...", "0.1"), {"functools": functools, "torch": torch, "pyro": pyro})
+    assert len(learned(ROWS, optimizer=taken)) == 3
+
+
+def test_what_makes_no_optimiser_is_refused_by_what_it_makes() -> None:
+    with pytest.raises(TypeError, match=r"optimizer made None of the parameters; wanted"):
+        learned(ROWS, optimizer=lambda parameters: None)
+    learned(ROWS, optimizer=functools.partial(torch.optim.SGD, lr=0.05))
 
 
 def test_minibatches_are_made_by_fit_as_the_cure_says() -> None:

@@ -1,11 +1,14 @@
 """What `fit` moves: all that has gradients, or a refusal that says what would stand still."""
 
+import copy
 import functools
 import itertools
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,10 +17,13 @@ from torch.nn.utils import parametrize
 from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
+    DistributionEnergy,
     Energy,
     Layer,
     clamp,
     convolutional_energy,
+    interpolate,
+    mlp_energy,
 )
 from pyro_ebm.learning import (
     ContrastiveDivergence,
@@ -199,6 +205,51 @@ def test_the_weight_of_a_sum_is_learned_through_another_weight() -> None:
         torch.testing.assert_close(theta.detach(), 0.5 + 0.1 * slope, rtol=0, atol=1e-6)
 
 
+WITH_SHARE: dict[str, Callable[[Tensor, Energy, Energy], Energy]] = {
+    "on the way": lambda t, a, b: interpolate(a, b, t),
+    "twice the way": lambda t, a, b: 2 * interpolate(a, b, t),
+    "on the way from the way": lambda t, a, b: interpolate(interpolate(a, b, t), b, 0.25),
+    "at a temperature": lambda t, a, b: (a + b) / t,
+    "half of it": lambda t, a, b: 0.5 * (a / t),
+    "beside a function": lambda t, a, b: interpolate(a, b + CallableEnergy(alike, three_bits()), t),
+}
+
+
+def alike(x: Tensor) -> Tensor:
+    return (x[:, 1:] - x[:, :-1]).abs().sum(1)
+
+
+@pytest.mark.parametrize("way", WITH_SHARE)
+def test_a_share_and_a_temperature_are_learned_where_others_are_computed_from_them(
+    way: str,
+) -> None:
+    """1 − t and 1 / T follow their parameter, step by step, as plain gradient ascent moves it."""
+    make = WITH_SHARE[way]
+    first, second = (BoltzmannMachine.fully_visible(3, bias=b) for b in torch.randn(2, 3))
+    for machine in (first, second):
+        machine.requires_grad_(False)
+    data, states = some_rows(20, 3), bits(3)
+    share = nn.Parameter(torch.tensor(0.4))
+    energy = make(share, first, second)
+    assert [p is share for p in energy.parameters() if p.requires_grad] == [True]
+    fit(energy, data, ExactLikelihood(), optimizer=sgd, epochs=3)
+    free = torch.tensor(0.4)
+    for _ in range(3):
+        free = free.detach().requires_grad_()
+        plain = make(free, first, second)
+        likelihood = -plain(data).mean() - (-plain(states)).logsumexp(0)
+        free = free + 0.1 * torch.autograd.grad(likelihood, free)[0]
+    torch.testing.assert_close(share.detach(), free.detach(), rtol=0, atol=1e-5)
+    wanted = make(free.detach(), first, second)(states)
+    for one in (energy, copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):
+        torch.testing.assert_close(one(states), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_temperature_of_zero_is_refused_though_it_is_a_parameter() -> None:
+    with pytest.raises(ValueError, match="multiplied by NaN or an infinite number"):
+        BoltzmannMachine.fully_visible(3) / nn.Parameter(torch.tensor(0.0))
+
+
 @pytest.mark.parametrize("rule", OBJECTIVES)
 def test_a_parameter_that_is_used_twice_gets_both_gradients(rule: str) -> None:
     """W couples the visible units to two layers alike: by enumeration where that is exact."""
@@ -237,6 +288,74 @@ def test_a_parameter_of_two_square_couplings_is_refused_and_the_cure_ties_them()
     assert one is other
 
 
+def closed_over(tensor: Tensor) -> Energy:
+    return CallableEnergy(lambda x: -(x * tensor).sum(-1), three_bits())
+
+
+def of_a_distribution(tensor: Tensor) -> Energy:
+    return DistributionEnergy(dist.Bernoulli(logits=tensor).to_event(1))
+
+
+class OfBits(nn.Module):
+    """−θ · x."""
+
+    def __init__(self, theta: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(theta.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x * self.theta).sum(-1)
+
+
+@pytest.mark.parametrize("kind", ["parameter", "plain"])
+@pytest.mark.parametrize("batch_size", [None, 10])
+@pytest.mark.parametrize("make", [closed_over, of_a_distribution])
+def test_a_tensor_of_a_part_that_no_step_moves_is_refused_and_the_cures_learn_or_keep_it(
+    make: Callable[[Tensor], Energy], batch_size: int | None, kind: str
+) -> None:
+    start, data = torch.tensor([0.3, -0.2, 0.1]), some_rows(30, 3)
+    learn = functools.partial(
+        fit, data=data, objective=ExactLikelihood(), epochs=2, batch_size=batch_size
+    )
+    tensor = nn.Parameter(start.clone()) if kind == "parameter" else start.clone().requires_grad_()
+    energy = BoltzmannMachine.fully_visible(3) + make(tensor)
+    with pytest.raises(ValueError, match=r"shape \(3,\) that requires.*no parameter of the energy"):
+        learn(energy)
+
+    optimizer = torch.optim.Adam([*energy.parameters(), tensor])
+    learn(energy, optimizer=optimizer)
+    assert bool((tensor != start).all())
+
+    module = OfBits(start)
+    energy = BoltzmannMachine.fully_visible(3) + CallableEnergy(module, three_bits())
+    learn(energy)
+    assert bool((module.theta != start).all())
+
+    kept = tensor.detach().clone()
+    tensor.requires_grad_(False)
+    learn(BoltzmannMachine.fully_visible(3) + make(tensor))
+    assert torch.equal(tensor, kept)
+
+
+def test_a_function_alone_of_a_tensor_that_it_closes_over_is_refused_with_the_module_as_cure() -> (
+    None
+):
+    theta, data = nn.Parameter(torch.zeros(3)), some_rows(30, 3)
+    with pytest.raises(ValueError, match=r"CallableEnergy\(module, sites\)"):
+        fit(closed_over(theta), data, ExactLikelihood())
+    module = OfBits(theta)
+    fit(CallableEnergy(module, three_bits()), data, ExactLikelihood(), epochs=2)
+    assert bool((module.theta != 0).all())
+
+
+def test_tensors_that_an_objective_makes_for_one_loss_are_its_own() -> None:
+    """The noisy rows of denoising require gradients, as leaves do, and are made anew."""
+    energy = mlp_energy(3, (4,))
+    before = values_of(energy)
+    fit(energy, torch.randn(20, 3), DenoisingScore(), epochs=3)
+    assert not torch.equal(before[0], values_of(energy)[0])
+
+
 # --- parameters that are NaN, or frozen ----------------------------------------------------------
 
 
@@ -250,12 +369,13 @@ def test_a_parameter_of_two_square_couplings_is_refused_and_the_cure_ties_them()
         ("layers.visible.bias", (1,)),
     ],
 )
-def test_parameters_that_are_nan_are_refused_by_name(
-    name: str, where: tuple[int, ...], rule: str
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_parameters_that_are_not_finite_are_refused_by_name(
+    value: float, name: str, where: tuple[int, ...], rule: str
 ) -> None:
     machine = BoltzmannMachine.fully_visible(4)
     with torch.no_grad():
-        machine.get_parameter(name)[where] = math.nan
+        machine.get_parameter(name)[where] = value
     with pytest.raises(FloatingPointError, match=r"visible") as raised:
         fit(machine, some_rows(9, 4), OBJECTIVES[rule])
     assert "NaN" in str(raised.value)

@@ -1,5 +1,6 @@
 """Sites that a kernel leaves where they start: refused in a Pyro model, named once in a run."""
 
+import warnings
 from typing import Any
 
 import pyro
@@ -32,6 +33,7 @@ from pyro_ebm.kernels import (
     run,
 )
 from pyro_ebm.kernels.base import unmoved_sites
+from pyro_ebm.sampling import sample
 from pyro_ebm.sites import Site
 
 
@@ -90,6 +92,15 @@ def test_run_names_a_site_that_is_left_out_once() -> None:
     run(Gibbs(("visible",)), held, Schedule(2, 2), seed=0)  # without a note
     run(Cycle((Gibbs(("visible",)), Gibbs(("hidden",)))), machine, Schedule(2, 2), seed=0)
     run(Own(), machine, Schedule(2, 2), seed=0)
+
+
+def test_sample_names_a_site_that_is_left_out_once_in_all_its_tries() -> None:
+    machine = BoltzmannMachine.restricted(3, 2)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        chains = sample(machine, 20, chains=2, warmup=5, kernel=Gibbs(("visible",)), seed=0)
+    assert "tempered" in chains.attributes["tried"] or "longer" in chains.attributes["tried"]
+    assert sum("does not move ['hidden']" in str(note.message) for note in notes) == 1
 
 
 ALL_KERNELS: list[tuple[Kernel, set[str]]] = [

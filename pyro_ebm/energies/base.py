@@ -125,7 +125,11 @@ class Energy(AbstractModule):
 
     def __truediv__(self, temperature: float | Tensor) -> "Energy":
         """The energy at a temperature, a number or a tensor (*batch,)."""
-        return self * (1 / temperature)
+        from pyro_ebm.energies.composition.sums import combined, inverse
+
+        if isinstance(temperature, Energy):
+            return NotImplemented
+        return combined([(inverse(temperature), self)])
 
     def accept(self, x: Sites | Tensor, *, preferred: str | None = "visible") -> Sites:
         """The door: values of some or all sites, converted to the energy's dtype and checked.

@@ -1,7 +1,7 @@
 """Several kernels of one Pyro model, each for some of its sites, one after another."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
@@ -63,10 +63,9 @@ class WithinGibbs(MCMCKernel):
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model.")
         self.model, self.strategy = model, strategy
-        if not blocks:
-            raise ValueError("There are no blocks; wanted for example [(Gibbs(), ['label'])].")
+        pairs = [require_pair(block) for block in require_blocks(blocks)]
         self.blocks = [
-            (require_sites(sites), mover_of(kernel, tuple(sites))) for kernel, sites in blocks
+            (require_sites(sites), mover_of(kernel, tuple(sites))) for kernel, sites in pairs
         ]
         self.transforms: dict[str, Any] | None = None
         self.first: Sites | None = None
@@ -128,12 +127,45 @@ class WithinGibbs(MCMCKernel):
         self.first, self.movers, self.tally = None, {}, Tally()
 
 
+def require_blocks(blocks: Sequence[Block]) -> Sequence[Block]:
+    """Refuses what is no list of blocks.
+
+    Raises:
+        TypeError: If it is none, as a dict.
+        ValueError: If it is empty.
+    """
+    wanted = "wanted pairs of a kernel and its sites, for example [(Gibbs(), ['label'])]"
+    if not isinstance(blocks, Sequence) or isinstance(blocks, str):
+        raise TypeError(f"blocks is a {type(blocks).__name__}; {wanted}.")
+    if not blocks:
+        raise ValueError(f"There are no blocks; {wanted}.")
+    return blocks
+
+
+def require_pair(block: Block) -> Block:
+    """Refuses a block that is no kernel with its sites.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(block, Sequence) or isinstance(block, str) or len(block) != 2:
+        raise TypeError(
+            f"A block is {block!r}; wanted a pair of a kernel and its sites, for example "
+            f"(Gibbs(), ['label'])."
+        )
+    return block
+
+
 def require_sites(sites: Sequence[str]) -> tuple[str, ...]:
     """Refuses what are no names of sites.
 
     Raises:
+        TypeError: If they cannot be listed.
         ValueError: If it is a bare string, or empty.
     """
+    wanted = "wanted names, for example ['label']"
+    if not isinstance(sites, Iterable):
+        raise TypeError(f"A block has the sites {sites!r}; {wanted}, after their kernel.")
     if isinstance(sites, str) or not sites:
-        raise ValueError(f"A block has the sites {sites!r}; wanted names, for example ['label'].")
+        raise ValueError(f"A block has the sites {sites!r}; {wanted}.")
     return tuple(sites)

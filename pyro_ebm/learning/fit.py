@@ -1,7 +1,7 @@
 """The training loop: minibatches, an objective, any torch optimiser, and metrics on the way."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,8 @@ from pyro_ebm.units import Unit
 
 from .base import Objective, held_batch, rows_of
 from .history import History, Place
-from .learned import learned_parameters, require_moved
+from .learned import MakeOptimizer, learned_parameters, optimizer_of, require_moved
 from .loop import Learning, Task, calls_of
-
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -85,7 +83,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     history = state if isinstance(state, History) else None
     if history and not isinstance(optimizer, Optimizer):
         optimizer = history.optimizer
-    optimizer = optimizer(list(parameters.values())) if callable(optimizer) else optimizer
+    optimizer = optimizer_of(optimizer, parameters)
     require_moved(optimizer, parameters)
     if history:
         require_rest(history, rows, epochs, seed)

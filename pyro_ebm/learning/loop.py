@@ -29,6 +29,7 @@ from pyro_ebm.sites import Sites
 
 from .base import Objective, Step
 from .history import OWN, History, Moment, Place, Stage
+from .learned import Loose
 
 Calls = dict[Moment, tuple[Callable[[Progress], Report | None], ...]]
 
@@ -85,6 +86,7 @@ class Learning:
         self.place = self.onward(place) if place.phase == "over" else place
         self.begun = time.perf_counter() - place.seconds
         self.starting = task.calls["at_start"]  # those that are still to be called
+        self.loose = Loose(task.energy, task.optimizer)
         self.room: dict[Tensor, Tensor] = {}  # the last copies of parameters and the like
 
     @property
@@ -185,7 +187,7 @@ class Learning:
             # Not value[chosen], which takes five times as long.
             batch = {site: value.index_select(0, chosen) for site, value in batch.items()}
         with self.whole():
-            step = optimised(task, batch, place.state)
+            step = optimised(task, batch, place.state, self.loose)
             after = place._replace(
                 phase="after_update",
                 called=0,
@@ -341,11 +343,12 @@ class Copies:
         return self.made[value]
 
 
-def optimised(task: Task, batch: Sites, state: Any) -> Step:  # noqa: ANN401
+def optimised(task: Task, batch: Sites, state: Any, loose: Loose) -> Step:  # noqa: ANN401
     """What the objective said last in one step of the optimiser.
 
     Raises:
         FloatingPointError: If the loss is not finite.
+        ValueError: If a gradient goes where no step follows.
     """
     said: Step | None = None
 
@@ -358,6 +361,7 @@ def optimised(task: Task, batch: Sites, state: Any) -> Step:  # noqa: ANN401
                 "The loss became NaN or infinite; the parameters are those before this step. "
                 "Lower the learning rate, or go on from earlier parameters."
             )
+        loose.look(said.loss)
         said.loss.backward()
         return said.loss
 

@@ -208,6 +208,7 @@ def sample(
             first = first_run(mover, task, chains, initial)
             found = judged("as chosen", first)
             tried = [found]
+            warnings.filterwarnings("ignore", "The kernel does not move")  # the first run said it
             tried = improved(found, task)
         return with_notes(tried, picked)
     except BaseException as error:

@@ -1,14 +1,16 @@
 """The checks of given values: names, shapes, types and supports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_ebm.stopping import at_last
 
@@ -66,15 +68,26 @@ def array_of(value: object) -> object:
     return np.asarray(value) if hasattr(value, "__array__") else value
 
 
-def cure_of(value: object) -> str:
-    """How to make a tensor of something that is none."""
+def cure_of(value: object, name: str) -> str:
+    """How to make a tensor of something that is none, given as the value of a site."""
     if hasattr(value, "toarray"):
         return "Give value.toarray(), which is dense."
-    if hasattr(value, "__next__") or hasattr(value, "dataset"):
+    if isinstance(value, DataLoader):
+        rows = rows_of_set(value.dataset, "loader.dataset")
+        return f"Give the rows themselves, {rows}; fit makes minibatches by batch_size."
+    if isinstance(value, Dataset):
+        tensors = isinstance(value, TensorDataset)
+        rows = "dataset.tensors[0]" if tensors else rows_of_set(value, "dataset")
+        return f"Give the rows themselves, {rows}."
+    if hasattr(value, "__next__"):
         return (
-            "Give the rows themselves, torch.stack([row for row, *_ in loader.dataset]); fit makes "
-            "minibatches by batch_size."
+            "Give the rows as one tensor, torch.stack(list(rows)), or torch.cat(list(batches)); "
+            "fit makes minibatches by batch_size."
         )
+    if isinstance(value, Mapping):
+        names = list(value)
+        own = name if name in value or not names else names[0]
+        return f"Give the tensor of one site itself, value[{own!r}]."
     return "torch.tensor(...) makes one of a list; torch.as_tensor(...) of what has numbers."
 
 
@@ -89,6 +102,16 @@ def require_precision(dtype: torch.dtype) -> None:
             f"The energy is in {dtype}, whose rounding changes the law that is sampled; wanted "
             f"float32 or float64, for example energy.float()."
         )
+
+
+def rows_of_set(dataset: object, name: str) -> str:
+    """What makes one tensor of the rows of a data set, or of what stands first in each."""
+    if isinstance(dataset, Tensor):
+        return name
+    first = next(iter(cast("Iterable[object]", dataset)), None)
+    if isinstance(first, tuple | list):
+        return f"torch.stack([row for row, *_ in {name}])"
+    return f"torch.stack([torch.as_tensor(row) for row in {name}])"
 
 
 def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -114,7 +137,7 @@ def as_tensor(value: object, name: str, dtype: torch.dtype, device: torch.device
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name!r} is a {type(value).__name__}; wanted a torch tensor or an array. "
-            f"{cure_of(value)}"
+            f"{cure_of(value, name)}"
         )
     if value.dtype.is_complex:
         raise TypeError(f"{name!r} is complex; wanted bool, integers or real numbers.")

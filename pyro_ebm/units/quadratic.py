@@ -42,6 +42,16 @@ class QuadraticUnit(Unit, ABC):
                 f"one over the variance in zero field."
             )
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QuadraticUnit) or type(self) is not type(other):
+            return False
+        own, its = torch.as_tensor(self.precision), torch.as_tensor(other.precision)
+        kinds = [(type(value), value.dtype, value.device) for value in (own, its)]
+        return self.bounds == other.bounds and kinds[0] == kinds[1] and torch.equal(own, its)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.bounds))
+
     @property
     def levels(self) -> None:
         return None

@@ -285,3 +285,28 @@ def test_one_bound_for_all_is_the_same_as_one_for_each() -> None:
     assert same_support(all_alike, constraints.integer_interval(0, 2))
     assert not same_support(all_alike, constraints.integer_interval(0, torch.tensor([2, 2])))
     assert Site(boolean, torch.Size([2])) != "a site"
+
+
+UNITS: dict[str, Callable[[], Unit]] = {
+    "bits": Bernoulli,
+    "spins": Spin,
+    "labels": lambda: Categorical(3),
+    "real": Gaussian,
+    "real, of one precision each": lambda: Gaussian(torch.tensor([1.0, 2.0])),
+    "real, learned": lambda: Gaussian(torch.nn.Parameter(torch.tensor([1.0, 2.0]))),
+    "rectified": TruncatedGaussian,
+    "bounded": lambda: TruncatedGaussian(2.0, low=-1.0, high=1.0),
+    "rectified, of one precision each": lambda: TruncatedGaussian(torch.tensor([1.0, 3.0])),
+}
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_copies_of_units_equal_them_and_units_of_other_kinds_do_not(kind: str) -> None:
+    unit = UNITS[kind]()
+    for one in (copy.copy(unit), copy.deepcopy(unit), pickle.loads(pickle.dumps(unit))):
+        assert one == unit
+        assert hash(one) == hash(unit)
+    assert [name for name, make in UNITS.items() if make() == unit] == [kind]
+    assert unit != Gaussian(3.0)
+    assert unit != Gaussian(torch.tensor([1.0, 5.0]))
+    assert unit != Gaussian(torch.tensor([1.0, 2.0]).double())

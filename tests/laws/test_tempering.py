@@ -36,6 +36,7 @@ from pyro_ebm.kernels import (
     ParallelTempering,
     RandomBlocks,
     Schedule,
+    TemperedTransitions,
     advance,
     resume,
     run,
@@ -720,3 +721,35 @@ def test_dmala_with_a_size_for_each_level_leaves_the_product_law_unchanged() -> 
         state = alone.init(path.at(beta), {name: value[:, k] for name, value in x.items()})
         for site, wanted in alone.log_weights(state).items():
             torch.testing.assert_close(weights[site][:, k], wanted)
+
+
+# --- where every proposal is accepted -------------------------------------------------------------
+SINGLE = {  # kernels that change one unit a step
+    "gradients": GibbsWithGradients(),
+    "gradients and blocks": Cycle((GibbsWithGradients(), RandomBlocks(size=1))),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_ladder_from_zero_comes_to_every_state_that_is_allowed(name: str) -> None:
+    """At β = 0 all changes are accepted: the number of bits that are on must not alternate."""
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    one = CallableEnergy(
+        lambda x: torch.where(x.sum(-1) == 1, -(x * weights.log()).sum(-1), torch.inf),
+        {V: Site(boolean, torch.Size([3]))},
+    )
+    first = torch.tensor([1.0, 0.0, 0.0]).expand(CHAINS, 3)
+    kernel = ParallelTempering(SINGLE[name], (0.0, 0.5, 1.0))
+    torch.manual_seed(0)
+    x = advance(kernel, one, kernel.init(one, {V: first}), 60).x[V]
+    assert bool((x.sum(-1) == 1).all())
+    assert chi_square(x.sum(0).numpy(), (weights / weights.sum()).numpy()) > ALPHA
+
+
+def test_tempered_transitions_of_one_change_a_level_move_a_fair_bit() -> None:
+    machine = BoltzmannMachine.fully_visible(1, bias=torch.zeros(1))
+    kernel = TemperedTransitions(GibbsWithGradients(), (0.5, 1.0))
+    torch.manual_seed(0)
+    x = advance(kernel, machine, kernel.init(machine, {V: torch.zeros(CHAINS, 1)}), 30).x[V]
+    ups = int(x.sum())
+    assert chi_square(np.array([CHAINS - ups, ups]), np.full(2, 0.5)) > ALPHA

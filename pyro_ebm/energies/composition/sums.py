@@ -6,7 +6,7 @@ conditional laws on finitely many values comes an energy that knows its own. A c
 what is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Real
 from types import NotImplementedType
@@ -40,7 +40,41 @@ from pyro_ebm.sites import Site, Sites, allowed_values, batch_shape, covers
 
 from .conditionals import common_blocks, log_weights, values_of_units
 
-Weight = float | Tensor
+
+class OfParameter(nn.Module):
+    """A weight that is computed from a parameter wherever it is read, so that learning moves it.
+
+    Args:
+        function: From the parameter to the weight.
+        parameter: It.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], parameter: nn.Parameter) -> None:
+        super().__init__()
+        self.function, self.parameter = function, parameter
+
+    def forward(self) -> Tensor:
+        return self.function(self.parameter)
+
+
+Weight = float | Tensor | OfParameter
+
+
+def rest(share: float | Tensor) -> Weight:
+    """1 − t."""
+    return OfParameter(rest_of, share) if isinstance(share, nn.Parameter) else 1 - share
+
+
+def rest_of(share: Tensor) -> Tensor:
+    """1 − t of a tensor."""
+    return 1 - share
+
+
+def inverse(temperature: float | Tensor) -> Weight:
+    """1 / T."""
+    if isinstance(temperature, nn.Parameter):
+        return OfParameter(torch.reciprocal, temperature)
+    return 1 / temperature
 
 
 def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
@@ -57,10 +91,14 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
     """
     flat: list[tuple[Weight, Energy]] = []
     for weight, energy in weighted:
-        if isinstance(energy, AbstractCombination) and not learns_weights(weight, energy):
-            flat += [(w * weight, part) for w, part in energy.weighted()]
-        else:
+        if (
+            isinstance(weight, OfParameter)
+            or not isinstance(energy, AbstractCombination)
+            or learns_weights(weight, energy)
+        ):
             flat.append((weight, energy))
+        else:
+            flat += [(w * weight, part) for w, part in energy.weighted()]
     varying = [energy for _, energy in flat if not isinstance(energy, Constant)]
     if all(isinstance(energy, PairwiseEnergy) for energy in varying):
         return PairwiseCombination(flat)
@@ -72,10 +110,10 @@ def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
     return Combination(parts)
 
 
-def learns_weights(weight: Weight, energy: "AbstractCombination") -> bool:
+def learns_weights(weight: float | Tensor, energy: "AbstractCombination") -> bool:
     """Whether a product of weights would be no parameter where one of its factors is."""
-    weights = [weight, *(own for own, _ in energy.weighted())]
-    return any(isinstance(own, nn.Parameter) for own in weights)
+    weights = [weight, *energy.parts.weights()]
+    return any(isinstance(own, nn.Parameter | OfParameter) for own in weights)
 
 
 def sum_of(
@@ -93,7 +131,7 @@ def sum_of(
     return combined([(1.0, energy), (weight, other)])
 
 
-def interpolate(first: Energy, second: Energy, share: Weight) -> Energy:
+def interpolate(first: Energy, second: Energy, share: float | Tensor) -> Energy:
     r"""The energy on the way from one to another.
 
     .. math:: E_t(x) = (1 - t)\, E_0(x) + t\, E_1(x)
@@ -101,15 +139,16 @@ def interpolate(first: Energy, second: Energy, share: Weight) -> Energy:
     Args:
         first: E₀.
         second: E₁.
-        share: t, a number or a tensor (*batch,), for example one for each of several chains.
+        share: t, a number or a tensor (*batch,), for example one for each of several chains. An
+            nn.Parameter is learned.
 
     Raises:
         TypeError, ValueError: As `combined`.
     """
-    return combined([(1 - share, first), (share, second)])
+    return combined([(rest(share), first), (share, second)])
 
 
-def checked_number(weight: Weight, what: str, like: Energy) -> Tensor:
+def checked_number(weight: float | Tensor, what: str, like: Energy) -> Tensor:
     """A number or a tensor of them, in the dtype and on the device of an energy.
 
     Args:
@@ -146,7 +185,7 @@ class Constant(GradientEnergy):
 
     value: Tensor
 
-    def __init__(self, value: Weight, like: Energy) -> None:
+    def __init__(self, value: float | Tensor, like: Energy) -> None:
         super().__init__()
         self.sites = {}
         register(self, "value", checked_number(value, "shifted by", like))
@@ -191,13 +230,22 @@ class Parts(nn.Module):
                     f"{energy.device}; convert one, for example energy.to({like.dtype})."
                 )
         for k, (weight, _) in enumerate(weighted):
-            register(self, f"weight{k}", checked_number(weight, "multiplied by", like))
+            if isinstance(weight, OfParameter):
+                checked_number(weight(), "multiplied by", like)
+                self.add_module(f"weight{k}", weight)
+            else:
+                register(self, f"weight{k}", checked_number(weight, "multiplied by", like))
         self.sites = union_of_sites(energies)
+
+    def weights(self) -> list[Tensor | OfParameter]:
+        """The weights as they are kept."""
+        return [getattr(self, f"weight{k}") for k in range(self.count)]
 
     def weighted(self) -> list[tuple[Tensor, Energy]]:
         """Weights and energies."""
         energies = cast("Sequence[Energy]", self.energies)
-        return [(getattr(self, f"weight{k}"), energies[k]) for k in range(self.count)]
+        own = [weight() if isinstance(weight, OfParameter) else weight for weight in self.weights()]
+        return list(zip(own, energies, strict=True))
 
     def varying(self) -> list[tuple[Tensor, Energy]]:
         """Those that are no constants."""

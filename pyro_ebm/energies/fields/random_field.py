@@ -112,7 +112,8 @@ class RandomField(FieldEnergy):
             TypeError, ValueError: If an argument is not what is wanted.
         """
         if isinstance(edge_table, str):
-            warn_of_weights(graph, "edge_table")
+            potts = "RandomField.potts(graph, states, coupling={w})"
+            warn_of_weights(graph, "−Σ w [x = x]", potts)
         edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
         nodes = torch.arange(len(states))[:, None]
@@ -152,7 +153,7 @@ class RandomField(FieldEnergy):
             | https://doi.org/10.1017/S0305004100027419
         """
         if isinstance(coupling, str):
-            warn_of_weights(graph, "coupling")
+            warn_of_weights(graph, "−Σ w [x = x]", "coupling={w}")
         edges, states, names = edges_and_states(graph, states, n)
         q = max(states)
         like = first_tensor(coupling, field)
@@ -187,7 +188,7 @@ class RandomField(FieldEnergy):
             TypeError, ValueError: If an argument is not what is wanted.
         """
         if isinstance(coupling, str):
-            warn_of_weights(graph, "coupling")
+            warn_of_weights(graph, "−Σ w s s", "coupling={w}")
         edges, states, names = edges_and_states(graph, 2, n)
         like = first_tensor(coupling, field)
         spin = like.new_tensor([-1.0, 1.0])

@@ -229,7 +229,7 @@ class Graph:
                 f"for example torch.tensor([0.5]) for one that all edges share."
             )
         if isinstance(weight, str):
-            warn_of_weights(edges, "weight")
+            warn_of_weights(edges, "−Σ w x x", "weight={w}")
         self.nodes = numbered(edges)
         self.edges, self.weight = self.nodes.edges, weight
 

@@ -15,6 +15,9 @@ Names: TypeAlias = tuple[Hashable, ...]
 Edges: TypeAlias = Tensor | nx.Graph | Iterable[tuple[int, int]]
 
 
+WEIGHTS = "torch.tensor([float(w) for *_, w in graph.edges(data='weight', default=1.0)])"
+
+
 class CouplingWarning(UserWarning):
     """Couplings that may be read otherwise than they are meant."""
 
@@ -38,8 +41,8 @@ class NumberedGraph(NamedTuple):
             what: "units" or "nodes", for the message.
 
         Raises:
-            ValueError: If there is nothing to tell it, it is smaller than that of the graph, or no
-                pair names the number 0.
+            ValueError: If there is nothing to tell it, it is smaller than that of the graph, a pair
+                names a negative number, or no pair names the number 0.
         """
         if self.names is not None:
             if n is not None and n != len(self.names):
@@ -58,6 +61,11 @@ class NumberedGraph(NamedTuple):
             )
         least, largest = int(self.edges.min()), int(self.edges.max())
         loops = bool((self.edges[:, 0] == self.edges[:, 1]).any())  # which `check_edges` refuses
+        if least < 0:
+            raise ValueError(
+                f"The edges name {what} from {least} to {largest}; wanted numbers from 0 on. Give "
+                f"torch.as_tensor(edges) - ({least}) if they are counted from {least}."
+            )
         if least > 0 and not loops:
             raise ValueError(
                 f"The edges name {what} from {least} to {largest}, and {what} are counted from 0, "
@@ -133,19 +141,20 @@ def pairs_of_numbers(edges: Tensor | Iterable[Sequence[int]]) -> Tensor:  # (edg
     return indices.to(torch.int64)
 
 
-def warn_of_weights(edges: Edges, given: str) -> None:
+def warn_of_weights(edges: Edges, energy: str, cure: str) -> None:
     """Warns of weights in a graph, of whose edges the couplings are learned or shared instead.
 
     Args:
         edges: A networkx graph, or pairs of numbers.
-        given: The argument that would have them.
+        energy: The energy whose couplings they would be, in formulas.
+        cure: How to give them: something with {w}, in whose place the couplings stand.
     """
     if isinstance(edges, nx.Graph) and any("weight" in data for *_, data in edges.edges(data=True)):
         warnings.warn(
             f"The edges of the graph have weights, which are not read: the couplings are learned "
-            f"from zero. For couplings w of E = −Σ w x x give {given}=torch.tensor([w for *_, w in "
-            f"graph.edges(data='weight', default=1.0)]); without them, "
-            f"del graph.edges[a, b]['weight'].",
+            f"from zero. For couplings w of E = {energy} give {cure.format(w=WEIGHTS)}. To learn "
+            f"them, take the weights away: for *_, data in graph.edges(data=True): "
+            f"data.pop('weight', None).",
             CouplingWarning,
             stacklevel=5,
         )

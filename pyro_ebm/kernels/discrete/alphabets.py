@@ -354,7 +354,10 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
 def single_changes(
     weights: Sites, x: Sites, alphabets: dict[str, Alphabet], batch: torch.Size
 ) -> Tensor:
-    """The log weights of all single changes (*batch, changes), site after site.
+    """The log weights of all single changes, site after site, and of none (*batch, changes + 1).
+
+    No change has the weight 1, that of a change which costs nothing: where all changes are accepted
+    a chain would else come to every second state only.
 
     Args:
         weights: Those of each site (*batch, *elements): −ΔE/2, or anything where nothing changes.
@@ -368,6 +371,7 @@ def single_changes(
         if unchanged is not None:
             weight = weight.masked_fill(unchanged, -torch.inf)
         parts.append(weight.reshape(*batch, -1))
+    parts.append(parts[0].new_zeros(()).expand(*batch, 1))
     return torch.cat(parts, -1)
 
 
@@ -386,7 +390,7 @@ class Changed(NamedTuple):
 
 
 def change_one(x: Sites, change: Tensor, alphabets: dict[str, Alphabet], energy: Energy) -> Changed:
-    """One change (*batch,) in the order of `single_changes`; −1 is none."""
+    """One change (*batch,) in the order of `single_changes`, in which the last is none."""
     x, undoing, features, first = dict(x), change, {}, 0
     for site, alphabet in alphabets.items():
         last = first + alphabet.count(energy.sites[site].shape)

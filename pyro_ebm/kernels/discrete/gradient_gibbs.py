@@ -154,11 +154,8 @@ class GibbsWithGradients(ReversibleKernel):
 
     .. math:: q(x' \mid x) \propto e^{-\Delta E(x \to x') / 2}
 
-    over all changes of a single unit, and a Metropolis test with the reverse proposal at x'.
-
-    Where all changes are as likely, as at β = 0 on a ladder, every proposal is accepted: the number
-    of bits that are on is then even and odd in turn. Where forbidden states fix that number, follow
-    it with `RandomBlocks` in a `Cycle`, as `choose_kernel` does.
+    over all changes of a single unit and no change, x' = x, and a Metropolis test with the reverse
+    proposal at x'.
 
     Args:
         sites: The bits, spins, one-hot units and labels to move; all discrete ones if left out.
