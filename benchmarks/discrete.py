@@ -64,8 +64,19 @@ def independent(data: Tensor, hidden: int) -> pe.BoltzmannMachine:
     machine = pe.BoltzmannMachine(
         {name: pe.Layer(pe.Bernoulli(), size) for name, size in sizes.items()}
     )
-    pe.start_at_means(machine, data)
+    pe.init_biases_from_data(machine, data)
     return machine
+
+
+class Slower(pe.AfterEpoch):
+    """Lets the learning rate fall by torch's scheduler."""
+
+    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.scheduler = scheduler
+
+    def after_epoch(self, progress: pe.Progress) -> None:
+        """Sets the rate of the next epoch."""
+        self.scheduler.step()
 
 
 def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> pe.BoltzmannMachine:
@@ -73,9 +84,9 @@ def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> 
     torch.manual_seed(0)
     offset = {"visible": data.mean(0), "hidden": torch.full((hidden,), 0.5)}
     machine = pe.BoltzmannMachine.restricted(data.shape[1], hidden, offset=offset)
-    pe.start_at_means(machine, data)
+    pe.init_biases_from_data(machine, data)
     optimizer = torch.optim.SGD(machine.parameters(), lr=rate)
-    slower = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1 ** (1 / epochs))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1 ** (1 / epochs))
     pe.fit(
         machine,
         data,
@@ -83,8 +94,7 @@ def learned(data: Tensor, hidden: int, rate: float, batch: int, epochs: int) -> 
         epochs=epochs,
         batch_size=batch,
         optimizer=optimizer,
-        monitor=pe.Monitor(every=epochs),
-        callbacks=[lambda _: slower.step()],
+        observers=[pe.Monitor(every=epochs), Slower(scheduler)],
         seed=0,
     )
     return machine.requires_grad_(False)

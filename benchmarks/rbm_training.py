@@ -25,7 +25,7 @@ def bare(batch: int, weight: Tensor) -> None:
 
 
 def fit(machine: pe.BoltzmannMachine, data: Tensor, objective: pe.Objective, batch: int) -> None:
-    """The library's epochs, with its figures read once."""
+    """The library's epochs, with its metrics read once."""
     pe.fit(
         machine,
         data,
@@ -33,7 +33,7 @@ def fit(machine: pe.BoltzmannMachine, data: Tensor, objective: pe.Objective, bat
         epochs=EPOCHS,
         batch_size=batch,
         optimizer=functools.partial(torch.optim.SGD, lr=0.01),
-        monitor=pe.Monitor(every=EPOCHS, rows=batch),
+        observers=[pe.Monitor(every=EPOCHS, rows=batch)],
         seed=0,
     )
 
@@ -44,7 +44,7 @@ def main() -> None:
     data = torch.bernoulli(torch.rand(VISIBLE).expand(ROWS, -1))
     weight = 0.01 * torch.randn(VISIBLE, HIDDEN)
     machine = pe.BoltzmannMachine.restricted(VISIBLE, HIDDEN)
-    pe.start_at_means(machine, data)
+    pe.init_biases_from_data(machine, data)
     for batch in (100, 512):
         peer = BernoulliRBM(
             HIDDEN, batch_size=batch, learning_rate=0.01, n_iter=EPOCHS, random_state=0

@@ -31,6 +31,17 @@ def report(name: str, value: float, begin: float) -> None:
     print(f"{name:34s}{value:10.4f}{time.perf_counter() - begin:8.1f}")
 
 
+class Slower(pe.AfterEpoch):
+    """Lets the learning rate fall by torch's scheduler."""
+
+    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.scheduler = scheduler
+
+    def after_epoch(self, progress: pe.Progress) -> None:
+        """Sets the rate of the next epoch."""
+        self.scheduler.step()
+
+
 print(f"{len(train)} rows of {n} units.  Mean test log-likelihood in nats, and seconds:")
 report(
     "independent units", pe.statistics.independent_log_likelihood(train, test), time.perf_counter()
@@ -41,14 +52,14 @@ begin = time.perf_counter()
 likeliest = pe.BoltzmannMachine.fully_visible(n).double()
 lbfgs = functools.partial(torch.optim.LBFGS, max_iter=200, line_search_fn="strong_wolfe")
 last = pe.Monitor(every=epochs, held_out=test)
-exact = pe.fit(likeliest, train, pe.ExactLikelihood(), epochs=1, optimizer=lbfgs, monitor=last)
-report("exact maximum likelihood", exact.figures[-1]["held_out_log_likelihood"], begin)
+exact = pe.fit(likeliest, train, pe.ExactLikelihood(), epochs=1, optimizer=lbfgs, observers=[last])
+report("exact maximum likelihood", exact.metrics[-1]["held_out_log_likelihood"], begin)
 
 begin = time.perf_counter()
 machine = pe.BoltzmannMachine.fully_visible(n, offset=train.mean(0))
-pe.start_at_means(machine, train)
+pe.init_biases_from_data(machine, train)
 optimizer = torch.optim.Adam(machine.parameters(), lr=0.05)
-slower = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / epochs))
+scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / epochs))
 pcd = pe.fit(
     machine,
     train,
@@ -56,8 +67,7 @@ pcd = pe.fit(
     epochs=epochs,
     batch_size=min(500, len(train) // 10),
     optimizer=optimizer,
-    monitor=last,
-    callbacks=[lambda _: slower.step()],
+    observers=[last, Slower(scheduler)],
     seed=0,
 )
-report("persistent contrastive divergence", pcd.figures[-1]["held_out_log_likelihood"], begin)
+report("persistent contrastive divergence", pcd.metrics[-1]["held_out_log_likelihood"], begin)

@@ -28,7 +28,7 @@ count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
 data = pe.datasets.digits()
 
 prior = pe.BoltzmannMachine.restricted(64, 20)
-pe.start_at_means(prior, data.train)
+pe.init_biases_from_data(prior, data.train)
 for rate, epochs in ((0.015, 100), (0.003, 50)):
     pe.fit(
         prior,
@@ -37,7 +37,7 @@ for rate, epochs in ((0.015, 100), (0.003, 50)):
         epochs=epochs,
         batch_size=100,
         optimizer=functools.partial(torch.optim.Adam, lr=rate),
-        monitor=pe.Monitor(every=100),
+        observers=[pe.Monitor(every=100)],
         seed=0,
     )
 likelihood = pe.exact.log_prob(prior, data.test).mean().item()

@@ -12,7 +12,7 @@ import functools
 
 import torch
 
-from pyro_ebm import BoltzmannMachine, ExactLikelihood, Monitor, datasets, exact, fit
+from pyro_ebm import BoltzmannMachine, ExactLikelihood, datasets, exact, fit
 
 attendance, women, events = datasets.southern_women()
 data = attendance.double()
@@ -32,9 +32,9 @@ def largest_difference(machine: BoltzmannMachine) -> float:
 
 
 likeliest = BoltzmannMachine.fully_visible(len(events)).double()
-history = fit(likeliest, data, ExactLikelihood(), epochs=2, optimizer=lbfgs, monitor=Monitor())
+history = fit(likeliest, data, ExactLikelihood(), epochs=2, optimizer=lbfgs)
 print(f"{len(women)} women, {len(events)} events; log-likelihood a woman, in nats:")
-print(f"  maximum likelihood    {history.figures[-1]['log_likelihood']:.4f}")
+print(f"  maximum likelihood    {history.metrics[-1]['log_likelihood']:.4f}")
 
 # An objective is a loss like any other: add what you like to it, and take any optimiser.
 regular = BoltzmannMachine.fully_visible(len(events)).double()

@@ -55,6 +55,10 @@ from .kernels import (
     warmup,
 )
 from .learning import (
+    AfterEpoch,
+    AfterUpdate,
+    AtEnd,
+    AtStart,
     ContrastiveDivergence,
     ExactLikelihood,
     ExactPosterior,
@@ -62,12 +66,14 @@ from .learning import (
     MeanField,
     Monitor,
     Objective,
+    Observer,
     PersistentContrastiveDivergence,
     Progress,
+    Report,
     SampledPosterior,
     fit,
+    init_biases_from_data,
     mean_field,
-    start_at_means,
 )
 from .minima import anneal, descend, mode
 from .partition import (
@@ -168,9 +174,15 @@ __all__ = [
     "learning",
     "fit",
     "History",
+    "Observer",
+    "AtStart",
+    "AfterUpdate",
+    "AfterEpoch",
+    "AtEnd",
     "Progress",
+    "Report",
     "Monitor",
-    "start_at_means",
+    "init_biases_from_data",
     "Objective",
     "ExactLikelihood",
     "ContrastiveDivergence",

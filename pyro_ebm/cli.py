@@ -15,12 +15,13 @@ from .diagnostics import to_arviz
 from .energies import BoltzmannMachine
 from .kernels import Chains, Gibbs, run
 from .learning import (
+    AfterEpoch,
     History,
     Monitor,
     PersistentContrastiveDivergence,
     Progress,
     fit,
-    start_at_means,
+    init_biases_from_data,
 )
 from .partition import exact
 from .plots import energy_histograms, filters, images, learning_curve, restoration
@@ -108,13 +109,18 @@ def demo(out: Path, seed: int, epochs: int, restored: int) -> None:
     print(f"\nFigures and chains are in {out}/. {time.perf_counter() - begin:.0f} seconds in all.")
 
 
+class SlowDown(AfterEpoch):
+    """Lets the learning rate fall in the second half."""
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Sets the rate of the next epoch."""
+        for group in progress.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, 2.02 - 2 * progress.epoch / progress.epochs)
+
+
 def learn_digits(machine: BoltzmannMachine, data: Digits, seed: int, epochs: int) -> History:
     """Persistent contrastive divergence, with a learning rate that falls in the second half."""
-    start_at_means(machine, data.train)
-
-    def slow_down(progress: Progress) -> None:
-        for group in progress.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, 2.02 - 2 * progress.epoch / epochs)
+    init_biases_from_data(machine, data.train)
 
     print(f"\nLearning a restricted Boltzmann machine, 64 visible and {HIDDEN} hidden units …")
     begin = time.perf_counter()
@@ -125,11 +131,10 @@ def learn_digits(machine: BoltzmannMachine, data: Digits, seed: int, epochs: int
         epochs=epochs,
         batch_size=100,
         optimizer=functools.partial(torch.optim.Adam, lr=LEARNING_RATE),
-        monitor=Monitor(every=-(-epochs // 10), held_out=data.test),
-        callbacks=[slow_down],
+        observers=[Monitor(every=-(-epochs // 10), held_out=data.test), SlowDown()],
         seed=seed,
     )
-    last = history.figures[-1]
+    last = history.metrics[-1]
     print(
         f"  {epochs} epochs in {time.perf_counter() - begin:.1f} seconds: "
         f"free-energy gap {last['free_energy_gap']:.2f} nats, "

@@ -21,8 +21,8 @@ from pyro_ebm.learning import (
     PersistentContrastiveDivergence,
     SampledPosterior,
     fit,
+    init_biases_from_data,
     mean_field,
-    start_at_means,
 )
 from pyro_ebm.partition import TooManyStatesError
 from pyro_ebm.sites import Site, Sites, boolean
@@ -86,8 +86,8 @@ DOORS: dict[str, Callable[[Energy, Any], Any]] = {
     "ExactLikelihood.init": lambda m, x: ExactLikelihood().init(m, x),
     "CD.init": lambda m, x: CD().init(m, x),
     "PCD.init": lambda m, x: PCD().init(m, x),
-    "start_at_means": start_at_means,
-    "held out": lambda m, x: fit(m, BITS, PCD(), monitor=Monitor(held_out=x)),
+    "init_biases_from_data": init_biases_from_data,
+    "held out": lambda m, x: fit(m, BITS, PCD(), observers=[Monitor(held_out=x)]),
 }
 DATA: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "{0, 1, 2}": (with_entry(2), ValueError, ["'visible' contains 2", "{0, 1}", "Binarise"]),
@@ -166,8 +166,8 @@ def test_other_types_of_the_same_data_teach_the_same(what: str, objective: Objec
     for data in (BITS, SAME[what]):
         torch.manual_seed(0)
         machine = rbm()
-        start_at_means(machine, data)
-        fit(machine, data, objective, epochs=3, seed=1, monitor=Monitor(held_out=data))
+        init_biases_from_data(machine, data)
+        fit(machine, data, objective, epochs=3, seed=1, observers=[Monitor(held_out=data)])
         learned.append([p.detach() for p in machine.parameters()])
     for one, other in zip(*learned, strict=True):
         torch.testing.assert_close(one, other)
@@ -192,11 +192,13 @@ def test_a_constant_column_is_warned_of_and_gets_a_finite_bias(rows: int, unit: 
     if unit == "spins":
         data = 2 * data - 1
     machine = rbm() if unit == "bits" else spins()
-    with pytest.warns(UserWarning, match=r"units \[2\] of 'visible' have the same value.*start_at"):
+    with pytest.warns(
+        UserWarning, match=r"units \[2\] of 'visible' have the same value.*init_biases"
+    ):
         fit(machine, data, PCD(chains=10), epochs=2)
     assert bool(machine.layers["visible"].bias.isfinite().all())
     machine = rbm() if unit == "bits" else spins()
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     assert bool(machine.layers["visible"].bias.isfinite().all())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -390,7 +392,7 @@ CASES: dict[str, Case] = {
         )
         for objective in (ExactLikelihood(), CD(), PCD())
         for what, weights, words in [
-            ("too few", torch.ones(4), ["weights has shape (4,)", "wanted (5,)"]),
+            ("too few", torch.ones(4), ["row_weights has shape (4,)", "wanted (5,)"]),
             ("a column", torch.ones(5, 1), ["(5, 1)", "wanted (5,)"]),
             ("one number", torch.tensor(1.0), ["()", "wanted (5,)"]),
             ("a negative one", torch.tensor([1, 1, -0.5, 1, 1]), ["least is -0.5", "not negative"]),
@@ -400,17 +402,17 @@ CASES: dict[str, Case] = {
         ]
     },
     "a pseudocount of zero": (
-        lambda: start_at_means(rbm(), BITS, pseudocount=0),
+        lambda: init_biases_from_data(rbm(), BITS, pseudocount=0),
         ValueError,
         ["pseudocount is 0", "positive"],
     ),
     "given biases cannot start at the means": (
-        lambda: start_at_means(GIVEN, BITS),
+        lambda: init_biases_from_data(GIVEN, BITS),
         ValueError,
         ["biases of 'visible'", "plain tensor", "nn.Parameter"],
     ),
     "no machine to start at the means": (
-        lambda: start_at_means(Plain(), BITS),
+        lambda: init_biases_from_data(Plain(), BITS),
         TypeError,
         ["Plain", "BoltzmannMachine"],
     ),

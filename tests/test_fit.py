@@ -26,10 +26,11 @@ from pyro_ebm.learning import (
     PersistentContrastiveDivergence,
     PositivePhase,
     Progress,
+    Report,
     SampledPosterior,
     Step,
     fit,
-    start_at_means,
+    init_biases_from_data,
 )
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Site, Sites, boolean
@@ -46,6 +47,7 @@ from tests.support.machines import (
     lattice_edges,
     restricted,
 )
+from tests.support.observers import EachEpoch
 
 QUIET = Monitor(every=10**9)
 LBFGS = functools.partial(
@@ -91,11 +93,11 @@ class Watched(Objective):
         return self.objective.init(energy, data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: Any, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: Any, row_weights: Tensor | None = None
     ) -> Step:
         self.batches.append(data)
         self.states.append(state)
-        return self.objective.loss(energy, data, state, weights)
+        return self.objective.loss(energy, data, state, row_weights)
 
 
 # --- it learns -----------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ OBJECTIVES: dict[str, Objective] = {
 def test_learning_raises_the_exact_likelihood(name: str, rule: str) -> None:
     data, machine = some_rows(), MACHINES[name]()
     before = log_likelihood(machine, data)
-    fit(machine, data, OBJECTIVES[rule], epochs=40, optimizer=sgd, monitor=QUIET, seed=1)
+    fit(machine, data, OBJECTIVES[rule], epochs=40, optimizer=sgd, observers=[QUIET], seed=1)
     assert log_likelihood(machine, data) > before + 0.05
     assert all(bool(p.isfinite().all()) for p in machine.parameters())
 
@@ -199,10 +201,10 @@ def test_several_observed_sites_are_learned_from_together() -> None:
     data = {"b": rows[:, 2:], "a": rows[:, :2]}
     before = float(exact.log_prob(machine, data).mean().detach())
     history = fit(machine, data, PersistentContrastiveDivergence(2, 200), epochs=40, optimizer=sgd)
-    assert history.figures[-1]["log_likelihood"] > before + 0.1
-    assert history.figures[-1]["moment_mismatch"] < 0.1
+    assert history.metrics[-1]["log_likelihood"] > before + 0.1
+    assert history.metrics[-1]["moment_mismatch"] < 0.1
     exactly = fit(machine, data, ExactLikelihood(), epochs=2, optimizer=LBFGS)
-    assert exactly.figures[-1]["moment_mismatch"] < 0.01
+    assert exactly.metrics[-1]["moment_mismatch"] < 0.01
 
 
 @pytest.mark.parametrize("units", ["events", pytest.param("women", marks=pytest.mark.slow)])
@@ -216,8 +218,8 @@ def test_the_moments_of_the_southern_women_are_matched(units: str) -> None:
     history = fit(machine, data, ExactLikelihood(), epochs=2, optimizer=precise)
     wanted = data.T @ data / len(data)
     assert float((exact.moments(machine).second - wanted).abs().max()) < 1e-6
-    assert history.figures[-1]["moment_mismatch"] < 1e-6
-    assert history.figures[-1]["log_likelihood"] > -3
+    assert history.metrics[-1]["moment_mismatch"] < 1e-6
+    assert history.metrics[-1]["log_likelihood"] > -3
 
 
 # --- the same seed, the same parameters ----------------------------------------------------------
@@ -257,7 +259,7 @@ def test_without_a_seed_it_comes_from_the_global_generator() -> None:
     assert found[0][1:] == found[1][1:]
 
 
-# --- epochs, batches, callbacks ------------------------------------------------------------------
+# --- epochs, batches, observers ------------------------------------------------------------------
 
 
 def numbered(rows: int) -> Tensor:
@@ -286,7 +288,7 @@ def test_sites_of_a_row_stay_together() -> None:
     machine = BoltzmannMachine.restricted(7, 7)
     data = numbered(40)
     watched = Watched(ExactLikelihood())
-    fit(machine, {V: data, H: 1 - data}, watched, epochs=1, batch_size=15, monitor=QUIET)
+    fit(machine, {V: data, H: 1 - data}, watched, epochs=1, batch_size=15, observers=[QUIET])
     assert all(torch.equal(batch[V], 1 - batch[H]) for batch in watched.batches)
 
 
@@ -298,40 +300,41 @@ def test_the_data_are_left_as_they_were() -> None:
     assert torch.equal(data, before)
 
 
-def test_callbacks_are_told_each_epoch_and_may_stop() -> None:
+def test_observers_see_each_epoch_and_may_stop() -> None:
     machine = BoltzmannMachine.restricted(6, 3)
     told: list[Progress] = []
 
-    def stop_after_three(progress: Progress) -> str | None:
-        return "stop" if progress.epoch == 3 else None
+    def stop_after_three(progress: Progress) -> Report | None:
+        return Report(stop="three epochs") if progress.epoch == 3 else None
 
     history = fit(
         machine,
         some_rows(),
         ContrastiveDivergence(),
         epochs=10,
-        callbacks=[told.append, stop_after_three],
-        monitor=Monitor(every=2),
+        observers=[Monitor(every=2), EachEpoch(told.append), EachEpoch(stop_after_three)],
     )
     assert [progress.epoch for progress in told] == [1, 2, 3]
     assert all(progress.energy is machine for progress in told)
-    assert [bool(progress.figures) for progress in told] == [False, True, False]
-    assert [row["epoch"] for row in history.figures] == [2]
+    assert [bool(progress.metrics) for progress in told] == [False, True, False]
+    assert [row["epoch"] for row in history.metrics] == [2]
     assert not history.interrupted
+    assert history.stopped == "three epochs"
 
 
-def test_all_callbacks_hear_the_epoch_in_which_one_of_them_stops() -> None:
+def test_all_observers_hear_the_epoch_in_which_one_of_them_stops() -> None:
     told: list[int] = []
+    stop = EachEpoch(lambda p: Report(stop="at once"))
     fit(
         BoltzmannMachine.restricted(6, 3),
         some_rows(),
         ContrastiveDivergence(),
-        callbacks=[lambda p: "stop", lambda p: told.append(p.epoch)],
+        observers=[stop, EachEpoch(lambda p: told.append(p.epoch))],
     )
     assert told == [1]
 
 
-def test_a_callback_can_change_the_learning_rate() -> None:
+def test_an_observer_can_change_the_learning_rate() -> None:
     machine = BoltzmannMachine.fully_visible(6)
     kept = []
 
@@ -345,14 +348,14 @@ def test_a_callback_can_change_the_learning_rate() -> None:
         some_rows(),
         ExactLikelihood(),
         epochs=5,
-        callbacks=[freeze],
+        observers=[EachEpoch(freeze)],
         optimizer=functools.partial(torch.optim.SGD, lr=0.3),
     )
     changed = [not same(a, b) for a, b in itertools.pairwise(kept)]
     assert changed == [True, False, False, False]
 
 
-def test_a_scheduler_of_torch_is_a_callback() -> None:
+def test_an_observer_steps_a_scheduler_of_torch() -> None:
     machine = BoltzmannMachine.fully_visible(6)
     optimizer = torch.optim.SGD(machine.parameters(), lr=0.5)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -362,7 +365,7 @@ def test_a_scheduler_of_torch_is_a_callback() -> None:
         ExactLikelihood(),
         epochs=3,
         optimizer=optimizer,
-        callbacks=[lambda progress: scheduler.step()],
+        observers=[EachEpoch(lambda progress: scheduler.step())],
     )
     assert optimizer.param_groups[0]["lr"] == 0.5**4
 
@@ -386,14 +389,14 @@ def test_a_run_in_two_parts_is_the_same_run() -> None:
     data, objective = some_rows(), PersistentContrastiveDivergence(1, 30)
     whole = BoltzmannMachine.restricted(6, 3)
     parts = copy.deepcopy(whole)
-    learn = functools.partial(fit, data=data, optimizer=sgd, monitor=QUIET, seed=6)
+    learn = functools.partial(fit, data=data, optimizer=sgd, observers=[QUIET], seed=6)
     learn(whole, objective=objective, epochs=4)
     generators: list[Tensor] = []
 
     def keep(progress: Progress) -> None:
         generators.append(torch.get_rng_state())
 
-    first = learn(parts, objective=objective, epochs=2, callbacks=[keep])
+    first = learn(parts, objective=objective, epochs=2, observers=[EachEpoch(keep)])
     assert not same(parameters_of(whole), parameters_of(parts))
     learn(parts, objective=Restored(objective, generators[-1]), epochs=2, state=first.state)
     assert same(parameters_of(whole), parameters_of(parts))
@@ -411,12 +414,12 @@ class Restored(Objective):
         return self.objective.init(energy, data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: Any, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: Any, row_weights: Tensor | None = None
     ) -> Step:
         if not self.called:
             torch.set_rng_state(self.generator)
         self.called.append(True)
-        return self.objective.loss(energy, data, state, weights)
+        return self.objective.loss(energy, data, state, row_weights)
 
 
 def test_ctrl_c_keeps_the_parameters_of_the_last_step() -> None:
@@ -433,10 +436,10 @@ def test_ctrl_c_keeps_the_parameters_of_the_last_step() -> None:
         some_rows(),
         PersistentContrastiveDivergence(1, 20),
         epochs=100,
-        callbacks=[interrupt],
+        observers=[Monitor(), EachEpoch(interrupt)],
     )
     assert history.interrupted
-    assert [row["epoch"] for row in history.figures] == [1, 2, 3]
+    assert [row["epoch"] for row in history.metrics] == [1, 2, 3]
     assert same(kept, parameters_of(machine))
     more = fit(machine, some_rows(), PersistentContrastiveDivergence(1, 20), state=history.state)
     assert not more.interrupted
@@ -461,10 +464,10 @@ class Failing(Objective):
         return ExactLikelihood().init(energy, data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         self.kept.append(parameters_of(energy))
-        loss, state, _ = ExactLikelihood().loss(energy, data, state, weights)
+        loss, state, _ = ExactLikelihood().loss(energy, data, state, row_weights)
         if len(self.kept) < self.at:
             return Step(loss, state)
         if isinstance(self.failure, BaseException):
@@ -509,11 +512,11 @@ def test_learning_that_diverges_says_so() -> None:
             PersistentContrastiveDivergence(1, 20),
             epochs=50,
             optimizer=far,
-            monitor=QUIET,
+            observers=[QUIET],
         )
 
 
-# --- the figures ---------------------------------------------------------------------------------
+# --- the metrics ---------------------------------------------------------------------------------
 
 
 def mean_square_difference(first: Tensor, second: Tensor) -> float:
@@ -530,16 +533,16 @@ def test_the_figures_are_right() -> None:
     small = draw("figures", {V: (BIT, 5), H: (BIT, 3)}, [VH], build=restricted)
     machine = small.machine(wrap=nn.Parameter)
     data, held_out = some_rows(40, 5).double(), some_rows(25, 5, seed=3)
-    # Nothing moves, so that the figures can be computed from the numbers of the machine.
+    # Nothing moves, so that the metrics can be computed from the numbers of the machine.
     history = fit(
         machine,
         data,
         PersistentContrastiveDivergence(1, 30),
         epochs=1,
         optimizer=functools.partial(torch.optim.SGD, lr=0.0),
-        monitor=Monitor(held_out=held_out),
+        observers=[Monitor(held_out=held_out)],
     )
-    figures = history.figures[0]
+    metrics = history.metrics[0]
     free_energy = small.free_energies((V,))
     number = 2.0 ** torch.arange(4, -1, -1, dtype=torch.float64)
 
@@ -547,20 +550,20 @@ def test_the_figures_are_right() -> None:
         return float(free_energy[(rows.double() @ number).long()].mean())
 
     log_z = small.log_partition
-    assert figures["log_likelihood"] == pytest.approx(-mean_free_energy(data) - log_z, abs=1e-12)
-    assert figures["held_out_log_likelihood"] == pytest.approx(
+    assert metrics["log_likelihood"] == pytest.approx(-mean_free_energy(data) - log_z, abs=1e-12)
+    assert metrics["held_out_log_likelihood"] == pytest.approx(
         -mean_free_energy(held_out) - log_z, abs=1e-12
     )
     fantasies = history.state.chain.x[V]
-    assert figures["free_energy_gap"] == pytest.approx(
+    assert metrics["free_energy_gap"] == pytest.approx(
         mean_free_energy(fantasies) - mean_free_energy(data), abs=1e-12
     )
-    assert figures["moment_mismatch"] == pytest.approx(
+    assert metrics["moment_mismatch"] == pytest.approx(
         mean_square_difference(fantasies, data), abs=1e-12
     )
-    assert figures["epoch"] == 1
-    assert figures["seconds"] > 0
-    assert set(figures) == {
+    assert metrics["epoch"] == 1
+    assert metrics["seconds"] > 0
+    assert set(metrics) == {
         "epoch",
         "seconds",
         "log_likelihood",
@@ -573,31 +576,31 @@ def test_the_figures_are_right() -> None:
 def test_without_fantasies_the_mismatch_is_that_of_the_exact_model() -> None:
     small = draw("exact figures", {V: (BIT, 4), H: (BIT, 2)}, [VH, VV, HH], build=GENERAL)
     data = some_rows(40, 4).double()
-    figures = fit(
+    metrics = fit(
         small.machine(wrap=nn.Parameter),
         data,
         ExactLikelihood(),
         epochs=1,
         optimizer=functools.partial(torch.optim.SGD, lr=0.0),
-    ).figures[0]
-    assert set(figures) == {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
+    ).metrics[0]
+    assert set(metrics) == {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
     states, p = torch.tensor(small.states[V]), torch.tensor(small.probabilities)
     model = states.mT @ (states * p[:, None])
     of_data = data.mT @ data / len(data)
     upper = torch.triu_indices(4, 4)
     wanted = (model - of_data)[upper[0], upper[1]].square().mean().sqrt()
-    assert figures["moment_mismatch"] == pytest.approx(float(wanted), abs=1e-12)
+    assert metrics["moment_mismatch"] == pytest.approx(float(wanted), abs=1e-12)
 
 
 def test_spins_have_the_same_figures_as_the_bits_that_they_are() -> None:
     bits = some_rows(50, 6)
     data = 2 * bits - 1
     machine = BoltzmannMachine.on_graph(torch.tensor(lattice_edges(2, 3, periodic=True)[:9]), 6)
-    figures = fit(machine, data, ExactLikelihood(), epochs=300, optimizer=sgd).figures
+    metrics = fit(machine, data, ExactLikelihood(), epochs=300, optimizer=sgd).metrics
     # The means alone and the pairs of the graph are matched; other pairs are not, and so it shows.
     second = exact.moments(machine).second.float() - data.T @ data / 50
     assert float(second[machine.couplings["visible_visible"].edges.unbind(1)].abs().max()) < 0.02
-    assert figures[-1]["moment_mismatch"] < figures[0]["moment_mismatch"]
+    assert metrics[-1]["moment_mismatch"] < metrics[0]["moment_mismatch"]
 
 
 ABSENT = {
@@ -628,27 +631,27 @@ ABSENT = {
 def test_figures_that_cannot_be_had_are_left_out(name: str) -> None:
     make, objective, wanted = ABSENT[name]
     history = fit(make(), some_rows(30, 60), objective, epochs=1)
-    assert set(history.figures[0]) - {"epoch", "seconds"} == wanted
+    assert set(history.metrics[0]) - {"epoch", "seconds"} == wanted
 
 
 def test_a_likelihood_that_takes_long_for_all_the_rows_is_left_out() -> None:
     machine, rows = BoltzmannMachine.general(6, 14), 3000
     read = fit(machine, some_rows(rows), PersistentContrastiveDivergence(1, 5), epochs=1)
-    assert "log_likelihood" not in read.figures[0]
+    assert "log_likelihood" not in read.metrics[0]
     read = fit(
         machine,
         some_rows(rows),
         PersistentContrastiveDivergence(1, 5),
         epochs=1,
-        monitor=Monitor(held_out=some_rows(20)),
+        observers=[Monitor(held_out=some_rows(20))],
     )
-    assert {"held_out_log_likelihood"} == {k for k in read.figures[0] if "likelihood" in k}
+    assert {"held_out_log_likelihood"} == {k for k in read.metrics[0] if "likelihood" in k}
 
 
 def test_the_rows_for_the_mismatch_are_spread_over_the_data() -> None:
     data = torch.cat([torch.zeros(500, 4), torch.ones(500, 4)])
     machine = BoltzmannMachine.fully_visible(4)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     objective = PersistentContrastiveDivergence(1, 4000)
     nothing = functools.partial(torch.optim.SGD, lr=0.0)
     few, many = (
@@ -658,9 +661,9 @@ def test_the_rows_for_the_mismatch_are_spread_over_the_data() -> None:
             objective,
             epochs=1,
             optimizer=nothing,
-            monitor=Monitor(rows=rows),
+            observers=[Monitor(rows=rows)],
             seed=1,
-        ).figures[0]["moment_mismatch"]
+        ).metrics[0]["moment_mismatch"]
         for rows in (10, 1000)
     )
     assert few == pytest.approx(many, abs=1e-6)
@@ -672,12 +675,12 @@ def test_series_of_a_history() -> None:
         some_rows(),
         ContrastiveDivergence(),
         epochs=7,
-        monitor=Monitor(every=3),
+        observers=[Monitor(every=3)],
     )
     epochs, values = history.series("log_likelihood")
     assert epochs == [3, 6, 7]
-    assert values == [row["log_likelihood"] for row in history.figures]
-    with pytest.raises(KeyError, match="'loss' was not read; the monitor read"):
+    assert values == [row["log_likelihood"] for row in history.metrics]
+    with pytest.raises(KeyError, match="'loss' was not reported; the observers reported"):
         history.series("loss")
 
 
@@ -713,17 +716,17 @@ class ByEnumeration(Objective):
         return None
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         return Step(energy(data).mean() + (-energy(THREE_BITS)).logsumexp(0), None)
 
 
 def test_an_objective_and_an_energy_of_ones_own() -> None:
-    """The loop knows nothing of machines: of figures there are only those that can be had."""
+    """The loop knows nothing of machines: of metrics there are only those that can be had."""
     machine, data = Curved(), some_rows(80, 3)
     history = fit(machine, data, ByEnumeration(), epochs=2, optimizer=LBFGS)
     taken = {"epoch", "seconds", "log_likelihood", "moment_mismatch"}
-    assert set(history.figures[-1]) == taken
+    assert set(history.metrics[-1]) == taken
     weights = (-machine(THREE_BITS)).softmax(0).detach()
     torch.testing.assert_close(weights @ THREE_BITS, data.mean(0), rtol=0, atol=1e-4)
     torch.testing.assert_close(weights[7], data.prod(1).mean(), rtol=0, atol=1e-4)
@@ -742,7 +745,7 @@ def test_biases_start_at_the_means(unit: Any, pseudocount: float) -> None:
     with torch.no_grad():
         machine.layers[H].bias.fill_(0.7)
         machine.couplings["visible_hidden"].weight.zero_()
-    start_at_means(machine, data, pseudocount=pseudocount)
+    init_biases_from_data(machine, data, pseudocount=pseudocount)
     up = (rows.sum(0) + pseudocount) / (len(rows) + 2 * pseudocount)
     found = unit.mean(machine.layers[V].bias.detach())
     torch.testing.assert_close(found, up if unit == BIT else 2 * up - 1)
@@ -753,7 +756,7 @@ def test_biases_start_at_the_means(unit: Any, pseudocount: float) -> None:
 def test_independent_units_start_where_they_are_likeliest() -> None:
     data = some_rows()
     machine = BoltzmannMachine.fully_visible(6).double()
-    start_at_means(machine, data, pseudocount=1e-12)
+    init_biases_from_data(machine, data, pseudocount=1e-12)
     p = data.double().mean(0)
     entropy = -(p * p.log() + (1 - p) * (1 - p).log()).sum()
     assert log_likelihood(machine, data) == pytest.approx(-float(entropy), abs=1e-9)
@@ -788,8 +791,7 @@ def by_chains(
         epochs=epochs,
         batch_size=len(data) // 40,
         optimizer=functools.partial(torch.optim.Adam, lr=rate),
-        callbacks=[anneal(rate, 5e-4, epochs)],
-        monitor=QUIET,
+        observers=[EachEpoch(anneal(rate, 5e-4, epochs))],
         seed=seed,
     )
 
@@ -816,7 +818,7 @@ def test_persistent_chains_come_within_0_03_nats_of_maximum_likelihood() -> None
     teacher = draw("sixteen", {V: (BIT, 16)}, [VV], scale=0.7).machine(torch.float32)
     data = exact.sample(teacher, 4000, seed=1)[V]
     machine = BoltzmannMachine.fully_visible(16, offset=data.mean(0))
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     by_chains(machine, data, PersistentContrastiveDivergence(1, 500), 0.05, 30, seed=0)
     best = likeliest(BoltzmannMachine.fully_visible(16), data)
     assert best - 0.03 < log_likelihood(machine, data) <= best
@@ -853,7 +855,7 @@ def student(name: str, data: Tensor, seed: int) -> BoltzmannMachine:
     sizes, make = HIDDEN_COUPLED[name]
     offset = {site: torch.full((n,), 0.5) for site, n in sizes.items()} | {V: data.mean(0)}
     machine = make(offset)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     torch.manual_seed(seed)
     with torch.no_grad():
         for coupling in machine.couplings.values():

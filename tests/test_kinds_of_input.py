@@ -36,7 +36,7 @@ from pyro_ebm.learning import (
     PersistentContrastiveDivergence,
     SampledPosterior,
     fit,
-    start_at_means,
+    init_biases_from_data,
 )
 from pyro_ebm.partition import exact
 from pyro_ebm.units import Bernoulli, Categorical
@@ -47,7 +47,7 @@ ROWS = torch.tensor([[0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1.0]])
 def learned(data: Any, **settings: Any) -> list[Tensor]:
     torch.manual_seed(0)
     machine = BoltzmannMachine.restricted(3, 2)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     fit(machine, data, ExactLikelihood(), epochs=2, seed=1, **settings)
     return [p.detach() for p in machine.parameters()]
 

@@ -416,7 +416,7 @@ class DenoisingScore(Objective):
         energy.accept(data)
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         x = energy.accept(data)["visible"]
         shift = self.noise * torch.randn_like(x)
@@ -433,7 +433,8 @@ def test_an_objective_of_ones_own_learns_images(batch_size: int | None) -> None:
     history = fit(energy, images, DenoisingScore(), epochs=2, batch_size=batch_size)
     moved = [not torch.equal(a, b) for a, b in zip(before, values_of(energy), strict=True)]
     assert moved == [True, True, True, False]  # the last, a bias, has no slope in x
-    assert history.figures[-1]["epoch"] == 2
+    assert history.place.epoch == 2
+    assert history.metrics == []  # none can be had
 
 
 class OfGrids(nn.Module):
@@ -454,7 +455,7 @@ def test_grids_of_bits_are_learned_by_exact_likelihood() -> None:
     history = fit(energy, data, ExactLikelihood(), optimizer=lbfgs, epochs=3)
     wanted = data.mean(0).logit()
     torch.testing.assert_close(energy.get_parameter("function.weight"), wanted, rtol=0, atol=1e-3)
-    assert "moment_mismatch" in history.figures[-1]
+    assert "moment_mismatch" in history.metrics[-1]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (0, 1, 8, 8), (2, 3, 1, 8, 8)])
@@ -474,7 +475,7 @@ class Answering(Objective):
         return None
 
     def loss(
-        self, energy: Energy, data: Sites | Tensor, state: None, weights: Tensor | None = None
+        self, energy: Energy, data: Sites | Tensor, state: None, row_weights: Tensor | None = None
     ) -> Step:
         return self.answer  # type: ignore[return-value]
 
@@ -547,7 +548,7 @@ def test_other_rows_than_those_held_are_refused() -> None:
         (lambda: fit(held, {"y": some_rows(4, 2)}, ExactLikelihood()), "the data have 4 rows"),
         (lambda: fit(held, y, ExactLikelihood(), batch_size=2), "leave batch_size out"),
         (
-            lambda: fit(held, y, ExactLikelihood(), monitor=Monitor(held_out=y)),
+            lambda: fit(held, y, ExactLikelihood(), observers=[Monitor(held_out=y)]),
             "held_out has rows",
         ),
         (lambda: fit(held, y, ContrastiveDivergence()), "only ExactLikelihood"),

@@ -18,7 +18,7 @@ from pyro_ebm import datasets, restoration
 from pyro_ebm.cli import learn_digits
 from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import BoltzmannMachine, Energy, ModelEnergy
-from pyro_ebm.learning import PersistentContrastiveDivergence, fit, start_at_means
+from pyro_ebm.learning import PersistentContrastiveDivergence, fit, init_biases_from_data
 from pyro_ebm.restoration import complete, flipped, noisy_digits, restore, wrong_pixels
 
 RATE = 0.1
@@ -37,7 +37,7 @@ def roughly_learned() -> BoltzmannMachine:
     torch.manual_seed(0)
     machine = BoltzmannMachine.restricted(64, 12)
     train = datasets.digits().train
-    start_at_means(machine, train)
+    init_biases_from_data(machine, train)
     objective = PersistentContrastiveDivergence(steps=2, chains=200)
     fit(machine, train, objective, epochs=15, batch_size=100, seed=0)
     return machine.requires_grad_(False)

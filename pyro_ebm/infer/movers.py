@@ -21,7 +21,7 @@ from pyro_ebm.kernels.base import after_warmup, in_warmup
 from pyro_ebm.kernels.watch import EVERY, Watch
 from pyro_ebm.sites import Sites
 
-from .tally import Report
+from .tally import SampleStatistics
 
 Update = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -30,7 +30,7 @@ class Mover(ABC):
     """Moves a block."""
 
     @abstractmethod
-    def move(self, x: Sites) -> tuple[Sites, Report]:
+    def move(self, x: Sites) -> tuple[Sites, SampleStatistics]:
         """All the values after one step, and what is to be told of it."""
 
 
@@ -50,7 +50,7 @@ class OurMover(Mover):
         self.state: Any = None
 
     @torch.no_grad()
-    def move(self, x: Sites) -> tuple[Sites, Report]:
+    def move(self, x: Sites) -> tuple[Sites, SampleStatistics]:
         if self.state is None:
             self.state = self.kernel.init(self.energy, x)
         elif any(self.state.x[name] is not value for name, value in x.items()):
@@ -109,7 +109,7 @@ class PyroMover(Mover):
         """The model, given what the other blocks hold now."""
         return poutine.condition(self.energy.model.function, self.others)(*args, **kwargs)
 
-    def move(self, x: Sites) -> tuple[Sites, Report]:
+    def move(self, x: Sites) -> tuple[Sites, SampleStatistics]:
         values = self.energy.constrain(x)
         self.others.update({n: v[0] for n, v in values.items() if n not in self.sites})
         free = {site: x[site][0] for site in self.sites}
@@ -150,7 +150,7 @@ class FunctionMover(Mover):
         self.update, self.energy, self.sites = update, energy, sites
 
     @torch.no_grad()
-    def move(self, x: Sites) -> tuple[Sites, Report]:
+    def move(self, x: Sites) -> tuple[Sites, SampleStatistics]:
         """Draws the block.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 SHOWN = {"step_size": "step size", "acceptance_rate": "acc. prob"}
 
-Report = dict[str, float]  # by the names of sample statistics
+SampleStatistics = dict[str, float]  # by the names of sample statistics
 
 
 class Tally:
@@ -16,9 +16,9 @@ class Tally:
         self.steps = self.draws = 0
         self.divergences: list[int] = []
         self.accepted: dict[str, float] = {}
-        self.newest: dict[str, Report] = {}
+        self.newest: dict[str, SampleStatistics] = {}
 
-    def add(self, reports: Mapping[str, Report], warmup_steps: int) -> None:
+    def add(self, reports: Mapping[str, SampleStatistics], warmup_steps: int) -> None:
         """One step.
 
         Args:

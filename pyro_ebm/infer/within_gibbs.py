@@ -11,7 +11,7 @@ from pyro_ebm.energies.pyro_models.first_pass import InitStrategy
 from pyro_ebm.sites import Sites
 
 from .movers import Mover, mover_of
-from .tally import Report, Tally
+from .tally import SampleStatistics, Tally
 
 Block = tuple[Any, Sequence[str]]  # a kernel, and the sites that it moves
 
@@ -108,7 +108,7 @@ class WithinGibbs(MCMCKernel):
     def sample(self, params: Sites) -> Sites:
         """The values after one sweep."""
         x = {name: value.detach().to(self.energy.dtype)[None] for name, value in params.items()}
-        reports: dict[str, Report] = {}
+        reports: dict[str, SampleStatistics] = {}
         for name, mover in self.movers.items():
             x, reports[name] = mover.move(x)
         self.tally.add(reports, self.warmup_steps)

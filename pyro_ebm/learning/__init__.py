@@ -10,16 +10,29 @@ Example:
 """
 
 from .base import Objective, Step
-from .fit import History, fit
-from .loop import Progress
+from .fit import fit
+from .history import History
 from .objectives.contrastive import ContrastiveDivergence, PersistentContrastiveDivergence
 from .objectives.likelihood import ExactLikelihood
+from .observers.base import (
+    AfterEpoch,
+    AfterUpdate,
+    AtEnd,
+    AtStart,
+    Observer,
+    Progress,
+    Report,
+)
 from .observers.monitor import Monitor
 from .posterior.mean_field import MeanFieldPosterior, mean_field
 from .posterior.positive_phase import ExactPosterior, MeanField, PositivePhase, SampledPosterior
-from .start import start_at_means
+from .start import init_biases_from_data
 
 __all__ = [
+    "AfterEpoch",
+    "AfterUpdate",
+    "AtEnd",
+    "AtStart",
     "ContrastiveDivergence",
     "ExactLikelihood",
     "ExactPosterior",
@@ -28,12 +41,14 @@ __all__ = [
     "MeanFieldPosterior",
     "Monitor",
     "Objective",
+    "Observer",
     "PersistentContrastiveDivergence",
     "PositivePhase",
     "Progress",
+    "Report",
     "SampledPosterior",
     "Step",
     "fit",
+    "init_biases_from_data",
     "mean_field",
-    "start_at_means",
 ]

@@ -71,7 +71,7 @@ class Objective(ABC):
         energy: Energy,
         data: Sites | Tensor,
         state: Any,  # noqa: ANN401
-        weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
     ) -> Step:
         """The surrogate loss at these rows, and the next state.
 
@@ -79,7 +79,7 @@ class Objective(ABC):
             energy: What is to be learned; its parameters may have changed since the last call.
             data: As for `init`, any rows.
             state: From `init` or the last call.
-            weights: Of the rows (rows,), not negative; equal ones if left out.
+            row_weights: Of the rows (rows,), not negative; equal ones if left out.
         """
 
 
@@ -150,23 +150,23 @@ def require_row_laws(energy: Energy, rows: int) -> torch.Size:
     return held
 
 
-def normalised(weights: Tensor | None, rows: int, like: Tensor) -> Tensor | None:
-    """Weights that sum to 1, in the dtype and on the device of another tensor.
+def normalised(row_weights: Tensor | None, rows: int, like: Tensor) -> Tensor | None:
+    """Weights of the rows that sum to 1, in the dtype and on the device of another tensor.
 
     Raises:
         ValueError: If there is not one for each row, one is negative or not finite, or all are 0.
     """
-    if weights is None:
+    if row_weights is None:
         return None
-    weights = torch.as_tensor(weights).detach().to(like)
-    if weights.shape != (rows,):
+    row_weights = torch.as_tensor(row_weights).detach().to(like)
+    if row_weights.shape != (rows,):
         raise ValueError(
-            f"weights has shape {tuple(weights.shape)}; wanted ({rows},), one for each row."
+            f"row_weights has shape {tuple(row_weights.shape)}; wanted ({rows},), one for each row."
         )
-    total = weights.sum()
-    if bool((weights < 0).any()) or not bool((total > 0) & total.isfinite()):
+    total = row_weights.sum()
+    if bool((row_weights < 0).any()) or not bool((total > 0) & total.isfinite()):
         raise ValueError(
-            f"weights sum to {float(total):g}, and the least is {float(weights.min()):g}; wanted "
-            f"finite numbers that are not negative, some of them positive."
+            f"row_weights sum to {float(total):g}, and the least is {float(row_weights.min()):g}; "
+            f"wanted finite numbers that are not negative, some of them positive."
         )
-    return weights / total
+    return row_weights / total

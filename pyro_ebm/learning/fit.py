@@ -1,8 +1,8 @@
-"""The training loop: minibatches, an objective, any torch optimiser, and figures on the way."""
+"""The training loop: minibatches, an objective, any torch optimiser, and metrics on the way."""
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.learning.observers.base import Observer
 from pyro_ebm.learning.observers.monitor import Monitor
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
 from pyro_ebm.sites import Sites, is_count
@@ -17,49 +18,9 @@ from pyro_ebm.stopping import carry, whole_steps
 from pyro_ebm.units import Unit
 
 from .base import Objective, held_batch, rows_of
+from .history import History, Place
 from .learned import MakeOptimizer, learned_parameters, optimizer_of, require_moved
-from .loop import Callback, Learning, Place, Task
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """What `fit` did.
-
-    Args:
-        figures: The monitor's readings, one dict each, with `epoch` and `seconds`.
-        state: The objective's state after the last step, with which another `fit` can go on.
-        seed: The seed.
-        interrupted: Whether it was stopped by hand; the parameters are those of the last step.
-        optimizer: The optimiser, with its own state.
-        place: What else it takes to go on: where in which epoch, and the random numbers.
-
-    Example:
-        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood, datasets, fit
-        >>> machine = BoltzmannMachine.restricted(14, 4)
-        >>> women = datasets.southern_women().attendance
-        >>> history = fit(machine, women, ExactLikelihood(), epochs=3, seed=0)
-        >>> history.series("log_likelihood")[0]
-        [1, 2, 3]
-    """
-
-    figures: list[dict[str, float]]
-    state: Any = field(repr=False)
-    seed: int
-    interrupted: bool
-    optimizer: Optimizer = field(repr=False)
-    place: Place = field(repr=False)
-
-    def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of one figure.
-
-        Raises:
-            KeyError: If it was never read.
-        """
-        rows = [row for row in self.figures if name in row]
-        if not rows:
-            known = sorted({key for row in self.figures for key in row})
-            raise KeyError(f"{name!r} was not read; the monitor read {known}.")
-        return [row["epoch"] for row in rows], [row[name] for row in rows]
+from .loop import Learning, Task, calls_of
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -75,8 +36,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     epochs: int = 10,
     batch_size: int | None = None,
     optimizer: Optimizer | MakeOptimizer = adam,
-    monitor: Monitor | None = None,
-    callbacks: Sequence[Callback] = (),
+    observers: Sequence[Observer] = (Monitor(),),
     state: Any = None,  # noqa: ANN401 (the objective's State)
     seed: int | None = None,
 ) -> History:
@@ -96,15 +56,15 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         batch_size: Rows of a minibatch (the last of an epoch may be smaller); all if left out.
         optimizer: A torch optimiser of all parameters that require gradients, or what makes one of
             them, for example `functools.partial(torch.optim.SGD, lr=0.05)`.
-        monitor: Which figures are taken; every epoch's if left out.
-        callbacks: Called after each epoch; one that returns "stop" ends the learning.
-        state: The `History` of an earlier `fit`, to go on exactly from its end; or the objective's
-            state in it, to go on with its chains alone.
+        observers: Called in this order at the moments that they are made for; they report metrics
+            and may stop the learning. A `Monitor` of every epoch if left out.
+        state: The `History` of an earlier `fit`, to go on exactly from its end, or from where an
+            observer stopped it; or the objective's state in it, to go on with its chains alone.
         seed: Of this call; the global generators stay untouched. If left out it is drawn from them.
 
     Raises:
-        TypeError, ValueError: If the data, a count, the optimiser or the objective are not what is
-            wanted, or a tensor with gradients would not be learned.
+        TypeError, ValueError: If the data, a count, the optimiser, the objective or an observer are
+            not what is wanted, or a tensor with gradients would not be learned.
         FloatingPointError: If a parameter is NaN at the start, or the loss becomes NaN; the
             parameters are those before that step.
 
@@ -126,11 +86,9 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     batch_size = check_counts(rows, epochs, batch_size)
     parameters = learned_parameters(energy)
     warn_of_constant_units(x, energy)
-    monitor = monitor or Monitor()
-    if monitor.held_out is not None:
-        rows_of(energy.accept(monitor.held_out), energy.sites)
+    calls = calls_of(observers)
     if held_batch(energy):
-        require_all_rows(rows, batch_size, monitor)
+        require_all_rows(rows, batch_size)
     history = state if isinstance(state, History) else None
     if history and not isinstance(optimizer, Optimizer):
         optimizer = history.optimizer
@@ -139,18 +97,19 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     if history:
         require_rest(history, rows, epochs, seed)
     seed = history.seed if history else chosen_seed(seed)
-    task = Task(energy, x, rows, batch_size, epochs, objective, optimizer, monitor, callbacks)
+    task = Task(energy, x, rows, batch_size, epochs, objective, optimizer, calls, seed)
     learning: Learning | None = None
     try:
         start = history.place.generators if history else seed
         with whole_steps() as look, forked(start, energy.device):
-            learning = Learning(task, history.place if history else beginning(task, state))
+            place = resumed(history) if history else beginning(task, state)
+            learning = Learning(task, place)
             learning.go(look)
-            return history_of(learning, seed)
+            return learning.history
     except BaseException as error:
         if learning is None:
             raise
-        done = history_of(learning, seed)
+        done = learning.history
         if isinstance(error, KeyboardInterrupt):
             return replace(done, interrupted=True)
         carry(error, history=done)
@@ -164,10 +123,12 @@ def beginning(task: Task, state: Any) -> Place:  # noqa: ANN401 (the objective's
     return Place(state, generator_state(task.energy.device), task.rows)
 
 
-def history_of(learning: Learning, seed: int) -> History:
-    """What was done, up to the last whole step."""
-    place = learning.place._replace(seconds=learning.seconds)
-    return History(list(place.figures), place.state, seed, False, learning.task.optimizer, place)
+def resumed(history: History) -> Place:
+    """Where learning goes on: after an observer's stop as if there had been none."""
+    place = history.place
+    if place.phase == "over" and not history.interrupted:
+        return place._replace(stopped=None)
+    return place
 
 
 def require_rest(history: History, rows: int, epochs: int, seed: int | None) -> None:
@@ -187,7 +148,7 @@ def require_rest(history: History, rows: int, epochs: int, seed: int | None) -> 
             f"The data have {rows} rows, those of the history {place.rows}. Give the same data; or "
             f"give state=history.state, which begins anew."
         )
-    if epochs <= place.epoch and place.phase == "over" and not history.interrupted:
+    if epochs <= place.epochs_done and place.phase == "over" and not history.interrupted:
         raise ValueError(
             f"epochs is {epochs}, and the history has {place.epoch} already, which count; for ten "
             f"more give epochs={place.epoch + 10}."
@@ -212,29 +173,24 @@ def check_counts(rows: int, epochs: int, batch_size: int | None) -> int:
     return int(batch_size)
 
 
-def require_all_rows(rows: int, batch_size: int, monitor: Monitor) -> None:
+def require_all_rows(rows: int, batch_size: int) -> None:
     """Refuses what would pair rows of data with other rows than those held with them.
 
     Raises:
-        ValueError: If not all rows are used at once, or other rows are judged.
+        ValueError: If not all rows are used at once.
     """
     if batch_size < rows:
         raise ValueError(
             f"batch_size is {batch_size}, but the energy holds a row of values for each of the "
             f"{rows} rows; leave batch_size out."
         )
-    if monitor.held_out is not None:
-        raise ValueError(
-            "held_out has rows, but the energy holds values for the rows that are learned from; "
-            "judge others by exact.log_prob(clamp(machine, held), data) after learning."
-        )
 
 
 def warn_of_constant_units(x: Sites, energy: Energy) -> None:
     """Warns of units with one value in every row that the machine does not already have there.
 
-    Their best bias, or their best precision, is infinite. From where `start_at_means` puts it, a
-    bias hardly moves any more.
+    Their best bias, or their best precision, is infinite. From where `init_biases_from_data` puts
+    it, a bias hardly moves any more.
     """
     if not isinstance(energy, PairwiseEnergy):
         return
@@ -253,7 +209,7 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
             # farther.
             others = len(unit.levels) - 1
             same &= far > max(0.02, 1.1 * others / (len(value) + others + 1))
-            grows, cure = "biases", "Call start_at_means(energy, data) first."
+            grows, cure = "biases", "Call init_biases_from_data(energy, data) first."
         else:
             same &= any(f"layers.{site}.{name}" in learned for name in unit.parameters)
             grows, cure = "precisions", "Leave these columns out, or give the precisions."

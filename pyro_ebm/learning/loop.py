@@ -1,12 +1,13 @@
 """The loop of `fit`: from one whole step to the next.
 
-A step learns from a minibatch, reads the monitor, calls a callback or begins an epoch. An exception
-in its midst leaves what was there before it, in the parameters and in the optimiser too.
+A step learns from a minibatch, calls an observer or begins an epoch. An exception in its midst
+leaves what was there before it, in the parameters and in the optimiser too.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,35 +15,23 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.learning.observers.monitor import Monitor
-from pyro_ebm.seeding import GeneratorState, generator_state
+from pyro_ebm.learning.observers.base import (
+    AfterEpoch,
+    AfterUpdate,
+    AtEnd,
+    AtStart,
+    Observer,
+    Progress,
+    Report,
+)
+from pyro_ebm.seeding import GeneratorState, generator_state, set_generators
 from pyro_ebm.sites import Sites
 
 from .base import Objective, Step
+from .history import OWN, History, Moment, Place, Stage
 from .learned import Loose
 
-
-class Progress(NamedTuple):
-    """What a callback is told after each epoch.
-
-    Example:
-        >>> from pyro_ebm import BoltzmannMachine, ExactLikelihood, datasets, fit
-        >>> machine = BoltzmannMachine.restricted(14, 4)
-        >>> women = datasets.southern_women().attendance
-        >>> def stop_early(progress):
-        ...     return "stop" if progress.epoch == 2 else None
-        >>> history = fit(machine, women, ExactLikelihood(), epochs=50, callbacks=[stop_early])
-        >>> history.series("log_likelihood")[0]
-        [1, 2]
-    """
-
-    epoch: int  # from 1
-    energy: Energy
-    optimizer: Optimizer
-    figures: dict[str, float]  # the monitor's, empty in epochs that it does not read
-
-
-Callback = Callable[[Progress], Literal["stop"] | None]
+Calls = dict[Moment, tuple[Callable[[Progress], Report | None], ...]]
 
 
 class Task(NamedTuple):
@@ -55,26 +44,33 @@ class Task(NamedTuple):
     epochs: int
     objective: Objective
     optimizer: Optimizer
-    monitor: Monitor
-    callbacks: Sequence[Callback]
+    calls: Calls
+    seed: int
 
 
-class Place(NamedTuple):
-    """Where learning stands between two steps."""
+def calls_of(observers: Sequence[Observer]) -> Calls:
+    """The observers' methods for each moment, in the order of the observers.
 
-    state: Any  # the objective's
-    generators: GeneratorState
-    rows: int  # of the data
-    epoch: int = 0  # under way, or over; from 1
-    phase: Literal["learning", "telling", "over"] = "over"  # of the epoch
-    batches: tuple[Tensor | None, ...] = ()  # numbers of rows; None for all of them
-    learned: int = 0  # of these batches
-    told: int = 0  # callbacks
-    stopped: bool = False  # by a callback
-    latest: dict[str, float] | None = None  # the monitor's reading in this epoch
-    figures: tuple[dict[str, float], ...] = ()  # all readings
-    seconds: float = 0.0
-    fantasies: Sites | None = None  # of the last step
+    Raises:
+        TypeError: If there is something else among them.
+    """
+    if not isinstance(observers, Sequence):
+        raise TypeError(
+            f"observers is {observers!r}; wanted a sequence of observers, for example "
+            f"observers=[Monitor()]."
+        )
+    for observer in observers:
+        if not isinstance(observer, AtStart | AfterUpdate | AfterEpoch | AtEnd):
+            raise TypeError(
+                f"observers holds {observer!r}; wanted an instance of a class that inherits "
+                f"AtStart, AfterUpdate, AfterEpoch or AtEnd, for example Monitor()."
+            )
+    return {
+        "at_start": tuple(o.at_start for o in observers if isinstance(o, AtStart)),
+        "after_update": tuple(o.after_update for o in observers if isinstance(o, AfterUpdate)),
+        "after_epoch": tuple(o.after_epoch for o in observers if isinstance(o, AfterEpoch)),
+        "at_end": tuple(o.at_end for o in observers if isinstance(o, AtEnd)),
+    }
 
 
 class Learning:
@@ -86,15 +82,40 @@ class Learning:
     """
 
     def __init__(self, task: Task, place: Place) -> None:
-        self.task, self.place = task, place
+        self.task = task
+        self.place = self.onward(place) if place.phase == "over" else place
         self.begun = time.perf_counter() - place.seconds
+        self.starting = task.calls["at_start"]  # those that are still to be called
         self.loose = Loose(task.energy, task.optimizer)
-        self.room: dict[Tensor, Tensor] = {}  # for copies of parameters, step by step
+        self.room: dict[Tensor, Tensor] = {}  # the last copies of parameters and the like
 
     @property
     def seconds(self) -> float:
         """The time that it has taken so far."""
         return time.perf_counter() - self.begun
+
+    @property
+    def history(self) -> History:
+        """What was done, up to the last whole step."""
+        place = self.place._replace(seconds=self.seconds)
+        metrics = list(place.metrics)
+        return History(metrics, place.state, self.task.seed, False, self.task.optimizer, place)
+
+    @property
+    def progress(self) -> Progress:
+        """What an observer sees now."""
+        task, place = self.task, self.place
+        return Progress(
+            epoch=place.epoch,
+            epochs=task.epochs,
+            updates=place.updates,
+            energy=task.energy,
+            optimizer=task.optimizer,
+            data=task.data,
+            step=place.step,
+            metrics=place.latest,
+            history=self.history,
+        )
 
     def go(self, look: Callable[[], None]) -> None:
         """Makes all the steps, and calls `look` between them.
@@ -102,21 +123,42 @@ class Learning:
         Raises:
             FloatingPointError: If the loss is not finite.
         """
-        first, epochs = self.place.epoch, self.task.epochs
-        with tqdm(total=epochs, initial=first, disable=None, unit="epoch") as bar:
+        done = self.place.epochs_done
+        with tqdm(total=self.task.epochs, initial=done, disable=None, unit="epoch") as bar:
             while step := self.next_step():
                 step()
-                self.show(bar)
+                if self.place.epochs_done > done:
+                    done = self.place.epochs_done
+                    bar.update()
+                    bar.set_postfix({n: f"{value:.4g}" for n, value in self.place.latest.items()})
                 look()
 
     def next_step(self) -> Callable[[], None] | None:
         """What is to be done next, if there is anything."""
-        place = self.place
-        if place.phase == "learning":
-            return self.learn if place.learned < len(place.batches) else self.read
-        if place.phase == "telling":
-            return self.tell
-        return None if place.stopped or place.epoch >= self.task.epochs else self.begin
+        if self.starting:
+            return self.start
+        match self.place.phase:
+            case "between":
+                return self.begin
+            case "learning":
+                return self.learn
+            case "over":
+                return None
+            case _:
+                return self.tell
+
+    def onward(self, place: Place) -> Place:
+        """The same place, in the phase that follows when the one under way is over."""
+        if place.phase == "after_epoch":
+            place = place._replace(batches=(), learned=0)
+        phase: Stage
+        if place.stopped is None and place.batches:
+            phase = "learning" if place.learned < len(place.batches) else "after_epoch"
+        elif place.stopped is None and place.epoch < self.task.epochs:
+            phase = "between"
+        else:
+            phase = "over" if place.phase in ("at_end", "over") else "at_end"
+        return place._replace(phase=phase, called=0)
 
     def begin(self) -> None:
         """Begins an epoch."""
@@ -144,54 +186,98 @@ class Learning:
         if chosen is not None:
             # Not value[chosen], which takes five times as long.
             batch = {site: value.index_select(0, chosen) for site, value in batch.items()}
-        kept = Kept(task.energy, task.optimizer, self.room)
-        try:
-            _, state, fantasies = optimised(task, batch, place.state, self.loose)
-            self.place = place._replace(
-                state=state,
-                fantasies=fantasies,
+        with self.whole():
+            step = optimised(task, batch, place.state, self.loose)
+            after = place._replace(
+                phase="after_update",
+                called=0,
+                state=step.state,
+                step=step._replace(loss=step.loss.detach()),
                 learned=place.learned + 1,
+                updates=place.updates + 1,
                 generators=self.generators(),
             )
+            self.place = after if task.calls["after_update"] else self.onward(after)
+
+    def start(self) -> None:
+        """Calls an observer at the start; random numbers that it draws are put back."""
+        with self.whole():
+            checked_report(self.starting[0](self.progress), "at_start")
+            set_generators(self.place.generators, self.task.energy.device)
+            self.starting = self.starting[1:]
+
+    def tell(self) -> None:
+        """Calls an observer of a moment; ends the moment if none is left."""
+        place = self.place
+        assert place.phase in ("after_update", "after_epoch", "at_end")
+        calls = self.task.calls[place.phase]
+        if place.called >= len(calls):
+            self.place = self.onward(place)
+            return
+        with self.whole():
+            report = checked_report(calls[place.called](self.progress), place.phase)
+            metrics = place.metrics
+            if report.metrics:
+                before = metrics[-1] if place.latest else None
+                row = before or {"epoch": place.epoch, "seconds": self.seconds}
+                metrics = (*(metrics[:-1] if before else metrics), {**row, **report.metrics})
+            self.place = place._replace(
+                called=place.called + 1,
+                metrics=metrics,
+                stopped=report.stop if place.stopped is None else place.stopped,
+                generators=self.generators(),
+            )
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Puts parameters and optimiser back on an exception before a new place is reached."""
+        place, kept = self.place, Kept(self.task.energy, self.task.optimizer, self.room)
+        self.room = kept.copies.made
+        try:
+            yield
         except BaseException:
             if self.place is place:
                 kept.put_back()
             raise
 
-    def read(self) -> None:
-        """Takes the figures of an epoch."""
-        task, place = self.task, self.place
-        latest, figures = None, place.figures
-        if place.epoch % task.monitor.every == 0 or place.epoch == task.epochs:
-            latest = task.monitor.read(task.energy, task.data, place.fantasies)
-            figures += ({"epoch": place.epoch, "seconds": self.seconds, **latest},)
-        self.place = place._replace(
-            phase="telling", told=0, latest=latest, figures=figures, generators=self.generators()
-        )
-
-    def tell(self) -> None:
-        """Calls a callback; ends the epoch if none is left."""
-        task, place = self.task, self.place
-        if place.told >= len(task.callbacks):
-            self.place = place._replace(phase="over")
-            return
-        told = Progress(place.epoch, task.energy, task.optimizer, place.latest or {})
-        # At once, so that no callback is called twice.
-        self.place = place._replace(
-            stopped=task.callbacks[place.told](told) == "stop" or place.stopped, told=place.told + 1
-        )
-        self.place = self.place._replace(generators=self.generators())
-
     def generators(self) -> GeneratorState:
         """The state of the random numbers."""
         return generator_state(self.task.energy.device)
 
-    def show(self, bar: Any) -> None:  # noqa: ANN401 (tqdm's)
-        """Shows how far it is."""
-        if self.place.phase == "over":
-            bar.update()
-            latest = self.place.latest or {}
-            bar.set_postfix({name: f"{value:.4g}" for name, value in latest.items()})
+
+def checked_report(report: object, moment: Moment) -> Report:
+    """What an observer reported at a moment; an empty report for None.
+
+    Raises:
+        TypeError: If it is something else, or a metric is no number.
+        ValueError: If a metric has the name of what a row of the history has anyway.
+    """
+    if report is None:
+        return Report()
+    if moment in ("at_start", "at_end"):
+        raise TypeError(f"{moment} returned {report!r}; wanted None, as nothing can follow it.")
+    if not isinstance(report, Report):
+        raise TypeError(
+            f"{moment} returned {report!r}; wanted a Report, for example "
+            f"Report(metrics={{'loss': 0.5}}) or Report(stop='no progress'), or None."
+        )
+    if taken := [name for name in OWN if name in report.metrics]:
+        raise ValueError(
+            f"{moment} reported metrics named {taken}, which every row of the history has "
+            f"anyway; give them other names."
+        )
+    try:
+        metrics = {name: float(value) for name, value in report.metrics.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{moment} reported the metrics {report.metrics!r}; wanted numbers by name."
+        ) from error
+    if report.stop is not None and not isinstance(report.stop, str):
+        raise TypeError(
+            f"{moment} returned stop={report.stop!r}; wanted why as a string, for example "
+            f"Report(stop='no progress'), or None to go on."
+        )
+    return Report(metrics, report.stop)
 
 
 class Kept:
@@ -200,29 +286,28 @@ class Kept:
     Args:
         energy: Has the parameters and buffers.
         optimizer: The optimiser.
-        room: By tensor, the memory of an earlier copy, which is no longer needed: to ask for new
+        room: By tensor, its copy in an earlier `Kept` that is no longer needed: to ask for new
             memory takes longer than to copy.
     """
 
     def __init__(self, energy: Energy, optimizer: Optimizer, room: dict[Tensor, Tensor]) -> None:
         groups: list[dict[str, Any]] = optimizer.param_groups
         own = [tensor for group in groups for tensor in group["params"]]
-        tensors = {id(t): t for t in (*energy.parameters(), *energy.buffers(), *own)}
-        for tensor in tensors.values():
-            known = room.get(tensor)
-            if known is None or (known.shape, known.dtype) != (tensor.shape, tensor.dtype):
-                room[tensor] = tensor.detach().clone()
-            else:
-                known.copy_(tensor.detach())
-        self.tensors = [(tensor, room[tensor]) for tensor in tensors.values()]
+        self.copies = Copies(room)
+        for tensor in (*energy.parameters(), *energy.buffers(), *own):
+            self.copies.of(tensor)
+        self.tensors = dict(self.copies.made)
         self.optimizer = optimizer
-        self.state = {tensor: copied(state) for tensor, state in optimizer.state.items()}
-        self.groups = [{k: copied(v) for k, v in g.items() if k != "params"} for g in groups]
+        self.state = {tensor: self.copies.of(state) for tensor, state in optimizer.state.items()}
+        self.groups = [
+            {name: self.copies.of(value) for name, value in group.items() if name != "params"}
+            for group in groups
+        ]
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Makes them what they were."""
-        for tensor, value in self.tensors:
+        for tensor, value in self.tensors.items():
             tensor.copy_(value)
         self.optimizer.state.clear()
         self.optimizer.state.update(self.state)
@@ -230,15 +315,32 @@ class Kept:
             group.update(before)
 
 
-def copied(value: Any) -> Any:  # noqa: ANN401 (what an optimiser keeps)
-    """A copy of the tensors in it, and of what holds them."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {name: copied(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [copied(part) for part in value]
-    return value
+class Copies:
+    """Copies of tensors and of what holds them, each tensor once.
+
+    Args:
+        room: By tensor, memory for its copy, used where shape and dtype are the same.
+    """
+
+    def __init__(self, room: dict[Tensor, Tensor]) -> None:
+        self.room = room
+        self.made: dict[Tensor, Tensor] = {}
+
+    def of(self, value: Any) -> Any:  # noqa: ANN401 (what an optimiser keeps)
+        """A copy."""
+        if isinstance(value, dict):
+            return {name: self.of(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [self.of(part) for part in value]
+        if not isinstance(value, Tensor):
+            return value
+        if value not in self.made:
+            room = self.room.get(value)
+            if room is None or (room.shape, room.dtype) != (value.shape, value.dtype):
+                self.made[value] = value.detach().clone()
+            else:
+                self.made[value] = room.copy_(value.detach())
+        return self.made[value]
 
 
 def optimised(task: Task, batch: Sites, state: Any, loose: Loose) -> Step:  # noqa: ANN401

@@ -10,7 +10,7 @@ from pyro_ebm.units import Gaussian, Unit
 from .base import rows_of
 
 
-def start_at_means(
+def init_biases_from_data(
     energy: BoltzmannMachine, data: Sites | Tensor, *, pseudocount: float = 1.0
 ) -> None:
     """Sets the biases of the observed layers so that, uncoupled, they have the data's means.
@@ -30,9 +30,9 @@ def start_at_means(
 
     Example:
         >>> import torch
-        >>> from pyro_ebm import BoltzmannMachine, start_at_means
+        >>> from pyro_ebm import BoltzmannMachine, init_biases_from_data
         >>> machine = BoltzmannMachine.restricted(2, 2, couplings=torch.zeros(2, 2))
-        >>> start_at_means(machine, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), pseudocount=0.5)
+        >>> init_biases_from_data(machine, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), pseudocount=0.5)
         >>> machine.layers["visible"].bias.detach()
         tensor([1.6094, 0.0000])
 
@@ -42,7 +42,7 @@ def start_at_means(
     """
     if not isinstance(energy, BoltzmannMachine):
         raise TypeError(
-            f"start_at_means needs a BoltzmannMachine; {type(energy).__name__} is none."
+            f"init_biases_from_data needs a BoltzmannMachine; {type(energy).__name__} is none."
         )
     if not pseudocount > 0:
         raise ValueError(f"pseudocount is {pseudocount}; wanted a positive number.")
@@ -79,8 +79,8 @@ def learn_precision(layer: Layer, site: str, value: Tensor) -> None:
     Raises:
         ValueError: If a column has no variance.
     """
-    own = getattr(layer, "log_precision", None)
-    if not isinstance(layer.unit, Gaussian) or not isinstance(own, nn.Parameter):
+    own = dict(layer.named_parameters(recurse=False)).get("log_precision")
+    if own is None or not isinstance(layer.unit, Gaussian):
         return
     variance = value.var(0, correction=0)
     if constant := (variance == 0).nonzero()[:, 0].tolist():

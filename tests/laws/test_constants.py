@@ -163,7 +163,7 @@ def test_learning_is_not_changed_by_a_constant() -> None:
     for one, two in zip(energy.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two)
     assert float(constant.detach()) == pytest.approx(2.0, abs=1e-6)
-    assert "log_likelihood" in history.figures[-1]
+    assert "log_likelihood" in history.metrics[-1]
 
 
 def test_the_constant_moves_and_is_saved_with_the_energy() -> None:

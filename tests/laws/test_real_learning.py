@@ -28,8 +28,8 @@ from pyro_ebm.learning import (
     Monitor,
     PersistentContrastiveDivergence,
     fit,
+    init_biases_from_data,
     mean_field,
-    start_at_means,
 )
 from pyro_ebm.partition import exact
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian, Spin, TruncatedGaussian
@@ -213,10 +213,10 @@ def exact_maximum(machine: BoltzmannMachine, data: Tensor, epochs: int = 15) -> 
         optimizer=lambda p: torch.optim.LBFGS(
             p, max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-10
         ),
-        monitor=Monitor(every=epochs),
+        observers=[Monitor(every=epochs)],
         seed=1,
     )
-    return history.figures[-1]["log_likelihood"]
+    return history.metrics[-1]["log_likelihood"]
 
 
 def test_the_maximum_of_coupled_numbers_is_the_normal_law_of_the_data() -> None:
@@ -227,7 +227,7 @@ def test_the_maximum_of_coupled_numbers_is_the_normal_law_of_the_data() -> None:
         3, unit=Gaussian(nn.Parameter(torch.ones(3, dtype=torch.float64)))
     )
     assert machine.dtype == torch.float64
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     found = exact_maximum(machine, data)
     covariance = np.cov(rows.T, bias=True)
     wanted = -(3 * (1 + np.log(2 * np.pi)) + np.linalg.slogdet(covariance)[1]) / 2
@@ -244,7 +244,7 @@ def test_the_maximum_of_two_coupled_labels_is_the_table_of_the_data() -> None:
     data = torch.tensor(rng.choice(9, 300, p=rng.dirichlet(np.ones(9) * 3)))
     labels = torch.stack([data // 3, data % 3], -1)
     machine = BoltzmannMachine.fully_visible(2, unit=Categorical(3)).double()
-    start_at_means(machine, labels)
+    init_biases_from_data(machine, labels)
     found = exact_maximum(machine, labels)
     share = np.bincount(data.numpy(), minlength=9) / len(data)
     assert found == pytest.approx((share * np.log(share)).sum(), abs=1e-8)
@@ -259,7 +259,7 @@ def test_a_machine_of_numbers_and_bits_reaches_the_moments_of_its_data() -> None
         2, 2, units=(Gaussian(nn.Parameter(torch.ones(2).double())), Bernoulli())
     )
     torch.manual_seed(5)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     found = exact_maximum(machine, data)
     moments = exact.moments(machine)
     torch.testing.assert_close(moments.mean[V], data.mean(0), rtol=0, atol=1e-4)
@@ -288,15 +288,15 @@ def test_chains_learn_numbers_and_labels(kind: str, objective: ContrastiveDiverg
         name = "couplings.visible_hidden.weight"
         machine = BoltzmannMachine.restricted(3, 3, units=(Categorical(3), Bernoulli()))
     torch.manual_seed(2)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     begin = float(exact.log_prob(machine, data).detach().mean())
     before = dict(machine.named_parameters())[name].detach().clone()
-    history = fit(machine, data, objective, epochs=150, monitor=Monitor(every=150), seed=4)
-    figures = history.figures[-1]
-    assert figures["log_likelihood"] > begin + 0.1
-    assert {"free_energy_gap", "moment_mismatch"} <= set(figures)
+    history = fit(machine, data, objective, epochs=150, observers=[Monitor(every=150)], seed=4)
+    metrics = history.metrics[-1]
+    assert metrics["log_likelihood"] > begin + 0.1
+    assert {"free_energy_gap", "moment_mismatch"} <= set(metrics)
     assert not torch.equal(dict(machine.named_parameters())[name].detach(), before)
-    assert bool(torch.isfinite(torch.tensor(list(figures.values()))).all())
+    assert bool(torch.isfinite(torch.tensor(list(metrics.values()))).all())
 
 
 # --- where learning starts -----------------------------------------------------------------------
@@ -334,7 +334,7 @@ def test_uncoupled_units_start_with_the_means_of_the_data(kind: str) -> None:
         {V: Layer(unit, 3), H: Layer(Bernoulli(), 2)},
         {(V, H): torch.zeros(3 * unit.width, 2).double()},
     )
-    start_at_means(machine, data, pseudocount=1e-9)
+    init_biases_from_data(machine, data, pseudocount=1e-9)
     features = unit.features(data.double())
     moments = exact.moments(machine)
     torch.testing.assert_close(moments.mean[V], features.mean(0), rtol=1e-7, atol=1e-7)
@@ -349,7 +349,7 @@ def test_uncoupled_units_start_with_the_means_of_the_data(kind: str) -> None:
 
 def test_a_pseudocount_is_one_more_row_of_each_label() -> None:
     machine = BoltzmannMachine.restricted(1, 1, units=(Categorical(4), Bernoulli())).double()
-    start_at_means(machine, torch.tensor([[0], [0], [2]]), pseudocount=1.0)
+    init_biases_from_data(machine, torch.tensor([[0], [0], [2]]), pseudocount=1.0)
     with torch.no_grad():
         machine.couplings["visible_hidden"].weight.zero_()
     mean = exact.moments(machine).mean[V]
@@ -363,7 +363,7 @@ def test_a_column_without_variance_has_no_precision() -> None:
         2, 1, units=(Gaussian(nn.Parameter(torch.ones(2))), Bernoulli())
     )
     with pytest.raises(ValueError, match=r"units \[1\] of 'visible' have the same value"):
-        start_at_means(machine, data)
+        init_biases_from_data(machine, data)
     with pytest.warns(UserWarning, match=r"units \[1\] of 'visible'.*precisions without end"):
         fit(machine, data, ExactLikelihood(), epochs=1)
     given = BoltzmannMachine.restricted(2, 1, units=(Gaussian(), Bernoulli()))
@@ -377,13 +377,13 @@ def test_a_constant_column_of_labels_is_warned_of() -> None:
     machine = BoltzmannMachine.restricted(2, 1, units=(Categorical(3), Bernoulli()))
     with pytest.warns(UserWarning, match=r"units \[1\] of 'visible'.*biases without end"):
         fit(machine, data, ExactLikelihood(), epochs=1)
-    start_at_means(machine, data)
+    init_biases_from_data(machine, data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(machine, data, ExactLikelihood(), epochs=1)
 
 
-# --- figures, chains, random parameters ----------------------------------------------------------
+# --- metrics, chains, random parameters ----------------------------------------------------------
 
 
 def test_the_moment_mismatch_of_labels_is_over_one_hot_features() -> None:
@@ -392,12 +392,12 @@ def test_the_moment_mismatch_of_labels_is_over_one_hot_features() -> None:
     machine = BoltzmannMachine.fully_visible(
         1, unit=Categorical(3), biases=nn.Parameter(bias), couplings=torch.zeros(3, 3).double()
     )
-    figures = Monitor().read(machine, machine.accept(data), None)
+    metrics = Monitor().read(machine, machine.accept(data), None)
     gaps = np.array([0.25 - 0.5, 0.5 - 0.3, 0.25 - 0.2])
     # Three means, and three pairs of labels of which there are never two at the same time.
-    assert figures["moment_mismatch"] == pytest.approx(np.sqrt((gaps**2).sum() / 6), abs=1e-12)
+    assert metrics["moment_mismatch"] == pytest.approx(np.sqrt((gaps**2).sum() / 6), abs=1e-12)
     wanted = np.log([0.5, 0.3, 0.3, 0.2]).mean()
-    assert figures["log_likelihood"] == pytest.approx(wanted, abs=1e-12)
+    assert metrics["log_likelihood"] == pytest.approx(wanted, abs=1e-12)
 
 
 def test_the_moment_mismatch_of_numbers_is_over_means_and_products() -> None:
@@ -408,9 +408,9 @@ def test_the_moment_mismatch_of_numbers_is_over_means_and_products() -> None:
         biases=nn.Parameter(torch.tensor([1.5, 0.5]).double()),
         couplings=torch.zeros(2, 2).double(),
     )
-    figures = Monitor().read(machine, machine.accept(data), None)
+    metrics = Monitor().read(machine, machine.accept(data), None)
     gaps = np.array([2 - 1.5, 0 - 0.5, -2 - 0.75])
-    assert figures["moment_mismatch"] == pytest.approx(np.sqrt((gaps**2).sum() / 3), abs=1e-12)
+    assert metrics["moment_mismatch"] == pytest.approx(np.sqrt((gaps**2).sum() / 3), abs=1e-12)
 
 
 def test_chains_of_labels_and_numbers_reach_arviz() -> None:

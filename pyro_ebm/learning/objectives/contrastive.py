@@ -3,7 +3,7 @@ r"""Contrastive divergence: the negative phase by a few steps of a chain.
 .. math:: \nabla = E_{\mathrm{data},\, p(h|v)}[\nabla E] - E_{\mathrm{chain}}[\nabla E]
 
 The value of these losses is the mean energy of the positive minus that of the negative phase. It is
-no likelihood, and it does not fall as learning goes on: watch the monitor's figures instead.
+no likelihood, and it does not fall as learning goes on: watch the monitor's metrics instead.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
 from pyro_ebm.kernels import Gibbs, Kernel, advance
 from pyro_ebm.kernels.choice import Purpose, joined, parts_of
+from pyro_ebm.kernels.discrete.gibbs import GibbsState
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -62,12 +63,12 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
 
 
 def begin(
-    energy: Energy, data: Sites | Tensor, weights: Tensor | None
+    energy: Energy, data: Sites | Tensor, row_weights: Tensor | None
 ) -> tuple[Sites, PairwiseTerms, Tensor | None]:
-    """What a loss is made of: the rows, the parameters, and weights that sum to 1."""
+    """What a loss is made of: the rows, the parameters, and weights of the rows that sum to 1."""
     x = energy.accept(data)
     terms = require_pairwise(energy, "Contrastive divergence").read()
-    return x, terms, normalised(weights, rows_of(x, energy.sites), terms.constant)
+    return x, terms, normalised(row_weights, rows_of(x, energy.sites), terms.constant)
 
 
 def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
@@ -90,10 +91,10 @@ def negative_means(
         return terms.features(chain.x), ()
     features = terms.features({site: chain.x[site] for site in observed})
     hidden = hidden_sites(terms, features)
-    newest = getattr(chain, "newest", None)
-    if newest is not None and hidden == [newest[0]]:
+    if isinstance(chain, GibbsState) and chain.newest and hidden == [chain.newest[0]]:
         # The kernel drew them last, so their fields are at hand: no product is needed.
-        return {**features, newest[0]: terms.units[newest[0]].mean(newest[1])}, (newest[0],)
+        site, field = chain.newest
+        return {**features, site: terms.units[site].mean(field)}, (site,)
     posterior = ExactPosterior().infer(terms, features)
     return posterior.means, posterior.averaged
 
@@ -142,9 +143,9 @@ class ContrastiveDivergence(Objective):
         energy: Energy,
         data: Sites | Tensor,
         state: ChainState,
-        weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
     ) -> Step:
-        x, terms, weights = begin(energy, data, weights)
+        x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
@@ -158,7 +159,12 @@ class ContrastiveDivergence(Objective):
         negative, averaged = negative_means(terms, chain, state.observed)
         # Each chain starts at a row, so it carries that row's weight.
         loss = mean_energy_difference(
-            terms, posterior.means, negative, weights, weights, (posterior.averaged, averaged)
+            terms,
+            posterior.means,
+            negative,
+            row_weights,
+            row_weights,
+            (posterior.averaged, averaged),
         )
         return Step(loss, ChainState(chain, state.observed), chain.x)
 
@@ -211,9 +217,9 @@ class PersistentContrastiveDivergence(Objective):
         energy: Energy,
         data: Sites | Tensor,
         state: ChainState,
-        weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
     ) -> Step:
-        x, terms, weights = begin(energy, data, weights)
+        x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or default_kernel(energy, state.observed)
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, state.chain.x)
@@ -221,6 +227,6 @@ class PersistentContrastiveDivergence(Objective):
         negative, averaged = negative_means(terms, chain, state.observed)
         positive = infer(self.positive, terms, x)
         loss = mean_energy_difference(
-            terms, positive.means, negative, weights, means=(positive.averaged, averaged)
+            terms, positive.means, negative, row_weights, means=(positive.averaged, averaged)
         )
         return Step(loss, ChainState(chain, state.observed), chain.x)

@@ -53,11 +53,11 @@ class ExactLikelihood(Objective):
         energy: Energy,
         data: Sites | Tensor,
         state: None,
-        weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
     ) -> Step:
         x = energy.accept(data)
         rows = rows_of(x, energy.sites)
         require_row_laws(energy, rows)
         log_probs = exact.log_prob(energy, x)
-        weights = normalised(weights, rows, log_probs)
-        return Step(-(log_probs.mean() if weights is None else weights @ log_probs), None)
+        row_weights = normalised(row_weights, rows, log_probs)
+        return Step(-(log_probs.mean() if row_weights is None else row_weights @ log_probs), None)

@@ -1,4 +1,4 @@
-"""Figures that say how learning goes: never the loss of contrastive divergence as a likelihood."""
+"""Metrics that say how learning goes: never the loss of contrastive divergence as a likelihood."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,18 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.learning.base import held_batch, rows_of
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, flat_features, is_count
+
+from .base import AfterEpoch, AtStart, Progress, Report
 
 AFFORDABLE = 1.0  # seconds for exact log-probabilities
 
 
 @dataclass(frozen=True, eq=False)
-class Monitor:
-    """Which figures are taken, and how often.
+class Monitor(AtStart, AfterEpoch):
+    """Which metrics are taken, and how often.
 
     They are, each where it can be had:
 
@@ -36,7 +39,7 @@ class Monitor:
         >>> machine = BoltzmannMachine.restricted(14, 4)
         >>> women = datasets.southern_women().attendance
         >>> monitor = Monitor(every=2, held_out=women[::4])
-        >>> history = fit(machine, women, ExactLikelihood(), epochs=4, monitor=monitor, seed=0)
+        >>> history = fit(machine, women, ExactLikelihood(), epochs=4, observers=[monitor], seed=0)
         >>> history.series("held_out_log_likelihood")[0]
         [2, 4]
     """
@@ -51,16 +54,39 @@ class Monitor:
             if not is_count(value):
                 raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
 
+    def at_start(self, progress: Progress) -> None:
+        """Checks the held-out rows.
+
+        Raises:
+            TypeError, ValueError: If they are no rows of the energy's sites, or the energy holds
+                values for the rows that are learned from.
+        """
+        if self.held_out is None:
+            return
+        rows_of(progress.energy.accept(self.held_out), progress.energy.sites)
+        if held_batch(progress.energy):
+            raise ValueError(
+                "held_out has rows, but the energy holds values for the rows that are learned "
+                "from; judge others by exact.log_prob(clamp(machine, held), data) after learning."
+            )
+
+    def after_epoch(self, progress: Progress) -> Report | None:
+        """Reports the metrics, where it is their turn."""
+        if progress.epoch % self.every and progress.epoch != progress.epochs:
+            return None
+        fantasies = progress.step.fantasies if progress.step else None
+        return Report(self.read(progress.energy, progress.data, fantasies))
+
     @torch.no_grad()
     def read(self, energy: Energy, data: Sites, fantasies: Sites | None) -> dict[str, float]:
-        """The figures now.
+        """The metrics now.
 
         Args:
             energy: What is learned.
             data: The rows that it is learned from (rows, *site.shape).
             fantasies: States of all sites that stand for the model's own, where there are such.
         """
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         # In the energy's order, which that of exact moments is.
         data = {site: data[site] for site in energy.sites if site in data}
         judged = {"log_likelihood": data}
@@ -70,22 +96,22 @@ class Monitor:
         for name, x in judged.items():
             if exact.seconds(energy, x) < AFFORDABLE:
                 log_z = exact.log_partition(energy) if log_z is None else log_z
-                figures[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
+                metrics[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
         some = {site: value[:: -(-len(value) // self.rows)] for site, value in data.items()}
         if fantasies is not None:
             fantasies = {site: fantasies[site] for site in data}
             gap = free_energy_gap(energy, some, fantasies)
             if gap is not None:
-                figures["free_energy_gap"] = gap
-            figures["moment_mismatch"] = moment_mismatch(
+                metrics["free_energy_gap"] = gap
+            metrics["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, some), moments_of(energy, fantasies)
             )
-        elif "log_likelihood" in figures and log_z is not None and not log_z.dim():
+        elif "log_likelihood" in metrics and log_z is not None and not log_z.dim():
             # Where each row has a law of its own, the model has no moments to compare with.
-            figures["moment_mismatch"] = moment_mismatch(
+            metrics["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, data), exact_moments(energy, data)
             )
-        return figures
+        return metrics
 
 
 def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | None:
