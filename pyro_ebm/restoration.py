@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .distributions import EnergyDistribution
-from .energies import Energy, PairwiseEnergy, clamp
+from .energies import Energy, clamp
 from .infer import MCMC, EnergyKernel
 from .kernels import HMC, Cycle, Gibbs, Schedule, run
 from .seeding import chosen_seed, forked
@@ -99,7 +99,7 @@ def restore(
 
 
 def complete(
-    prior: PairwiseEnergy, digits: Tensor, held: Tensor, *, seed: int = 0
+    prior: Energy, digits: Tensor, held: Tensor, *, seed: int = 0
 ) -> Tensor:  # (digits, pixels)
     """The probability that a pixel is 1 given the pixels that are held, which are as they were.
 
