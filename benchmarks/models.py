@@ -19,7 +19,6 @@ from pyro.infer import HMC as PyroHMC
 from torch import Tensor
 
 from pyro_ebm import HMC, Cycle, Gibbs, ModelEnergy, WithinGibbs
-from pyro_ebm.energies import energy_and_gradient
 
 POINTS, CHAINS, REPEATS = 200, 100, 15
 REALS = ("mean", "scale", "weight")
@@ -53,8 +52,8 @@ points = 2.5 * signs + torch.randn(POINTS)
 energy = ModelEnergy(mixture, points)
 
 many, one = energy.initial(CHAINS), energy.initial(1)
-at_once = seconds(lambda: energy_and_gradient(energy, many, REALS))
-alone = seconds(lambda: energy_and_gradient(energy, one, REALS), inner=5)
+at_once = seconds(lambda: energy.energy_and_gradient(many, REALS))
+alone = seconds(lambda: energy.energy_and_gradient(one, REALS), inner=5)
 print(f"{'gradients of the log joint a second':52s}{'':>10s}")
 print(f"{'  one chain':52s}{1 / alone:10.0f}")
 print(

@@ -19,6 +19,7 @@ from .energies import (
     PatternFactors,
     RandomField,
     TableFactors,
+    WithoutTerms,
     clamp,
     convolutional_energy,
     interpolate,
@@ -108,6 +109,7 @@ __all__ = [
     "TruncatedGaussian",
     # energies
     "Energy",
+    "WithoutTerms",
     "BoltzmannMachine",
     "Layer",
     "Graph",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .distributions import EnergyDistribution
-from .energies import Energy, PairwiseEnergy, clamp
+from .energies import Energy, clamp
 from .infer import MCMC, EnergyKernel
 from .kernels import HMC, Cycle, Gibbs, run
 from .seeding import chosen_seed, forked
@@ -98,7 +98,7 @@ def restore(
 
 
 def complete(
-    prior: PairwiseEnergy,
+    prior: Energy,
     digits: Tensor,
     held: Tensor,
     draws: int = 150,

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Graph, Layer
+from pyro_ebm.energies import (
+    BoltzmannMachine,
+    CallableEnergy,
+    Energy,
+    Graph,
+    Layer,
+    Structure,
+    WithoutTerms,
+)
 from pyro_ebm.kernels import Gibbs, resume, run
 from pyro_ebm.learning import mean_field
 from pyro_ebm.partition import exact
@@ -54,6 +62,9 @@ class NoStructure(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.answer(x["x"])
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 def resumed(draws: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Structure, WithoutTerms
 from pyro_ebm.learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -64,6 +64,9 @@ class Plain(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         return -x["visible"] @ self.weight
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 def learn(data: Any, machine: BoltzmannMachine | None = None, **settings: Any) -> Callable:

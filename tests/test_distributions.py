@@ -602,7 +602,7 @@ BAD: dict[str, tuple[Callable, type, str]] = {
             2.0 * DistributionEnergy(dist.Multinomial(3, torch.ones(3)))
         ).sample(),
         ValueError,
-        "No value of 'visible' is known, which is Multinomial",
+        "No random start is known for 'visible', which is Multinomial",
     ),
     "an exact value that is none": (
         lambda: LogPartition.exact(1.0),

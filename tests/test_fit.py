@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_ebm.datasets import southern_women
-from pyro_ebm.energies import BoltzmannMachine, Energy, Graph, Layer
+from pyro_ebm.energies import BoltzmannMachine, Energy, Graph, Layer, Structure, WithoutTerms
 from pyro_ebm.learning import (
     ContrastiveDivergence,
     ExactLikelihood,
@@ -703,6 +703,9 @@ class Curved(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         return -x[V] @ self.bias - self.cube * x[V].prod(-1)
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 THREE_BITS = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)))

@@ -23,10 +23,6 @@ PACKAGE = ROOT / "pyro_ebm"
 LAZY_ANYWHERE = {"arviz", "matplotlib", "numba", "xarray"}
 LAZY_IN_FILE = {
     ("kernels/chains.py", "pyro_ebm.diagnostics"),
-    (
-        "energies/base.py",
-        "pyro_ebm.energies.composition.sums",
-    ),  # `+` and `*` make energies of energies
 }
 
 # The examples that take a few seconds; the others are run by `make test-all`.
@@ -156,6 +152,84 @@ def test_a_subclass_of_a_finished_class_is_found(offence: str) -> None:
     assert not concrete_bases(files)
     new = Source("a/new.py", "pyro_ebm.a.new", ast.parse(offence))
     assert len(concrete_bases([*files, new])) == 1
+
+
+# --- kinds of energies ---------------------------------------------------------------------------
+
+# What is known of an energy is asked of its structure. So many places may ask for a kind of energy,
+# or of structure: by isinstance, match, hasattr or singledispatch.
+MOST_QUESTIONS = 12
+KIND = re.compile(
+    r"\w*(Energy|Structure|Terms|FactorGraph|Field|Machine|Sum|Clamped|Held\w*|Blend|Given|Laws)"
+)
+NO_KINDS = {"Energy", "Structure"}  # any energy; any structure
+
+
+def names_of_kinds(source: Source) -> set[str]:
+    """The names in a file under which kinds of energies and of structures may be asked for."""
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ImportFrom)
+        and imported_from(source, node).startswith("pyro_ebm.energies")
+        for alias in node.names
+    }
+    defined = {n.name for n in ast.walk(source.tree) if isinstance(n, ast.ClassDef)}
+    own = defined if source.path.startswith("energies/") else set()
+    return {n for n in imported | own if KIND.fullmatch(n)} - NO_KINDS
+
+
+def questions_of_kinds(files: list[Source]) -> list[str]:
+    """Where energies or structures are asked for their kind."""
+    found = []
+    for source in files:
+        kinds = names_of_kinds(source)
+
+        def names(node: ast.AST, kinds: set[str] = kinds) -> bool:
+            every = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+            return any(n.id in kinds for n in every)
+
+        for node in ast.walk(source.tree):
+            asks = isinstance(node, ast.Call) and (
+                (
+                    isinstance(node.func, ast.Name)
+                    and node.func.id in ("isinstance", "issubclass")
+                    and names(node.args[1])
+                )
+                or (
+                    (isinstance(node.func, ast.Attribute) and node.func.attr == "register")
+                    and any(map(names, node.args))
+                )
+            )
+            matches = isinstance(node, ast.MatchClass) and names(node.cls)
+            if asks or matches:
+                found.append(f"{source.path}:{node.lineno}")
+    return found
+
+
+def test_energies_are_hardly_asked_for_their_kind() -> None:
+    found = questions_of_kinds(sources())
+    assert len(found) <= MOST_QUESTIONS, (
+        f"Ask an energy's structure() for what is to be known, not an energy for its kind: {found}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "offences"),
+    [
+        ("isinstance(energy, PairwiseStructure)", 1),
+        ("isinstance(energy, (int, BoltzmannMachine))", 1),
+        ("isinstance(energy, Energy)", 0),
+        ("match energy.structure():\n  case FieldStructure(graph=g): ...", 1),
+        ("register.register(PairwiseStructure)", 1),
+        ("isinstance(energy, Layer)", 0),
+    ],
+)
+def test_a_question_of_kind_is_found(line: str, offences: int) -> None:
+    names = "BoltzmannMachine, Energy, FieldStructure, Layer, PairwiseStructure"
+    tree = ast.parse(f"from pyro_ebm.energies import {names}\n{line}")
+    source = Source("kernels/new.py", "pyro_ebm.kernels.new", tree)
+    assert len(questions_of_kinds([source])) == offences
 
 
 # --- imports -------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
 from pyro_ebm import Bernoulli, BoltzmannMachine, Energy, Layer, Spin
-from pyro_ebm.energies.base import BlockEnergy
 
 
 def random_machine() -> BoltzmannMachine:
@@ -70,11 +69,11 @@ def test_a_machine_survives_pickle_and_copy(machine: BoltzmannMachine) -> None:
 
 
 def test_an_abstract_energy_cannot_be_made() -> None:
-    class Half(BlockEnergy):
+    class Half(Energy):
         def evaluate(self, x: dict[str, Tensor]) -> Tensor:
             return x["x"].sum(-1)
 
-    for kind in (Energy, BlockEnergy, Half):
+    for kind in (Energy, Half):
         with pytest.raises(TypeError, match=r"is abstract: it does not fill in .*device"):
             kind()
 

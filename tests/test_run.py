@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy
+from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, Energy, Structure, WithoutTerms
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -326,6 +326,9 @@ class Fragile(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         return torch.where(x["x"].sum(-1) == 2, self.broken, 0.0)
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 @dataclass(frozen=True, eq=False)

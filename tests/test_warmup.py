@@ -16,8 +16,8 @@ from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
     Energy,
-    GradientEnergy,
-    energy_and_gradient,
+    Structure,
+    WithoutTerms,
 )
 from pyro_ebm.kernels import (
     HMC,
@@ -203,7 +203,7 @@ def test_the_draws_are_made_by_the_kernel_as_tuned() -> None:
 # --- starts far away, and chains apart -----------------------------------------------------------
 
 
-class Counted(GradientEnergy):
+class Counted(Energy):
     """An energy that counts how often its gradient is asked for."""
 
     def __init__(self, energy: Energy) -> None:
@@ -221,9 +221,12 @@ class Counted(GradientEnergy):
     def evaluate(self, x: Sites) -> Tensor:
         return self.energy.evaluate(x)
 
-    def energy_and_gradient(self, x: Sites, sites: Any) -> tuple[Tensor, Sites]:
+    def structure(self) -> Structure:
+        return WithoutTerms(self, self.counted)
+
+    def counted(self, x: Sites, sites: Any) -> tuple[Tensor, Sites]:
         self.gradients += 1
-        return energy_and_gradient(self.energy, x, sites)
+        return self.energy.energy_and_gradient(x, sites)
 
 
 def gradients(kernel: Kernel, energy: Energy, x: Tensor, seed: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies import Energy, parameter_batch
+from pyro_ebm.energies import Energy
 from pyro_ebm.partition import LogPartition
 from pyro_ebm.sites import (
     as_tensor,
@@ -64,7 +64,7 @@ class AbstractEnergyDistribution(TorchDistribution):
         self.site = chosen_site(energy, site)
         summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
-        self.machines = parameter_batch(self.machine)
+        self.machines = self.machine.structure().batch
         self.normalizer = normalizer.of(self.machine)
         self.sampler = Sampler() if sampler is None else sampler
         self.context = self.normalizer.context()

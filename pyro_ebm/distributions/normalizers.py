@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, parameter_batch
+from pyro_ebm.energies import Energy
 from pyro_ebm.partition import LogPartition
 
 from . import intractable, summation
@@ -116,7 +116,7 @@ class Estimated(Normalizer):
     read_at: Versions = ()
 
     def of(self, machine: Energy) -> "Estimated":
-        found, machines = self.log_partition, parameter_batch(machine)
+        found, machines = self.log_partition, machine.structure().batch
         if not isinstance(found, LogPartition):
             raise TypeError(
                 f"log_partition is a {type(found).__name__}; wanted a LogPartition, the value with "

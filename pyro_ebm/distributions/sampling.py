@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import DistributionEnergy, Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, pairwise_terms
 from pyro_ebm.kernels import Gibbs, Kernel, advance, choose_kernel
 from pyro_ebm.kernels.base import after_warmup, in_warmup
 from pyro_ebm.kernels.choice import Purpose
@@ -104,14 +104,16 @@ def draw(
     energy: Energy, site: str, count: int, machines: torch.Size, sampler: Sampler
 ) -> Tensor:  # (count, *machines, *site.shape)
     """Independent draws of a site from each of the machines that the parameters make."""
-    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
-        return energy.distribution.sample(torch.Size([count])).to(energy.dtype)
+    law = energy.structure().law
+    if law is not None:
+        return law.sample(torch.Size([count])).to(energy.dtype)
     if summation.number_of_states(energy.sites[site]) <= summation.MAX_STATES:
         try:
             return from_table(energy, site, count)
         except TooManyStatesError:
             pass
-    if isinstance(energy, PairwiseEnergy) and energy.read().coupled(list(energy.sites)) is None:
+    terms = pairwise_terms(energy)
+    if terms is not None and terms.coupled(list(energy.sites)) is None:
         sampler = Sampler(Gibbs(), steps=1)  # of independent units it is an exact draw
     elif exact.seconds(energy) < sampler.patience:
         return exact.sample(energy, count)[site]

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import (
-    DistributionEnergy,
-    Energy,
-    FieldEnergy,
-    PairwiseEnergy,
-    parameter_batch,
-    require_finite,
-)
+from pyro_ebm.energies import Energy, pairwise_terms
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.partition.sums.enumeration import log_sum_exp, require_possible
 from pyro_ebm.partition.sums.finite import because
@@ -48,7 +41,7 @@ def require_summable(energy: Energy, site: str) -> None:
         ValueError: If they cannot.
     """
     hidden = hidden_sites(energy, site)
-    if isinstance(energy, PairwiseEnergy):
+    if pairwise_terms(energy) is not None:
         return
     if infinite := [name for name in hidden if levels_of(energy.sites[name]) is None]:
         raise ValueError(
@@ -73,8 +66,9 @@ def free_energy(energy: Energy, site: str, value: Tensor) -> Tensor:  # (*batch,
 
 def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters,)
     """log Z, exact and differentiable, in float64; None where there is no affordable sum."""
-    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
-        return torch.zeros(parameter_batch(energy), dtype=torch.float64, device=energy.device)
+    structure = energy.structure()
+    if structure.law is not None:
+        return torch.zeros(structure.batch, dtype=torch.float64, device=energy.device)
     try:
         return exact.log_partition(energy)
     except (TooManyStatesError, TypeError):
@@ -88,7 +82,7 @@ def log_prob(energy: Energy, site: str, value: Tensor, log_z: Tensor) -> Tensor:
         ValueError: If Z = 0.
     """
     require_possible(log_z)
-    if not isinstance(energy, PairwiseEnergy | FieldEnergy) and not hidden_sites(energy, site):
+    if not energy.structure().has_terms and not hidden_sites(energy, site):
         return -energy.evaluate({site: value}) - log_z
     with trusting():  # the parameters, which were looked at for log Z
         sums = exact.summation(energy)
@@ -106,8 +100,9 @@ def log_table(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
         TooManyStatesError: As `free_energy`.
         ValueError: If no state is allowed.
     """
-    require_finite(energy)
-    found, machines = states(energy, site), parameter_batch(energy)
+    structure = energy.structure()
+    structure.require_finite()
+    found, machines = states(energy, site), structure.batch
     value = found.reshape(len(found), *[1] * len(machines), *energy.sites[site].shape)
     table = -free_energy(energy, site, value).double()
     require_numbers(energy, table.masked_fill(table == math.inf, math.nan))
@@ -124,7 +119,7 @@ def require_numbers(energy: Energy, value: Tensor) -> Tensor:
         FloatingPointError: If one is.
     """
     if not all_true(~value.isnan()):
-        require_finite(energy)
+        energy.structure().require_finite()
         raise FloatingPointError(
             f"The {type(energy).__name__} has an energy that is NaN or -inf; wanted numbers, or "
             f"+inf where p(x) is 0.{because(energy)}"
@@ -142,11 +137,10 @@ def mean_and_variance(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
     Raises:
         NotImplementedError: If there is no affordable sum.
     """
-    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
-        law = energy.distribution
-        # A categorical law says NaN, since its values are names; here labels are numbers.
-        if not (has_labels(energy, site) and bool(law.mean.isnan().any())):
-            return law.mean, law.variance
+    law = energy.structure().law
+    # A categorical law says NaN, since its values are names; here labels are numbers.
+    if law is not None and not (has_labels(energy, site) and bool(law.mean.isnan().any())):
+        return law.mean, law.variance
     try:
         found = exact.moments(energy)
     except (TooManyStatesError, TypeError) as error:
@@ -171,9 +165,10 @@ def mean_and_variance(energy: Energy, site: str) -> tuple[Tensor, Tensor]:
 
 def has_labels(energy: Energy, site: str) -> bool:
     """Whether the features of a site are one-hot vectors of its labels."""
-    if isinstance(energy, PairwiseEnergy):
-        return energy.read().units[site].width > 1
-    return isinstance(energy.sites[site].support, constraints.integer_interval)
+    levels = energy.structure().levels(site)
+    if levels is None:
+        return isinstance(energy.sites[site].support, constraints.integer_interval)
+    return levels.features.shape[-1] > 1 or len(levels.values) == 1
 
 
 def entropy(energy: Energy, site: str) -> Tensor:  # (*parameter batch,)
@@ -182,8 +177,9 @@ def entropy(energy: Energy, site: str) -> Tensor:  # (*parameter batch,)
     Raises:
         NotImplementedError: If there is no affordable sum.
     """
-    if isinstance(energy, DistributionEnergy) and energy.is_normalised:
-        return energy.distribution.entropy()
+    law = energy.structure().law
+    if law is not None:
+        return law.entropy()
     try:
         if number_of_states(energy.sites[site]) <= MAX_STATES:
             log_p = log_table(energy, site)[1]
@@ -202,7 +198,7 @@ def entropy_by_temperature(energy: Energy) -> Tensor:
         TooManyStatesError, TypeError: As `exact.log_partition`.
     """
     log_z = exact.log_partition(energy)
-    one = torch.ones(parameter_batch(energy), dtype=energy.dtype, device=energy.device)
+    one = torch.ones(energy.structure().batch, dtype=energy.dtype, device=energy.device)
     with torch.enable_grad():
         total = exact.log_partition(one.requires_grad_() * energy).sum()
         (slope,) = torch.autograd.grad(total, one, create_graph=log_z.requires_grad)

@@ -1,15 +1,21 @@
-"""What an energy is.
+"""What an energy is, and sums of energies.
 
 p(x) is proportional to exp(-energy(x)): low energy, high probability, in nats. A site holds a value
 of shape (*batch, *site.shape), and an energy answers with one number for each element of the batch.
 `energy(x)` is the door, where names, shapes, types and supports are checked; `evaluate` trusts
-what the door let in.
+what the door let in. What is known of an energy says its `structure()`.
+
+What is known of the parts of a sum stays known of the whole. Of units in fields comes an energy of
+units in fields, on which Gibbs, closed forms and exact sums go on to work; of any parts that know
+their conditional laws on finitely many values comes an energy that knows its own. A constant leaves
+known what is known.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
-from weakref import WeakSet
+from numbers import Real
+from types import NotImplementedType
+from typing import cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -27,35 +33,17 @@ from pyro_ebm.sites import (
     only_site,
 )
 
-Block = slice | Tensor  # the units of one site that are updated together
-
-FILLED_IN: WeakSet[type] = WeakSet()  # classes of modules without abstract methods
-
-
-class AbstractModule(nn.Module):
-    """A torch module whose subclasses must fill in its abstract methods.
-
-    It is not an `abc.ABC`: the metaclass of that cannot be joined with the one of Pyro's modules,
-    and `pyro.nn.module.to_pyro_module_` would fail on every energy.
-    """
-
-    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401 (the subclass's own)
-        """Refuses a class with abstract methods left.
-
-        Raises:
-            TypeError: If there are some.
-        """
-        if cls not in FILLED_IN:  # looking costs more than all else that makes a small energy
-            attributes = ((name, getattr(cls, name, None)) for name in dir(cls))
-            left = [name for name, own in attributes if getattr(own, "__isabstractmethod__", False)]
-            if left:
-                raise TypeError(f"{cls.__name__} is abstract: it does not fill in {left}.")
-            FILLED_IN.add(cls)
-        return super().__new__(cls)
+from .modules import AbstractModule, register
+from .structure import Block, Memory, Structure
+from .weights import OfParameter, Weight, checked_number, inverse, rest
+from .without_terms import WithoutTerms, overlay
 
 
 class Energy(AbstractModule):
     r"""A function E of named tensors that defines :math:`p(x) = e^{-E(x)} / Z`.
+
+    An energy of one's own says its `sites`, `dtype` and `device`, its values by `evaluate`, and
+    what is known of it by `structure`: of a function of which nothing is, `WithoutTerms(self)`.
 
     Example:
         >>> import torch
@@ -82,6 +70,10 @@ class Energy(AbstractModule):
     def evaluate(self, x: Sites) -> Tensor:  # (*batch,)
         """E(x) of values that have passed the door."""
 
+    @abstractmethod
+    def structure(self) -> Structure:
+        """What is known of the energy, its parameters read once."""
+
     def forward(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
         """E(x) in nats.
 
@@ -104,14 +96,14 @@ class Energy(AbstractModule):
             )
         return energy
 
+    # ------------------------------------------------------------------ sums
+
     def __add__(self, other: "Energy | float | Tensor") -> "Energy":
         """The energies' sum, the product of their experts; or the energy shifted by a constant.
 
         A constant is a number or a tensor (*batch,). It changes no probability, and log Z by minus
         itself.
         """
-        from pyro_ebm.energies.composition.sums import sum_of  # which is made of energies itself
-
         return sum_of(self, 1.0, other)
 
     def __radd__(self, constant: float | Tensor) -> "Energy":
@@ -119,14 +111,10 @@ class Energy(AbstractModule):
 
     def __sub__(self, other: "Energy | float | Tensor") -> "Energy":
         """The difference of two energies, or of the energy and a constant; see `+`."""
-        from pyro_ebm.energies.composition.sums import sum_of
-
         return sum_of(self, -1.0, other)
 
     def __mul__(self, factor: float | Tensor) -> "Energy":
         """The energy at the inverse temperature `factor`, a number or a tensor (*batch,)."""
-        from pyro_ebm.energies.composition.sums import combined
-
         return NotImplemented if isinstance(factor, Energy) else combined([(factor, self)])
 
     def __rmul__(self, factor: float | Tensor) -> "Energy":
@@ -134,11 +122,82 @@ class Energy(AbstractModule):
 
     def __truediv__(self, temperature: float | Tensor) -> "Energy":
         """The energy at a temperature, a number or a tensor (*batch,)."""
-        from pyro_ebm.energies.composition.sums import combined, inverse
-
         if isinstance(temperature, Energy):
             return NotImplemented
         return combined([(inverse(temperature), self)])
+
+    # ------------------------------------------------------------------ what is known of it
+
+    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        r"""E(x) and :math:`\partial E / \partial x`: in closed form where known, else by autograd.
+
+        Args:
+            x: Values of all its sites, which have passed the door.
+            sites: The sites with respect to whose values it is differentiated.
+
+        Returns:
+            E(x) (*batch,), and by site the gradient (*batch, *site.shape); neither keeps a history.
+
+        Raises:
+            TypeError: If a site of a machine holds labels.
+        """
+        with torch.no_grad():
+            structure = self.structure()
+        return structure.energy_and_gradient(x, sites)
+
+    def blocks(self, site: str) -> tuple[Block, ...]:
+        """The units of a site, in sets without couplings among them: one Gibbs sweep in order.
+
+        Raises:
+            TypeError: If no conditional laws are known at all.
+            ValueError: If the site is unknown, or its conditional laws are.
+        """
+        return self.structure().blocks(site)
+
+    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
+        """p(x_block | everything else), batch shape (*batch, units).
+
+        Args:
+            site: The site that the block belongs to.
+            x: Values of all the sites (the block's own values are not read).
+            block: One of `blocks(site)`, or some units of one; not needed where there is only one.
+
+        Raises:
+            TypeError: If no conditional laws are known at all.
+            ValueError: If no block is given and the site has several, or the site's conditional
+                laws are not known.
+        """
+        return self.structure().conditional(site, self.accept(x), block)
+
+    def field(self, site: str, x: Sites) -> Tensor:  # (*batch, n * width)
+        """The field on every unit of a site: the log-odds of a bit, half those of a spin.
+
+        For units with labels it has one number for each label, for real units it is the precision
+        times the mean.
+
+        Args:
+            site: The site.
+            x: Values of all the sites that it is coupled to, itself included.
+
+        Raises:
+            TypeError: If its units are in no fields: not of a machine.
+            ValueError: If one of the values is missing.
+        """
+        return self.structure().field(site, self.accept(x))
+
+    def free_energy(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
+        r"""F(x) = −ln Σ exp(−E), the sum over the sites that x leaves out, in nats.
+
+        Args:
+            x: Values of some sites (*batch, n), or a bare tensor for the only one or `visible`.
+
+        Raises:
+            FloatingPointError: If a parameter is NaN or infinite.
+            TypeError: If no closed form is known: not of a machine.
+            ValueError: If units of the remaining sites are coupled among themselves: there is no
+                closed form then.
+        """
+        return self.structure().free_energy(self.accept(x))
 
     def accept(self, x: Sites | Tensor, *, preferred: str | None = "visible") -> Sites:
         """The door: values of some or all sites, converted to the energy's dtype and checked.
@@ -163,165 +222,222 @@ class Energy(AbstractModule):
         return accepted
 
 
-class GradientEnergy(Energy):
-    """An energy that knows its gradient in closed form.
-
-    Example:
-        >>> import torch
-        >>> from pyro_ebm import BoltzmannMachine, Gaussian
-        >>> weight = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-        >>> machine = BoltzmannMachine.fully_visible(2, unit=Gaussian(), couplings=weight)
-        >>> machine.energy_and_gradient({"visible": torch.tensor([1.0, 0.0])}, ["visible"])
-        (tensor(0.5000), {'visible': tensor([ 1.0000, -0.5000])})
-    """
-
-    @abstractmethod
-    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
-        """E(x) (*batch,) and ∂E/∂x of some sites, of values that have passed the door.
-
-        Neither keeps a history.
-        """
+# --- sums ----------------------------------------------------------------------------------------
 
 
-def energy_and_gradient(energy: Energy, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
-    r"""E(x) and :math:`\partial E / \partial x`: in closed form where known, else by autograd.
+def combined(weighted: Sequence[tuple[Weight, Energy]]) -> Energy:
+    r"""The weighted sum :math:`\sum_k w_k E_k(x)`, over the sites of all the energies.
 
     Args:
-        energy: The energy.
-        x: Values of all its sites, which have passed the door.
-        sites: The sites with respect to whose values it is differentiated.
+        weighted: Weights, numbers or tensors (*batch,), and energies. A negative weight is allowed;
+            whether the sum can be normalised is asked where it is sampled or summed.
 
-    Returns:
-        E(x) (*batch,), and by site the gradient (*batch, *site.shape); neither keeps a history.
+    Raises:
+        TypeError: If a weight is no real number, or a part no energy.
+        ValueError: If a site is of different kinds, shapes or supports in two of the energies, or
+            these are of different dtypes or on different devices.
     """
-    if isinstance(energy, GradientEnergy):
-        return energy.energy_and_gradient(x, sites)
-    with torch.enable_grad():
-        moved = {site: x[site].detach().requires_grad_() for site in sites}
-        value = energy.evaluate({**x, **moved})
-        if not value.requires_grad:  # a constant
-            return value, {site: torch.zeros_like(v) for site, v in moved.items()}
-        # A site that the energy does not depend on has the gradient zero.
-        gradients = torch.autograd.grad(
-            value,
-            list(moved.values()),
-            torch.ones_like(value),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    return value.detach(), dict(zip(moved, gradients, strict=True))
+    flat: list[tuple[Weight, Energy]] = []
+    for weight, energy in weighted:
+        if (
+            isinstance(weight, OfParameter)
+            or not isinstance(energy, Sum)
+            or learns_weights(weight, energy)
+        ):
+            flat.append((weight, energy))
+        else:
+            flat += [(w * weight, part) for w, part in energy.weighted()]
+    return Sum(flat)
 
 
-class BlockEnergy(Energy):
-    """An energy that knows the conditional laws of blocks of its units.
+def learns_weights(weight: float | Tensor, energy: "Sum") -> bool:
+    """Whether a product of weights would be no parameter where one of its factors is."""
+    weights = [weight, *energy.weights()]
+    return any(isinstance(own, nn.Parameter | OfParameter) for own in weights)
+
+
+def sum_of(
+    energy: Energy, weight: float, other: Energy | float | Tensor
+) -> "Energy | NotImplementedType":
+    """An energy, and another one or a constant times a weight.
+
+    Raises:
+        TypeError, ValueError: As `combined`.
+    """
+    if isinstance(other, Real | Tensor):
+        other = Constant(other, energy)
+    if not isinstance(other, Energy):
+        return NotImplemented
+    return combined([(1.0, energy), (weight, other)])
+
+
+def interpolate(first: Energy, second: Energy, share: float | Tensor) -> Energy:
+    r"""The energy on the way from one to another.
+
+    .. math:: E_t(x) = (1 - t)\, E_0(x) + t\, E_1(x)
+
+    Whole ladders of such energies are run by `ParallelTempering` and `anneal`.
+
+    Args:
+        first: E₀.
+        second: E₁.
+        share: t, a number or a tensor (*batch,), for example one for each of several chains. An
+            nn.Parameter is learned.
+
+    Raises:
+        TypeError, ValueError: As `combined`.
 
     Example:
         >>> import torch
-        >>> from pyro_ebm import BoltzmannMachine
-        >>> machine = BoltzmannMachine.restricted(2, 3, couplings=torch.ones(2, 3))
-        >>> machine.conditional("hidden", {"visible": torch.tensor([1.0, 1.0])}).mean
-        tensor([0.8808, 0.8808, 0.8808], ...)
+        >>> from pyro_ebm import CallableEnergy, interpolate
+        >>> wide = CallableEnergy(lambda x: x**2, ())
+        >>> narrow = CallableEnergy(lambda x: 8 * x**2, ())
+        >>> interpolate(wide, narrow, torch.tensor([0.0, 0.5, 1.0]))(torch.ones(3))
+        tensor([1.0000, 4.5000, 8.0000])
+    """
+    return combined([(rest(share), first), (share, second)])
+
+
+class Sum(Energy):
+    """A weighted sum of energies; made by `combined`, or by `+`, `*` and `/`.
+
+    Args:
+        weighted: Weights and energies.
     """
 
-    @abstractmethod
-    def blocks(self, site: str) -> tuple[Block, ...]:
-        """The units of a site, in sets without couplings among them: one Gibbs sweep in order."""
+    def __init__(self, weighted: Sequence[tuple[Weight, Energy]]) -> None:
+        super().__init__()
+        if not weighted:
+            raise ValueError("There is no energy to combine; wanted one at least.")
+        for _, energy in weighted:
+            if not isinstance(energy, Energy):
+                raise TypeError(f"Wanted an energy, and {energy!r} is none.")
+        energies = [energy for _, energy in weighted]
+        self.sites = common_sites(energies)
+        self.energies = nn.ModuleList(energies)
+        like = like_of(energies[0])
+        for k, (weight, _) in enumerate(weighted):
+            if isinstance(weight, OfParameter):
+                checked_number(weight(), "multiplied by", like)
+                self.add_module(f"weight{k}", weight)
+            else:
+                register(self, f"weight{k}", checked_number(weight, "multiplied by", like))
+        self.memory: Memory = {}
+        with torch.no_grad():
+            self.structure()  # refuses what cannot be added
 
-    @abstractmethod
-    def conditional(self, site: str, x: Sites, block: Block | None = None) -> TorchDistribution:
-        """p(x_block | everything else), batch shape (*batch, units).
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
 
-        Args:
-            site: The site that the block belongs to.
-            x: Values of all the sites (the block's own values are not read).
-            block: One of `blocks(site)`, or some units of one; not needed where there is only one.
+    @property
+    def device(self) -> torch.device:
+        return self.first.device
 
-        Raises:
-            ValueError: If no block is given and the site has several.
-        """
+    @property
+    def first(self) -> Energy:
+        """The first of the energies."""
+        return cast("Energy", self.energies[0])
+
+    def weights(self) -> list[Tensor | OfParameter]:
+        """The weights as they are kept."""
+        return [getattr(self, f"weight{k}") for k in range(len(self.energies))]
+
+    def weighted(self) -> list[tuple[Tensor, Energy]]:
+        """The weights and the energies."""
+        own = [weight() if isinstance(weight, OfParameter) else weight for weight in self.weights()]
+        return list(zip(own, cast("Sequence[Energy]", self.energies), strict=True))
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.structure().energy(x)
+
+    def structure(self) -> Structure:
+        weights, energies = zip(*self.weighted(), strict=True)
+        parts = [energy.structure() for energy in energies]
+        return overlay(parts, self.memory).weighted(weights)
 
 
-def only_block(energy: BlockEnergy, site: str) -> Block:
-    """The block of a site that has one.
+class Constant(Energy):
+    """An energy that depends on nothing; made by `+` and `-`.
+
+    Args:
+        value: It, a number or a tensor (*batch,).
+        like: An energy whose dtype and device it has.
+    """
+
+    value: Tensor
+
+    def __init__(self, value: float | Tensor, like: Energy) -> None:
+        super().__init__()
+        self.sites = {}
+        register(self, "value", checked_number(value, "shifted by", like_of(like)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.value.device
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.value
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self, lambda x, sites: (self.value.detach(), {}))
+
+
+class Given(Energy):
+    """An energy by its structure, whose parameters have been read.
+
+    Args:
+        structure: The structure.
+        like: Has the dtype and the device.
+    """
+
+    def __init__(self, structure: Structure, like: Tensor) -> None:
+        super().__init__()
+        self.known, self.sites, self.like = structure, structure.sites, like
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.like.device
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.known.energy(x)
+
+    def structure(self) -> Structure:
+        return self.known
+
+
+def like_of(energy: Energy) -> Tensor:  # ()
+    """A tensor of an energy's dtype, on its device."""
+    return torch.empty((), dtype=energy.dtype, device=energy.device)
+
+
+def common_sites(energies: Sequence[Energy]) -> dict[str, Site]:
+    """The sites of all the energies, in the order in which they come first.
 
     Raises:
-        ValueError: If it has several.
+        ValueError: If a site differs between two of them, or a dtype or device.
     """
-    blocks = energy.blocks(site)
-    if len(blocks) > 1:
-        raise ValueError(f"{site!r} has {len(blocks)} blocks; say which: one of blocks({site!r}).")
-    return blocks[0]
-
-
-class SweepEnergy(BlockEnergy):
-    """An energy that knows more of a sweep than its blocks one after another."""
-
-    @abstractmethod
-    def sweep(self, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-        """The site's value after a transition that leaves its law given the rest unchanged.
-
-        It draws every element, without a history; x itself is left as it was.
-
-        Raises:
-            ValueError: As `conditional`.
-        """
-
-
-class CheckedEnergy(Energy):
-    """An energy whose conditional laws rest on what is claimed of a program: runs check it."""
-
-    @abstractmethod
-    def contradiction(self, x: Sites, generator: torch.Generator) -> str | None:
-        """What is wrong with a conditional law, where E changes otherwise than it says; else None.
-
-        Args:
-            x: Values of all the sites, of one chain at least (*batch, *site.shape).
-            generator: Chooses what is looked at; no other generator is touched.
-        """
-
-
-class CompositeEnergy(Energy):
-    """An energy made of others."""
-
-    @abstractmethod
-    def parts_at(self, x: Sites) -> list[tuple[Energy, Sites]]:
-        """The others, each with its values where this one has the values x."""
-
-
-def times(weight: Tensor, value: Tensor) -> Tensor:
-    """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
-    forbidden = value.isinf()
-    if not (weight.requires_grad and torch.is_grad_enabled()):
-        return (weight * value).masked_fill((weight == 0) & forbidden, 0)
-    # Infinity without a history: the gradient, zero times infinity, would be NaN.
-    infinite = weight.detach() * value.detach()
-    found = weight * value.masked_fill(forbidden, 0)
-    return torch.where(forbidden & (weight != 0), infinite, found)
-
-
-def knows_conditional(energy: Energy, site: str) -> bool:
-    """Whether an energy knows the conditional laws of a site's units."""
-    if not isinstance(energy, BlockEnergy):
-        return False
-    try:
-        energy.blocks(site)
-    except ValueError:
-        return False
-    return True
-
-
-def sweep_site(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """A sweep over one site, by all that the energy knows of it."""
-    if isinstance(energy, SweepEnergy):
-        return energy.sweep(site, x)
-    return sweep_blocks(energy, site, x)
-
-
-def sweep_blocks(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """A sweep over one site, by the conditional laws of its blocks."""
-    value = x[site].clone(memory_format=torch.contiguous_format)
-    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
-    for block in energy.blocks(site):
-        law = energy.conditional(site, {**x, site: value}, block)
-        units[..., block] = law.sample().to(value.dtype)
-    return value
+    like = energies[0]
+    sites: dict[str, Site] = {}
+    for energy in energies:
+        if (energy.dtype, energy.device) != (like.dtype, like.device):
+            raise ValueError(
+                f"One energy is {like.dtype} on {like.device}, another {energy.dtype} on "
+                f"{energy.device}; convert one, for example energy.to({like.dtype})."
+            )
+        for name, site in energy.sites.items():
+            known = sites.setdefault(name, site)
+            if known != site:
+                raise ValueError(
+                    f"The site {name!r} is {known} in one energy and {site} in another; energies "
+                    f"are added where they agree on it."
+                )
+    return sites

@@ -1,4 +1,4 @@
-"""Which part of an energy forbids a state: where it is +∞, and p(x) is 0."""
+"""Which units can change where an energy forbids states: where it is +∞, and p(x) is 0."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,57 +9,8 @@ from torch import Tensor
 from pyro_ebm.sites import Sites, values_at
 
 from .base import Energy
-from .composition.clamped import AbstractClamped
-from .composition.sums import AbstractCombination
-from .fields.energy import FieldEnergy
-from .pyro_models.model import ModelEnergy
 
 Unit = tuple[str, int]  # a site, and the number of one of its units
-
-
-@torch.no_grad()
-def what_forbids(energy: Energy, x: Sites) -> tuple[str, ...]:
-    """In words, the parts of an energy that forbid one state.
-
-    Args:
-        energy: The energy.
-        x: Values of all its sites (*shape), which have passed the door.
-    """
-    if isinstance(energy, FieldEnergy):
-        return factors_that_forbid(energy, x)
-    if isinstance(energy, ModelEnergy):
-        return terms_that_forbid(energy, x)
-    if isinstance(energy, AbstractClamped):
-        return what_forbids(energy.energy, energy.held.complete(x))
-    if isinstance(energy, AbstractCombination):
-        parts = [
-            (part, {site: x[site] for site in part.sites})
-            for weight, part in energy.weighted()
-            if bool((weight != 0).any())
-        ]
-        return tuple(found for part, own in parts for found in what_forbids(part, own))
-    return () if bool(energy.evaluate(x).isfinite().any()) else (f"the {type(energy).__name__}",)
-
-
-def factors_that_forbid(field: FieldEnergy, x: Sites) -> tuple[str, ...]:
-    """The factors of a random field that forbid a state."""
-    (value,) = x.values()
-    found = []
-    for name, group in field.read().groups.items():
-        never = group.log_potentials(value.to(torch.int64)).isneginf().reshape(-1, len(group.nodes))
-        nodes = group.nodes[never.any(0)].tolist()
-        found += [f"the factor {name!r} over the nodes {tuple(own)}" for own in nodes]
-    return tuple(found)
-
-
-def terms_that_forbid(energy: ModelEnergy, x: Sites) -> tuple[str, ...]:
-    """The sample sites of a Pyro model whose terms are −∞."""
-    terms = energy.model.at(energy.native(x), energy.real).terms
-    return tuple(
-        f"the term of the site {name!r}"
-        for name, value in terms.items()
-        if not bool((value > -torch.inf).all())
-    )
 
 
 @torch.no_grad()

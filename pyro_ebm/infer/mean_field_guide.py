@@ -79,7 +79,7 @@ class MeanFieldGuide:
                 stacklevel=2,
             )
         with torch.no_grad():
-            terms = require_pairwise(energy, "Mean field").read()
+            terms = require_pairwise(energy, "Mean field")
             means = {**terms.features(observed), **found.means}
             fields = {site: terms.field(site, means) for site in found.means}
         return draw_hidden(terms, fields, self.names)
@@ -120,7 +120,7 @@ class AmortizedMeanFieldGuide:
         """
         energy = read_once(energy)
         observed = energy.accept(x)
-        terms = require_pairwise(energy, "Mean field").read()
+        terms = require_pairwise(energy, "Mean field")
         hidden = [site for site in energy.sites if site not in observed]
         sizes = [terms.biases[site].shape[-1] for site in hidden]
         network = pyro.module(self.name, self.network)

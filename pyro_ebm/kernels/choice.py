@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import NamedTuple
 
-from pyro_ebm.energies import Energy, FieldEnergy, ModelEnergy, PairwiseEnergy, knows_conditional
+from pyro_ebm.energies import Energy, factors_of
 from pyro_ebm.kernels.composite.cycle import Cycle, Mixture
 from pyro_ebm.kernels.continuous.hmc import HMC
 from pyro_ebm.kernels.continuous.random_walk import RandomWalk
@@ -133,7 +133,7 @@ def parts_of(
     known = drawn_sites(energy, purpose, first)
     left = [name for name in energy.sites if name not in known]
     continuous = [name for name in left if not energy.sites[name].support.is_discrete]
-    walled = energy.walled if isinstance(energy, ModelEnergy) else frozenset()
+    walled = energy.structure().walled
     edged = tuple(name for name in continuous if name in walled)
     real = tuple(name for name in continuous if name not in walled)
     longest = SHORT if purpose is Purpose.LADDER else LONGEST
@@ -167,7 +167,8 @@ def parts_of(
 def drawn_sites(energy: Energy, purpose: Purpose, first: tuple[str, ...]) -> tuple[str, ...]:
     """The sites that `Gibbs` draws from their conditional laws, in the order of a sweep."""
     order = (*first, *(name for name in energy.sites if name not in first))
-    known = tuple(name for name in order if knows_conditional(energy, name))
+    structure = energy.structure()
+    known = tuple(name for name in order if structure.knows(name))
     if known and purpose is Purpose.REVERSE:
         try:
             reverse_of(Gibbs(known), energy)
@@ -220,11 +221,11 @@ def tied_part(energy: Energy, known: tuple[str, ...], initial: Sites | None = No
         known: The sites whose units have conditional laws.
         initial: Values of all sites where chains will start, if known.
     """
-    if isinstance(energy, FieldEnergy):
+    if factors_of(energy) is not None:
         reason = "factors forbid joint labels"
         return Part(ConstraintBlocks(), known, reason) if ties(energy) else None
     listed = tuple(name for name in known if can_share(energy, name))
-    if not listed or isinstance(energy, PairwiseEnergy):
+    if not listed or not energy.structure().forbids:
         return None
     groups = tied_groups(energy, listed, initial)
     if groups is None:

@@ -13,8 +13,8 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
-from pyro_ebm.energies.forbidden import Unit, can_change, changes, what_forbids
+from pyro_ebm.energies import Energy
+from pyro_ebm.energies.forbidden import Unit, can_change, changes
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Sites, unit_names, values_at
 
@@ -144,7 +144,7 @@ def pinned_units(energy: Energy, draws: Sites) -> Pinned | None:
         energy: The energy.
         draws: Values of all its sites (chain, draw, *shape).
     """
-    if isinstance(energy, PairwiseEnergy) or not draws:  # nothing is forbidden in a machine
+    if not draws or not energy.structure().forbids:
         return None
     if next(iter(draws.values())).shape[1] < FEWEST:
         return None
@@ -201,7 +201,8 @@ def causes_of(energy: Energy, x: Sites, site: str, unit: int) -> list[str]:
     """What forbids the other values of a unit, of one chain."""
     tried, others = changes(energy, x, (site, unit))
     rows = [{name: v[k] for name, v in tried.items()} for k in others.nonzero()[:, 0].tolist()]
-    return [cause for row in rows for cause in what_forbids(energy, row)]
+    structure = energy.structure()
+    return [cause for row in rows for cause in structure.what_forbids(row)]
 
 
 def warning_of(attributes: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.composite.tempering import ladder_findings
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
@@ -415,7 +415,7 @@ def require_still_finite(energy: Energy, x: Sites) -> None:
     Raises:
         FloatingPointError: As `require_finite`.
     """
-    if not isinstance(energy, PairwiseEnergy):
+    if energy.structure().forbids:
         require_finite(energy.evaluate(x).reshape(-1), x)
 
 

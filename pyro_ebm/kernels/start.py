@@ -8,15 +8,13 @@ from torch import Tensor
 
 from pyro_ebm.energies import (
     Energy,
-    FieldEnergy,
-    ModelEnergy,
-    PairwiseEnergy,
+    FieldStructure,
     PairwiseTerms,
-    require_finite,
-    sweep_blocks,
+    Structure,
+    factors_of,
+    pairwise_terms,
 )
 from pyro_ebm.energies.fields.constraints import Constraints
-from pyro_ebm.energies.fields.energy import GivenField
 from pyro_ebm.kernels import chance
 from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
 
@@ -39,12 +37,20 @@ def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sit
 
 def read_terms(energy: Energy) -> PairwiseTerms | None:
     """The parameters of a pairwise energy, read once and checked; None for any other energy."""
-    if not isinstance(energy, PairwiseEnergy):
-        return None
     with torch.no_grad():
-        terms = energy.read()
-        terms.require_finite()
+        terms = pairwise_terms(energy)
+        if terms is not None:
+            terms.require_finite()
     return terms
+
+
+def with_terms(structure: Structure) -> Structure | None:
+    """A structure with terms, as plain tensors that a state may keep; None for any other.
+
+    What is known without terms holds the energy itself: a state with it would be saved and copied
+    with the energy, whose function may be one that cannot be.
+    """
+    return structure if structure.has_terms else None
 
 
 def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -126,12 +132,13 @@ def finite_start(energy: Energy, chains: int) -> Sites:
         FloatingPointError: If a parameter is NaN or infinite.
         ValueError: As `random_start`; or if a chain has not found such a place.
     """
-    if isinstance(energy, ModelEnergy):  # which can draw counts from the model
-        return energy.initial(chains)
+    structure = energy.structure()
+    if structure.starts is not None:  # a Pyro model can draw counts
+        return structure.starts.initial(chains)
     x = random_start(energy, chains)
-    if isinstance(energy, PairwiseEnergy):  # finite everywhere
+    if not structure.forbids:
         return x
-    mender = Mender.of(energy) if isinstance(energy, FieldEnergy) else None
+    mender = Mender.of(energy)
     for _ in range(TRIES):
         outside = ~heights(energy, x).isfinite()
         if not bool(outside.any()):
@@ -141,7 +148,7 @@ def finite_start(energy: Energy, chains: int) -> Sites:
             name: torch.where(outside.reshape(-1, *[1] * (v.dim() - 1)), again[name], v)
             for name, v in x.items()
         }
-    require_finite(energy)
+    structure.require_finite()
     raise ValueError(
         f"In {TRIES} random starts {int(outside.sum())} of {chains} chains have found no finite "
         f"energy. Give initial={{name: tensor}} with a leading chain dimension, where it is finite."
@@ -156,25 +163,27 @@ class Mender(NamedTuple):
         constraints: Of the field itself.
     """
 
-    field: GivenField
+    field: FieldStructure
     constraints: Constraints
 
     @classmethod
-    def of(cls, energy: FieldEnergy) -> "Mender":
-        """That of a field."""
-        graph = energy.read()
+    def of(cls, energy: Energy) -> "Mender | None":
+        """That of a field; None for any other energy."""
+        graph = factors_of(energy)
+        if graph is None:
+            return None
         groups = {
             name: replace(group, table=-PENALTY * group.table.isneginf().to(group.table))
             for name, group in graph.groups.items()
         }
-        field = GivenField(energy.sites, replace(graph, groups=groups), energy.colours)
+        field = FieldStructure(energy.sites, replace(graph, groups=groups))
         return cls(field, Constraints.of(graph))
 
     def mended(self, x: Sites) -> Sites:
         """The values after a sweep over the nodes, and one over the blocks that are tied."""
         ((name, value),) = x.items()
-        swept = sweep_blocks(self.field, name, {name: value})
-        labels, graph = swept.to(torch.int64), self.field.read()
+        swept = self.field.sweep(name, {name: value})
+        labels, graph = swept.to(torch.int64), self.field.graph
         for blocks in self.constraints.sets:
             option = chance.choose(blocks.log_weights(graph, labels).movedim(0, -1))
             labels = blocks.taken(labels, option)
@@ -217,9 +226,10 @@ def some_starts(energy: Energy, count: int) -> Starts:
 
 def scattered(energy: Energy, count: int) -> Sites:
     """Random values (count, *shape), of a model drawn from itself."""
-    if not isinstance(energy, ModelEnergy):
+    starts = energy.structure().starts
+    if starts is None:
         return random_start(energy, count)
-    rows = [energy.random_values() for _ in range(count)]
+    rows = [starts.random_values() for _ in range(count)]
     return {name: torch.stack([row[name] for row in rows]) for name in energy.sites}
 
 

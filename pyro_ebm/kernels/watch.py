@@ -1,12 +1,11 @@
 """Looks during a run whether an energy's conditional laws are those of the energy."""
 
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
-from pyro_ebm.energies import CheckedEnergy, CompositeEnergy, Energy
+from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites
 
 if TYPE_CHECKING:
@@ -48,10 +47,11 @@ class Watch:
     """
 
     def __init__(self, energy: Energy, seed: int) -> None:
-        self.energy = energy
         self.generator = torch.Generator().manual_seed(seed)
         self.begin, self.spent = time.perf_counter(), 0.0
-        self.is_needed = any(isinstance(part, CheckedEnergy) for part in energy.modules())
+        with torch.no_grad():
+            self.structure = energy.structure()
+        self.is_needed = True  # until nothing is seen to be claimed
 
     def look(self, x: Sites) -> None:
         """Looks at one chain, if there is time.
@@ -68,17 +68,10 @@ class Watch:
         count = len(next(iter(x.values())))
         chain = int(torch.randint(count, (), generator=self.generator))
         one = {name: value[chain : chain + 1] for name, value in x.items()}
-        for energy, own in checked_parts(self.energy, one):
-            found = energy.contradiction(own, self.generator)
+        claimed = list(self.structure.claimed(one))
+        self.is_needed = bool(claimed)
+        for claims, own in claimed:
+            found = claims.contradiction(own, self.generator)
             if found is not None:
                 raise WrongDependenceError(found)
         self.spent += time.perf_counter() - begin
-
-
-def checked_parts(energy: Energy, x: Sites) -> Iterator[tuple[CheckedEnergy, Sites]]:
-    """The energies in an energy that can be checked, with their values."""
-    if isinstance(energy, CheckedEnergy):
-        yield energy, x
-    elif isinstance(energy, CompositeEnergy):
-        for part, own in energy.parts_at(x):
-            yield from checked_parts(part, own)

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms
-from pyro_ebm.energies.composition.clamped import AbstractClamped
-from pyro_ebm.sites import Site, Sites, batch_shape
+from pyro_ebm.energies import Clamped, Energy, PairwiseTerms
+from pyro_ebm.sites import Site, Sites
 
 
 class Step(NamedTuple):
@@ -129,10 +128,7 @@ def require_unbatched(terms: PairwiseTerms, held: torch.Size) -> None:
 
 def held_batch(energy: Energy) -> torch.Size:
     """The batch shape of the values that an energy holds: of `clamp` by rows."""
-    if not isinstance(energy, AbstractClamped):
-        return torch.Size()
-    held = {name: getattr(energy.held, f"value_{name}") for name in energy.held.names}
-    return batch_shape(held, energy.energy.sites)
+    return energy.held.batch if isinstance(energy, Clamped) else torch.Size()
 
 
 def require_row_laws(energy: Energy, rows: int) -> torch.Size:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, pairwise_terms
 from pyro_ebm.learning.observers.base import Observer
 from pyro_ebm.learning.observers.monitor import Monitor
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
@@ -192,10 +192,10 @@ def warn_of_constant_units(x: Sites, energy: Energy) -> None:
     Their best bias, or their best precision, is infinite. From where `init_biases_from_data` puts
     it, a bias hardly moves any more.
     """
-    if not isinstance(energy, PairwiseEnergy):
-        return
     with torch.no_grad():
-        terms = energy.read()
+        terms = pairwise_terms(energy)
+    if terms is None:
+        return
     learned = {name for name, value in energy.named_parameters() if value.requires_grad}
     for site, value in x.items():
         if len(value) < 2:

@@ -7,7 +7,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -62,9 +62,8 @@ def require_numbers(energy: Energy) -> None:
     Raises:
         FloatingPointError: If there is one.
     """
-    if isinstance(energy, PairwiseEnergy):
-        with torch.no_grad():
-            energy.read().require_finite()
+    with torch.no_grad():
+        energy.structure().require_finite()
     bad = [name for name, value in energy.named_parameters() if bool(value.isnan().any())]
     if bad:
         raise FloatingPointError(

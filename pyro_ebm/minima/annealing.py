@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, knows_conditional
+from pyro_ebm.energies import Energy
 from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels.base import Kernel, require_machines, same_batch
 from pyro_ebm.kernels.choice import Purpose, choose_kernel
@@ -156,4 +156,5 @@ def allowed_start(energy: Energy, chains: int) -> Sites:
 
 def knows_all(energy: Energy) -> bool:
     """Whether an energy knows the conditional laws of all its sites."""
-    return all(knows_conditional(energy, site) for site in energy.sites)
+    structure = energy.structure()
+    return all(structure.knows(site) for site in energy.sites)

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy, Energy, PairwiseEnergy, require_finite
+from pyro_ebm.energies import Energy, pairwise_terms
 from pyro_ebm.kernels.base import require_machines, same_batch
 from pyro_ebm.kernels.discrete.alphabets import Alphabet, alphabet_of, change_one
 from pyro_ebm.kernels.discrete.random_blocks import require_levels
 from pyro_ebm.kernels.metropolis import require_known
 from pyro_ebm.kernels.settings import require_energy
-from pyro_ebm.kernels.start import given_start, laws, read_terms, where
+from pyro_ebm.kernels.start import given_start, laws, where
 from pyro_ebm.sites import Levels, Sites, levels_of
-from pyro_ebm.units import Unit
 
 from .annealing import Annealed, knows_all
 
@@ -51,7 +50,8 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
     """
     require_energy(energy, "energy")
     x = given_start(energy, x)
-    require_finite(energy)
+    with torch.no_grad():
+        energy.structure().require_finite()
     require_machines(same_batch(x, energy), laws(energy, x))
     if stuck := stuck_in_descent(energy):
         raise ValueError(
@@ -72,10 +72,7 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
 @torch.no_grad()
 def descended(energy: Energy, x: Sites) -> Annealed:
     """Where a descent ends that starts at values that have passed the door."""
-    if isinstance(energy, BlockEnergy) and knows_all(energy):
-        x = by_blocks(energy, x)
-    else:
-        x = by_single_changes(energy, x)
+    x = by_blocks(energy, x) if knows_all(energy) else by_single_changes(energy, x)
     height = energy.evaluate(x)
     require_known(height)
     return Annealed(x, height)
@@ -83,7 +80,7 @@ def descended(energy: Energy, x: Sites) -> Annealed:
 
 def stuck_in_descent(energy: Energy) -> list[str]:
     """The sites for whose units `descend` knows no change."""
-    if isinstance(energy, PairwiseEnergy):
+    if pairwise_terms(energy) is not None:
         return []
     by_law = knows_all(energy)
     return [
@@ -92,11 +89,6 @@ def stuck_in_descent(energy: Energy) -> list[str]:
         if not site.support.is_discrete
         or not (by_law or alphabet_of(energy, name) or levels_of(site))
     ]
-
-
-def likeliest_features(unit: Unit, field: Tensor) -> Tensor:
-    """The features of the likeliest value of a unit; of two likely ones always the same."""
-    return unit.features(unit.mode(field))
 
 
 def same_up_to_rounding(energy: Energy, before: Sites, after: Sites) -> bool:
@@ -110,33 +102,18 @@ def same_up_to_rounding(energy: Energy, before: Sites, after: Sites) -> bool:
     )
 
 
-def by_blocks(energy: BlockEnergy, x: Sites) -> Sites:
+def by_blocks(energy: Energy, x: Sites) -> Sites:
     """Descent over the blocks of an energy, each to its likeliest values given the rest."""
-    terms = read_terms(energy)
+    structure = energy.structure()
+    structure.require_finite()
     for _ in range(MOST_SWEEPS):
         before, x = x, dict(x)
         for site in energy.sites:
-            if terms is None:
-                x[site] = likeliest(energy, site, x)
-                continue
-            swept = terms.sweep(site, terms.features(x), likeliest_features)
-            x[site] = terms.units[site].values(swept)
+            x[site] = structure.likeliest(site, x)
         # Ties go to one side, so that a plateau has an end.
         if same_up_to_rounding(energy, before, x):
             break
     return x
-
-
-def likeliest(energy: BlockEnergy, site: str, x: Sites) -> Tensor:  # (*batch, *shape)
-    """The blocks of a site in turn, each at the mode of its conditional law."""
-    value = x[site].clone(memory_format=torch.contiguous_format)
-    units = value.view(*value.shape[: value.dim() - len(energy.sites[site].shape)], -1)
-    for block in energy.blocks(site):
-        law = energy.conditional(site, {**x, site: value}, block)
-        options = law.enumerate_support(expand=False)
-        best = law.log_prob(options).argmax(0)
-        units[..., block] = options.reshape(-1, *law.event_shape)[best].to(value.dtype)
-    return value
 
 
 def by_single_changes(energy: Energy, x: Sites) -> Sites:

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from pyro_ebm.energies import Energy, parameter_batch
+from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.discrete.gradient_gibbs import local_differences
 from pyro_ebm.kernels.settings import require_energy
-from pyro_ebm.kernels.start import random_start, read_terms
+from pyro_ebm.kernels.start import random_start
 from pyro_ebm.partition import exact
 from pyro_ebm.partition.sums.enumeration import TooManyStatesError
 from pyro_ebm.partition.sums.summation import Mode
@@ -86,7 +86,7 @@ def require_one(energy: Energy) -> None:
     Raises:
         ValueError: If the parameters have batch dimensions.
     """
-    if batch := parameter_batch(energy):
+    if batch := energy.structure().batch:
         raise ValueError(
             f"A state has the energies {tuple(batch)}, one for each of a batch of parameters; mode "
             f"wanted one energy. Ask for each alone."
@@ -139,8 +139,9 @@ def typical_change(energy: Energy) -> float:
             height = energy.evaluate(x)
             sizes = torch.cat([energy.evaluate(changes.made(x, k)) - height for k in tried]).abs()
         else:
-            terms = read_terms(energy)
-            found = local_differences(energy, terms, x, changes.alphabets).differences
+            structure = energy.structure()
+            structure.require_finite()
+            found = local_differences(structure, x, changes.alphabets).differences
             sizes = torch.cat([value.flatten().abs() for value in found.values()])
     sizes = sizes[sizes.isfinite()]
     if not len(sizes):

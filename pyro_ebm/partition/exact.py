@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, FieldEnergy, PairwiseEnergy
+from pyro_ebm.energies import Energy, FieldStructure, PairwiseStructure
 from pyro_ebm.partition.elimination.field import field_of
 from pyro_ebm.partition.sums.enumeration import (
     MAX_STATES,
@@ -60,12 +60,12 @@ def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
         FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If there is none: it has sites with infinitely many values, and no structure.
     """
-    if isinstance(energy, PairwiseEnergy):
-        terms = energy.read()
-        terms.require_finite()
-        return MachineSum(terms.to(torch.float64))
-    if isinstance(energy, FieldEnergy):
-        return FieldSum(field_of(energy))
+    match energy.structure():
+        case PairwiseStructure(terms=terms):
+            terms.require_finite()
+            return MachineSum(terms.to(torch.float64))
+        case FieldStructure():
+            return FieldSum(field_of(energy))
     levels = {name: levels_of(site) for name, site in energy.sites.items() if name not in given}
     found = {name: values for name, values in levels.items() if values is not None}
     if infinite := [name for name in levels if name not in found]:

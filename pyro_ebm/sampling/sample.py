@@ -28,7 +28,7 @@ from pyro_ebm.diagnostics.checks import (
 )
 from pyro_ebm.diagnostics.diagnose import diagnose
 from pyro_ebm.diagnostics.evidence import Diagnosis, Evidence, Verdict, weigh
-from pyro_ebm.energies import Energy, ModelEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.kernels import (
     Chains,
@@ -204,8 +204,9 @@ def sample(
     exactly = initial is None and can_draw_exactly(task, chains)
     if isinstance(energy, Energy):  # what is none is refused below
         with forked(task.seed, energy.device):
-            if initial is None and isinstance(energy, ModelEnergy) and not exactly:
-                initial = energy.initial(chains)  # of finite energy
+            starts = energy.structure().starts
+            if initial is None and starts is not None and not exactly:
+                initial = starts.initial(chains)  # of finite energy
             require_one_law(energy, initial)
     parts = exact_part(energy) if exactly else [] if kernel else suited_parts(energy, initial)
     mover = kernel or joined(parts)

@@ -239,11 +239,12 @@ def random_values(site: Site, batch: Sequence[int], like: Tensor) -> Tensor:
         units = site.shape[: len(site.shape) - support.event_dim]
         number = torch.randint(len(support.values), (*batch, *units), device=like.device)
         return support.values.to(like)[number]
-    if support.is_discrete and hasattr(support, "lower_bound"):
+    by_element = support.is_discrete and support.event_dim == 0
+    if by_element and hasattr(support, "lower_bound"):
         first = torch.as_tensor(support.lower_bound, dtype=like.dtype, device=like.device)
         uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
         return first + (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)
-    if support.is_discrete and hasattr(support, "upper_bound"):
+    if by_element and hasattr(support, "upper_bound"):
         last = torch.as_tensor(support.upper_bound, dtype=like.dtype, device=like.device)
         uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
         return last - (uniform * LOWEST).floor_().clamp_(max=LOWEST - 1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, energy_and_gradient
+from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites, batch_shape, check_names, describe, is_real
 
 ROWS = 4096  # of which gradients are computed together
@@ -140,7 +140,7 @@ def gradients(energy: Energy, x: Sites) -> Tensor:  # (rows, n)
     parts = []
     for first in range(0, count, ROWS):
         some = {name: value[first : first + ROWS] for name, value in x.items()}
-        _, gradient = energy_and_gradient(energy, some, names)
+        _, gradient = energy.energy_and_gradient(some, names)
         parts.append(
             torch.cat(
                 [gradient[name].reshape(len(gradient[name]), -1) for name in names], 1

@@ -17,16 +17,15 @@ from pyro_ebm.energies import (
     BoltzmannMachine,
     CallableEnergy,
     Energy,
-    FieldEnergy,
     Layer,
-    PairwiseEnergy,
+    PairwiseTerms,
     RandomField,
     TableFactors,
     clamp,
-    energy_and_gradient,
+    combined,
     interpolate,
+    pairwise_terms,
 )
-from pyro_ebm.energies.composition import sums as algebra
 from pyro_ebm.energies.pairwise.overlay import GraphUnion, PairwiseOverlay
 from pyro_ebm.kernels import Gibbs, run
 from pyro_ebm.partition import exact
@@ -57,9 +56,9 @@ class Made(Small):
 
     def machine(
         self, dtype: torch.dtype = torch.float64, wrap: Callable[[Tensor], Tensor] = lambda t: t
-    ) -> PairwiseEnergy:
+    ) -> Energy:
         made = self.make(*(part.machine(dtype, wrap) for _, part in self.weighted))
-        assert isinstance(made, PairwiseEnergy)
+        assert pairwise_terms(made) is not None
         return made
 
     def energy(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -269,7 +268,7 @@ THIRD = RandomField(
         )
     },
 )
-FIELDS: dict[str, tuple[FieldEnergy, Callable[[Tensor], Tensor]]] = {
+FIELDS: dict[str, tuple[Energy, Callable[[Tensor], Tensor]]] = {
     "a sum": (FIRST + SECOND, lambda x: FIRST(x) + SECOND(x)),
     "a sum over other factors": (FIRST + THIRD, lambda x: FIRST(x) + THIRD(x)),
     "interpolated": (
@@ -338,12 +337,12 @@ def test_callables_add_and_keep_their_gradients() -> None:
     first, second = quartic(0.25), quartic(1.0)
     x = {V: torch.randn(5, 3, dtype=torch.float64)}
     total = first + second / 2
-    value, gradient = energy_and_gradient(total, x, (V,))
+    value, gradient = total.energy_and_gradient(x, (V,))
     torch.testing.assert_close(value, 0.75 * x[V].pow(4).sum(-1))
     torch.testing.assert_close(gradient[V], 3 * x[V].pow(3))
     betas = torch.tensor([0.5, 2.0], dtype=torch.float64)
     wide = {V: x[V][:, None].expand(5, 2, 3)}
-    value, gradient = energy_and_gradient(first * betas, wide, (V,))
+    value, gradient = (first * betas).energy_and_gradient(wide, (V,))
     torch.testing.assert_close(value, betas * first(x)[:, None])
     torch.testing.assert_close(gradient[V], betas[:, None] * wide[V].pow(3))
 
@@ -375,7 +374,7 @@ def test_held_elements_of_a_callable() -> None:
     whole = held.complete(x)[V]
     torch.testing.assert_close(whole[:, [0, 2]], torch.tensor([[1.0, 3], [4, 6]]).double())
     torch.testing.assert_close(held(x), energy(whole))
-    value, gradient = energy_and_gradient(held, {V: x}, (V,))
+    value, gradient = held.energy_and_gradient({V: x}, (V,))
     torch.testing.assert_close(value, energy(whole))
     torch.testing.assert_close(gradient[V], x.pow(3))
     shaped = CallableEnergy(lambda x: x.square().flatten(1).sum(-1), (2, 2))
@@ -436,29 +435,29 @@ def test_missing_pixels_are_drawn_given_the_others() -> None:
 def forgets_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     right = PairwiseOverlay.weighted
 
-    def weighted(found: PairwiseOverlay, weights: list) -> algebra.PairwiseTerms:
+    def weighted(found: PairwiseOverlay, weights: list) -> PairwiseTerms:
         return right(found, [torch.ones_like(weight) for weight in weights])
 
     monkeypatch.setattr(PairwiseOverlay, "weighted", weighted)
 
 
 def forgets_the_held_potential(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = algebra.PairwiseTerms.held
+    right = PairwiseTerms.held
 
-    def held(terms: algebra.PairwiseTerms, *arguments: object) -> algebra.PairwiseTerms:
+    def held(terms: PairwiseTerms, *arguments: object) -> PairwiseTerms:
         return replace(right(terms, *arguments), constant=terms.constant)
 
-    monkeypatch.setattr(algebra.PairwiseTerms, "held", held)
+    monkeypatch.setattr(PairwiseTerms, "held", held)
 
 
 def misplaces_free_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = algebra.PairwiseTerms.held
+    right = PairwiseTerms.held
 
-    def held(terms: algebra.PairwiseTerms, *arguments: object) -> algebra.PairwiseTerms:
+    def held(terms: PairwiseTerms, *arguments: object) -> PairwiseTerms:
         site, features, kept, colours = arguments
         return right(terms, site, features, kept.flip(0), colours)
 
-    monkeypatch.setattr(algebra.PairwiseTerms, "held", held)
+    monkeypatch.setattr(PairwiseTerms, "held", held)
 
 
 def drops_an_edge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,9 +509,9 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "convert one",
     ),
-    "nothing combined": (lambda: algebra.combined([]), ValueError, "at least"),
+    "nothing combined": (lambda: combined([]), ValueError, "at least"),
     "no energy": (
-        lambda: algebra.combined([(1.0, torch.relu)]),
+        lambda: combined([(1.0, torch.relu)]),
         TypeError,
         "wanted an energy|is none",
     ),

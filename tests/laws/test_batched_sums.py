@@ -22,7 +22,6 @@ from pyro_ebm.energies import (
     Energy,
     RandomField,
     TableFactors,
-    parameter_batch,
 )
 from pyro_ebm.partition import elimination, exact
 from pyro_ebm.partition.sums import enumeration, finite
@@ -215,8 +214,8 @@ def together_again(values: Sequence[Tensor], batch: torch.Size, at: int = 0) -> 
 @each_count
 def test_the_batch_is_that_of_the_parameters(name: str, rows: int) -> None:
     whole, singles = BATCHED[name](rows)
-    assert parameter_batch(whole).numel() == len(singles)
-    assert all(parameter_batch(one) == torch.Size() for one in singles)
+    assert whole.structure().batch.numel() == len(singles)
+    assert all(one.structure().batch == torch.Size() for one in singles)
 
 
 @each_form
@@ -225,7 +224,7 @@ def test_log_z_is_that_of_each(name: str, rows: int) -> None:
     whole, singles = BATCHED[name](rows)
     wanted = [exact.log_partition(one) for one in singles]
     found = exact.log_partition(whole)
-    assert distance(found, together_again(wanted, parameter_batch(whole))) < 1e-12
+    assert distance(found, together_again(wanted, whole.structure().batch)) < 1e-12
 
 
 def some_values(energy: Energy) -> Sites:
@@ -238,7 +237,7 @@ def some_values(energy: Energy) -> Sites:
 @each_count
 def test_log_probabilities_are_those_of_each(name: str, rows: int) -> None:
     whole, singles = BATCHED[name](rows)
-    batch, every = parameter_batch(whole), some_values(whole)
+    batch, every = whole.structure().batch, some_values(whole)
     for sites in (list(every), list(every)[:1]):
         states = {site: every[site] for site in sites}
         wanted = together_again([exact.log_prob(one, states) for one in singles], batch, 1)
@@ -257,7 +256,7 @@ def test_log_probabilities_are_those_of_each(name: str, rows: int) -> None:
 @each_count
 def test_moments_are_those_of_each(name: str, rows: int) -> None:
     whole, singles = BATCHED[name](rows)
-    batch, found = parameter_batch(whole), exact.moments(whole)
+    batch, found = whole.structure().batch, exact.moments(whole)
     wanted = [exact.moments(one) for one in singles]
     assert distance(found.second, together_again([m.second for m in wanted], batch)) < 1e-12
     for site, mean in found.mean.items():
@@ -271,7 +270,7 @@ def test_the_least_energy_is_that_of_each(name: str, rows: int) -> None:
     least = exact.summation(whole).minimum()
     wanted = [mode(one) for one in singles]
     assert all(one.proved for one in wanted)
-    energies = together_again([one.energy for one in wanted], parameter_batch(whole))
+    energies = together_again([one.energy for one in wanted], whole.structure().batch)
     assert distance(whole({s: v.to(DOUBLE) for s, v in least.items()}), energies) < 1e-12
     if len(singles) > 1:
         with pytest.raises(ValueError, match="Ask for each alone"):
@@ -286,7 +285,7 @@ def test_draws_are_those_of_each(name: str, rows: int) -> None:
     draws, count = exact.sample(whole, 4000, seed=5), 4000
     states = some_values(whole)
     flat = {s: v.reshape(count, -1, v.shape[-1]) for s, v in draws.items() if s in states}
-    assert all(v.shape[:-1] == (count, *parameter_batch(whole)) for v in draws.values())
+    assert all(v.shape[:-1] == (count, *whole.structure().batch) for v in draws.values())
     for k, one in enumerate(singles):
         p = exact.log_prob(one, states).exp()
         same = [(flat[s][:, k, None] == v).all(-1) for s, v in states.items()]
@@ -303,7 +302,7 @@ def test_distributions_are_those_of_each(name: str, rows: int) -> None:
         found = EnergyDistribution(whole, site)
         alone = [EnergyDistribution(one, site) for one in singles]
         batch = found.batch_shape
-        assert batch == parameter_batch(whole)
+        assert batch == whole.structure().batch
         wanted = together_again([one.log_prob(one.states) for one in alone], batch, 1)
         for values in (found.enumerate_support(), found.enumerate_support(expand=False)):
             assert distance(found.log_prob(values), wanted) < 1e-12
@@ -385,14 +384,16 @@ def test_a_batch_is_eliminated_each_for_itself() -> None:
 
 def test_a_value_of_an_unknown_support_is_named() -> None:
     counts = dist.Multinomial(3, probs=torch.tensor([0.5, 0.5]))
-    assert parameter_batch(DistributionEnergy(counts)) == torch.Size()
+    assert DistributionEnergy(counts).structure().batch == torch.Size()
+    assert (2.0 * DistributionEnergy(counts)).structure().batch == torch.Size()
+    whole = {"visible": Site(counts.support, torch.Size([2]))}
     with pytest.raises(ValueError, match="No value of 'visible' is known"):
-        parameter_batch(2.0 * DistributionEnergy(counts))
+        _ = CallableEnergy(lambda x: x.sum(1), whole).structure().batch
     for support in (constraints.simplex, constraints.nonnegative_integer, constraints.one_hot):
         energy = CallableEnergy(
             lambda x: x.flatten(1).sum(1), {"x": Site(support, torch.Size([3]))}
         )
-        assert parameter_batch(energy) == torch.Size()
+        assert energy.structure().batch == torch.Size()
 
 
 def test_rows_that_no_factor_tells_apart_are_rows_all_the_same() -> None:

@@ -27,7 +27,6 @@ from pyro_ebm import (
     exact,
     run,
 )
-from pyro_ebm.energies import energy_and_gradient
 from pyro_ebm.energies.functions import callable as subject
 from pyro_ebm.sites import boolean, spin
 
@@ -115,7 +114,7 @@ def test_gradients_are_finite_differences(name: str) -> None:
     energy = ACCEPTED[name]().double()
     x = torch.randn(2, *energy.sites["visible"].shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(energy, (x,))
-    value, gradients = energy_and_gradient(energy, {"visible": x}, ("visible",))
+    value, gradients = energy.energy_and_gradient({"visible": x}, ("visible",))
     (wanted,) = torch.autograd.grad(energy(x).sum(), x)
     assert torch.equal(gradients["visible"], wanted)
     assert not value.requires_grad
@@ -343,7 +342,7 @@ def test_a_shape_that_turns_wrong_later_is_refused_at_every_call() -> None:
         with pytest.raises(ValueError, match=r"\(\) for 6 rows"):
             door(torch.zeros(6, 2))
     with pytest.raises(ValueError, match=r"\(\) for 6 rows"):
-        energy_and_gradient(energy, {"visible": torch.zeros(6, 2)}, ("visible",))
+        energy.energy_and_gradient({"visible": torch.zeros(6, 2)}, ("visible",))
     with pytest.raises(ValueError, match=r"\(\) for 6 rows"):
         run(RandomWalk(scale=0.1), energy, 1, warmup=0, chains=6)
 

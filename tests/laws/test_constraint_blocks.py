@@ -15,10 +15,10 @@ from torch import Tensor
 from pyro_ebm.energies import (
     BoltzmannMachine,
     Energy,
-    FieldEnergy,
     RandomField,
     TableFactors,
     clamp,
+    factors_of,
     interpolate,
 )
 from pyro_ebm.energies.fields import constraints
@@ -122,7 +122,7 @@ def known_and_tied() -> RandomField:
     return RandomField([3] * 4, factors)
 
 
-CASES: dict[str, Callable[[], FieldEnergy]] = {
+CASES: dict[str, Callable[[], Energy]] = {
     "one of three": one_of_three,
     "two of four": two_of_four,
     "equality": lambda: equal(2),
@@ -143,9 +143,17 @@ CASES: dict[str, Callable[[], FieldEnergy]] = {
 }
 
 
-def possible(field: FieldEnergy) -> tuple[dict[str, Tensor], Tensor]:
+def every_label(field: Energy) -> Tensor:
+    graph = factors_of(field)
+    assert graph is not None
+    return torch.tensor(list(itertools.product(*map(range, graph.states))))
+
+
+def possible(field: Energy) -> tuple[dict[str, Tensor], Tensor]:
     """All states of p(x) > 0, and their law."""
-    labels = torch.tensor(list(itertools.product(*map(range, field.states))), dtype=torch.float64)
+    labels = torch.tensor(
+        list(itertools.product(*map(range, factors_of(field).states))), dtype=torch.float64
+    )
     ((name, _),) = field.sites.items()
     heights = field({name: labels})
     kept = heights.isfinite()
@@ -153,8 +161,7 @@ def possible(field: FieldEnergy) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def number_of_sets(field: Energy) -> int:
-    assert isinstance(field, FieldEnergy)
-    return len(Constraints.of(field.read()).sets)
+    return len(Constraints.of(factors_of(field)).sets)
 
 
 def matrix_of_set(kernel: ConstraintBlocks, field: Energy, x: dict[str, Tensor], k: int) -> Tensor:
@@ -167,7 +174,6 @@ def matrix_of_set(kernel: ConstraintBlocks, field: Energy, x: dict[str, Tensor],
 
 def gibbs(field: Energy, x: dict[str, Tensor]) -> Tensor:
     """The matrix of a sweep, node by node, from the conditional laws."""
-    assert isinstance(field, FieldEnergy)
     ((name, value),) = x.items()
     total = torch.eye(len(value), dtype=torch.float64)
     for block in field.blocks(name):
@@ -218,7 +224,7 @@ def test_so_do_blocks_of_a_component_that_is_too_large_for_one(
 
 def test_blocks_are_scopes_and_their_unions_where_all_are_too_many() -> None:
     field = independent_set(8, 8)
-    found = Constraints.of(field.read())
+    found = Constraints.of(factors_of(field))
     assert len(found.factors) == 112
     assert all(len(block.nodes) > 2 for block in found.blocks)
     assert all(len(block.labels) <= constraints.GROWN for block in found.blocks)
@@ -228,7 +234,7 @@ def test_blocks_are_scopes_and_their_unions_where_all_are_too_many() -> None:
     for blocks in found.sets:
         owner = torch.full((64,), -1)
         owner[blocks.nodes] = blocks.owner
-        touched = owner[field.read().groups["apart"].nodes]
+        touched = owner[factors_of(field).groups["apart"].nodes]
         both = (touched >= 0).all(1)
         assert bool((touched[both, 0] == touched[both, 1]).all())
 
@@ -266,11 +272,11 @@ def test_fields_of_one_structure_have_their_own_laws() -> None:
 # --- where nothing is forbidden: the ladder's lower end ------------------------------------------
 
 
-def everything(field: FieldEnergy) -> dict[str, Tensor]:
-    return {V: torch.tensor(list(itertools.product(*map(range, field.states)))).double()}
+def everything(field: Energy) -> dict[str, Tensor]:
+    return {V: every_label(field).double()}
 
 
-def lowest_level(field: FieldEnergy) -> Tensor:
+def lowest_level(field: Energy) -> Tensor:
     """The matrix of the blocks of a field at β = 0, where all its states are as likely."""
     kernel = ConstraintBlocks()
     sets = kernel.init(field, {V: possible(field)[0][V]}).sets
@@ -365,7 +371,7 @@ def test_without_forbidding_factors_nothing_moves() -> None:
 def test_sequences_of_unequal_length_need_no_blocks() -> None:
     unary, pairs = torch.randn(2, 4, 3), torch.randn(1, 3, 3)
     field = RandomField.chain(unary, pairs, lengths=torch.tensor([2, 4]))
-    assert not Constraints.of(field.read()).factors
+    assert not Constraints.of(factors_of(field)).factors
 
 
 def test_a_refresh_keeps_blocks_and_reads_parameters_anew() -> None:

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import CallableEnergy, Energy
+from pyro_ebm.energies import CallableEnergy, Energy, Structure, WithoutTerms
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -410,6 +410,9 @@ class OnMinibatches(Energy):
         self.estimates += 1
         rows = self.data[torch.randint(len(self.data), (*x["mean"].shape, 40))]
         return (x["mean"][..., None] - rows).square().sum(-1) / 2 * len(self.data) / 40
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.55])

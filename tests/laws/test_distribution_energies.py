@@ -15,7 +15,6 @@ from torch.distributions import constraints, transforms
 
 from pyro_ebm import HMC, DistributionEnergy, exact, run
 from pyro_ebm.distributions import TruncatedNormal
-from pyro_ebm.energies import energy_and_gradient
 from pyro_ebm.energies.functions import distribution as subject
 
 Q = torch_dist.Distribution
@@ -97,7 +96,7 @@ def test_a_constant_energy_has_the_slope_zero() -> None:
     for q in (dist.Uniform(t(0.0), t(1.0)), dist.ImproperUniform(constraints.real, (3,), (2,))):
         energy = DistributionEnergy(q)
         x = {"visible": torch.rand(5, 3, *q.event_shape, dtype=energy.dtype)}
-        value, slope = energy_and_gradient(energy, x, ("visible",))
+        value, slope = energy.energy_and_gradient(x, ("visible",))
         assert value.shape == (5, 3)
         assert torch.equal(slope["visible"], torch.zeros_like(x["visible"]))
 
@@ -186,7 +185,7 @@ def test_parameters_stay_the_caller_s_and_are_learned_through_the_energy() -> No
     assert float(energy(t(1.5)).detach()) == pytest.approx(math.log(2 * math.pi) / 2)
     history = (2 * location).exp()
     scaled = DistributionEnergy(dist.Normal(0.0, history))
-    value, slope = energy_and_gradient(scaled, {"visible": t(1.0)}, ("visible",))
+    value, slope = scaled.energy_and_gradient({"visible": t(1.0)}, ("visible",))
     assert not value.requires_grad
     assert float(slope["visible"]) == pytest.approx(1 / float(history.detach()) ** 2)
 

@@ -5,6 +5,7 @@ hidden units that are drawn and forgotten among them. It must leave unchanged th
 that Pyro's own traces give, and reach every state.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pyro_ebm.energies import (
     RandomField,
     UnbatchedModelWarning,
 )
-from pyro_ebm.energies.pyro_models import dependence, energy_site
+from pyro_ebm.energies.pairwise import structure as pairwise_structure
 from pyro_ebm.energies.pyro_models.dependence import Prober
 from pyro_ebm.energies.pyro_models.energy_site import EnergySite
 from pyro_ebm.kernels import Gibbs, advance
@@ -489,12 +490,17 @@ def hidden_at_their_means(terms: PairwiseTerms, site: str, x: Tensor, field: Ten
         if name != site
     }
     wider = terms.with_field(site, field)
-    return unit.values(wider.sweep(site, {**features, **hidden}, energy_site.draw_features))
+    return unit.values(wider.sweep(site, {**features, **hidden}, pairwise_structure.draw_features))
 
 
 def always(*_: object) -> bool:
     """Whatever is asked, yes."""
     return True
+
+
+def although_coupled(structure: Any, site: str) -> Any:
+    """Hidden units are drawn as if they were not coupled."""
+    return functools.partial(pairwise_structure.sweep_in_field, structure.terms, site)
 
 
 def from_the_prior(prober: Prober, site: str, _: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -529,12 +535,17 @@ PLANTED: dict[str, tuple[Any, str, Any, list[str]]] = {
         ["rbm", "rbm with hidden labels", "machines in a plate", "RestrictedBoltzmann"],
     ),
     "hidden units at their means": (
-        energy_site,
+        pairwise_structure,
         "sweep_machine",
         hidden_at_their_means,
         ["rbm", "rbm of spins", "rbm with hidden labels", "semi-restricted"],
     ),
-    "hidden units free anyway": (dependence, "is_swept", always, ["coupled hidden units"]),
+    "hidden units free anyway": (
+        pairwise_structure.PairwiseStructure,
+        "sweep_alone",
+        although_coupled,
+        ["coupled hidden units"],
+    ),
 }
 CHECKS = [(fault, name) for fault, (*_, rows) in PLANTED.items() for name in rows]
 
@@ -668,5 +679,5 @@ def test_exact_draws_stay_exact(name: str) -> None:
 def test_a_fault_with_real_hidden_units_is_found(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(energy_site, "sweep_machine", hidden_at_their_means)
+    monkeypatch.setattr(pairwise_structure, "sweep_machine", hidden_at_their_means)
     assert p_value(LARGER[name]) < ALPHA

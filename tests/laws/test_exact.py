@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_ebm.energies import BoltzmannMachine, Energy
+from pyro_ebm.energies import BoltzmannMachine, Energy, Structure, WithoutTerms
 from pyro_ebm.partition import exact
 from pyro_ebm.partition.sums import enumeration, split
 from pyro_ebm.partition.sums import pairwise as machines
@@ -315,6 +315,9 @@ class Quadratic(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         return x["x"].square().sum(-1)
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 def test_real_sites_without_structure_are_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, Structure, WithoutTerms
 from pyro_ebm.partition import exact
 from pyro_ebm.partition.sums import finite
 from pyro_ebm.sites import Site, Sites, boolean, flat_features, spin
@@ -43,6 +43,9 @@ class Network(Energy):
         flat = torch.cat([part.expand(*batch, -1) for part in parts], -1)
         return 3 * self.layers(flat).squeeze(-1)
 
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
+
 
 class Plain(Energy):
     """A function of which nothing is known."""
@@ -55,6 +58,9 @@ class Plain(Energy):
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.function(x)
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
 
 def all_states() -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning, energy_and_gradient
+from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning
 from pyro_ebm.energies.pyro_models import log_joint as joint
 from pyro_ebm.sites import Sites
 from tests.support.models import CASES, Case, numbers, real
@@ -106,7 +106,7 @@ def test_the_gradient_of_a_batch_is_autograds_of_its_chains(name: str) -> None:
     energy = energy_of(CASES[name])
     sites = sorted(energy.real)
     x = energy.initial(CHAINS)
-    value, gradient = energy_and_gradient(energy, x, sites)
+    value, gradient = energy.energy_and_gradient(x, sites)
     assert close(value, energy(x))
     for k in range(CHAINS):
         chain = {site: v.clone() for site, v in alone(x, k).items()}

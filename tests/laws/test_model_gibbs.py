@@ -15,6 +15,7 @@ from scipy import stats
 from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.pyro_models import dependence
+from pyro_ebm.energies.pyro_models.laws import ModelLaws
 from pyro_ebm.energies.pyro_models.recording import Graph
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, Kernel, advance, run
 from pyro_ebm.sites import Sites
@@ -315,9 +316,9 @@ def test_exact_draws_of_numpyros_models_stay_exact(name: str) -> None:
 
 def test_a_wrong_weight_of_the_mixture_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels that see the number through twice its noise."""
-    right = ModelEnergy.conditional
+    right = ModelLaws.conditional
     monkeypatch.setattr(
-        ModelEnergy,
+        ModelLaws,
         "conditional",
         lambda *args: FiniteLaw((law := right(*args)).values, law.logits / 4),
     )

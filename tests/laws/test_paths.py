@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import (
-    BlockEnergy,
     BoltzmannMachine,
     CallableEnergy,
     Energy,
@@ -26,9 +25,8 @@ from pyro_ebm.energies import (
     blend,
     combined,
 )
-from pyro_ebm.energies.composition import sums as algebra
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.energies.fields import energy as field_energy
+from pyro_ebm.energies.fields import structure as field_structure
 from pyro_ebm.energies.pairwise import colouring, overlay
 from pyro_ebm.kernels import Gibbs, ParallelTempering, TemperedTransitions
 from pyro_ebm.minima import anneal
@@ -45,7 +43,7 @@ BETAS = (0.0, 0.3, 1.0)
 
 
 def sweep_matrix(
-    energy: BlockEnergy, sites: Sequence[str], x: Sites, energies: Tensor
+    energy: Energy, sites: Sequence[str], x: Sites, energies: Tensor
 ) -> Tensor:  # (states, states)
     """Every block in turn drawn from exp(−E) given the rest, from the energies of all states.
 
@@ -208,9 +206,7 @@ def error_of_annealing(name: str) -> float:
     states = {site: value[allowed] for site, value in states.items()}
     start = 0.0 if reference is None else reference(states)
     wanted = torch.eye(int(allowed.sum()), dtype=torch.float64)
-    assert isinstance(energy, BlockEnergy)
     whole = combined([(0.5, energy), (0.5, reference or energy)])
-    assert isinstance(whole, BlockEnergy)
     for beta in SCHEDULE:
         energies = beta * energy(states) + (1 - beta) * start
         wanted = wanted @ sweep_matrix(whole, list(energy.sites), states, energies)
@@ -235,9 +231,9 @@ def first_beta_again(path: Path, beta: Tensor) -> Energy:
 
 def old_terms(kernel: Gibbs, energy: Energy, state: Any, x: Sites) -> Any:
     """A refresh that keeps the parameters."""
-    if state.terms is None:
+    if state.structure is None:
         return right_refresh(kernel, energy, state, x)
-    return state._replace(x=x, newest=None)
+    return state._replace(x=x, height=None)
 
 
 def ends_swapped(path: Path, beta: Tensor) -> Energy:
@@ -310,7 +306,7 @@ def made(energy: Energy, reference: Energy, steps: int) -> list[int]:
     with (
         counted(type(energy), "read") as read,
         counted(overlay, "colours_of") as coloured,
-        counted(field_energy, "colouring") as coloured_nodes,
+        counted(field_structure, "colouring") as coloured_nodes,
     ):
         anneal(energy, betas, reference=reference, chains=2, seed=1)
     return [*read, *coloured, *coloured_nodes]
@@ -346,7 +342,7 @@ def quartic(x: Tensor) -> Tensor:
     return x.pow(4).sum(-1) - x.prod(-1)
 
 
-NESTED = algebra.combined([(0.3, RING.machine()), (0.7, CHORDS.machine())])
+NESTED = combined([(0.3, RING.machine()), (0.7, CHORDS.machine())])
 BLENDS: dict[str, list[Energy]] = {
     "three machines": [RING.machine(), CHORDS.machine(), DENSE.machine()],
     "a combination and a machine": [NESTED, CHORDS.machine()],
@@ -376,7 +372,9 @@ def test_a_blend_is_the_combination_with_the_same_weights(name: str, weights: st
     x = {site: random_values(own, shape, numbers) for site, own in whole.sites.items()}
     torch.testing.assert_close(found(x), whole(x), rtol=0, atol=1e-12)
     assert list(found.sites) == list(whole.sites)
-    assert isinstance(found, BlockEnergy) is isinstance(whole, BlockEnergy)
+    assert type(found.structure()) is type(whole.structure())
+    for site in whole.sites:
+        assert found.structure().knows(site) is whole.structure().knows(site)
 
 
 def test_groups_of_factors_keep_apart_whatever_they_are_called() -> None:

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from pyro_ebm.energies import (
     BoltzmannMachine,
+    Energy,
     FactorGroup,
-    FieldEnergy,
     Graph,
     PatternFactors,
     RandomField,
     TableFactors,
     clamp,
+    factors_of,
 )
-from pyro_ebm.energies.fields import energy as field_energy
 from pyro_ebm.energies.fields import factor_graph, labels
+from pyro_ebm.energies.fields import structure as field_structure
 from pyro_ebm.energies.fields.labels import LabelDistribution, draw_labels
 from pyro_ebm.kernels import Gibbs, advance, run
 from pyro_ebm.units import Spin
@@ -274,7 +275,7 @@ def test_a_field_takes_labels_in_any_type() -> None:
 # --- observed nodes ------------------------------------------------------------------------------
 
 
-def with_held(field: RandomField, nodes: list[int], values: Tensor) -> FieldEnergy:
+def with_held(field: RandomField, nodes: list[int], values: Tensor) -> Energy:
     """The field with some nodes at labels, values (*batch, nodes)."""
     n = len(field.states)
     mask = torch.zeros(n, dtype=torch.bool)
@@ -282,7 +283,7 @@ def with_held(field: RandomField, nodes: list[int], values: Tensor) -> FieldEner
     x = values.new_zeros(*values.shape[:-1], n)
     x[..., nodes] = values
     held = clamp(field, x, mask=mask)
-    assert isinstance(held, FieldEnergy)
+    assert factors_of(held) is not None
     return held
 
 
@@ -295,7 +296,7 @@ def test_a_clamped_field_has_the_energies_of_the_whole_one(name: str) -> None:
         values = list(itertools.product(*(range(small.levels[i]) for i in held)))
         clamped = with_held(field, held, torch.tensor(values))
         free = [i for i in range(n) if i not in held]
-        assert clamped.states == tuple(small.levels[i] for i in free)
+        assert factors_of(clamped).states == tuple(small.levels[i] for i in free)
         x = torch.tensor(list(itertools.product(*(range(small.levels[i]) for i in free))))
         energies = clamped(x[:, None])
         whole = clamped.complete(x[:, None])["visible"]
@@ -488,7 +489,7 @@ FAULTS = {
     ),
     "nodes of one colour that are coupled": (
         lambda patch: (
-            patch.setattr(field_energy, "colouring", lambda _, n: torch.arange(n) // 2),
+            patch.setattr(field_structure, "colouring", lambda _, n: torch.arange(n) // 2),
             patch.setattr(factor_graph, "shares_a_factor", lambda _: False),
         ),
         "a ring",

@@ -18,7 +18,6 @@ from torch.distributions import constraints
 
 from pyro_ebm.distributions import EnergyDistribution
 from pyro_ebm.energies import (
-    BlockEnergy,
     BoltzmannMachine,
     CallableEnergy,
     DistributionEnergy,
@@ -30,9 +29,8 @@ from pyro_ebm.energies import (
     UnbatchedModelWarning,
     clamp,
     combined,
-    knows_conditional,
 )
-from pyro_ebm.energies.composition import sums as algebra
+from pyro_ebm.energies import without_terms as algebra
 from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, ParallelTempering, RandomBlocks, choose_kernel
@@ -389,7 +387,6 @@ def test_gibbs_leaves_the_law_unchanged(name: str) -> None:
 def test_units_go_together_where_they_are_independent_in_every_part(name: str) -> None:
     case = SUMS[name]
     energy = case.make(case.parts())
-    assert isinstance(energy, BlockEnergy)
     for site, wanted in case.blocks.items():
         every = torch.arange(energy.sites[site].shape.numel())
         blocks = [every[block] for block in energy.blocks(site)]
@@ -403,7 +400,6 @@ def test_units_go_together_where_they_are_independent_in_every_part(name: str) -
 def test_conditional_laws_are_ratios_of_the_law(name: str) -> None:
     case = SUMS[name]
     energy = case.make(case.parts())
-    assert isinstance(energy, BlockEnergy)
     x, law = possible(case, all_states(energy))
     flat = {site: value.reshape(len(law), -1) for site, value in x.items()}
     for site in case.blocks:
@@ -503,11 +499,9 @@ def test_levels_in_the_last_batch_dimension(name: str) -> None:
     x = {n: v[finite] for n, v in x.items()}
     together, count = Path.between(reference, energy).at(BETAS), len(BETAS)
     levels = {n: v.unsqueeze(1).expand(-1, count, *v.shape[1:]) for n, v in x.items()}
-    assert isinstance(together, BlockEnergy)
     for site in (n for n, site in energy.sites.items() if site.support.is_discrete):
         for k, beta in enumerate(BETAS):
             alone = Path.between(reference, energy).at(beta)
-            assert isinstance(alone, BlockEnergy)
             for block in alone.blocks(site):
                 own = alone.conditional(site, x, block)
                 of_all = together.conditional(site, levels, block)
@@ -633,17 +627,15 @@ UNKNOWN = CallableEnergy(cosine, {"z": Site(boolean, torch.Size([4]))}, dtype=to
 
 def test_a_part_that_knows_nothing_is_named() -> None:
     total = ModelEnergy(apart) + UNKNOWN
-    assert not knows_conditional(total, "z")
-    assert not isinstance(total, BlockEnergy)
+    assert not total.structure().knows("z")
     with pytest.raises(TypeError, match="does not know"):
         Gibbs(("z",)).init(total, {})
     # Another site is known all the same.
     site = Site(constraints.integer_interval(0, 3), torch.Size([]))
     other = CallableEnergy(lambda second: second.cos(), {"second": site}, dtype=torch.float64)
     of_two = model("two that depend") + other
-    assert isinstance(of_two, BlockEnergy)
-    assert knows_conditional(of_two, "first")
-    with pytest.raises(ValueError, match="CallableEnergy, a part of the sum"):
+    assert of_two.structure().knows("first")
+    with pytest.raises(TypeError, match="A part of the sum: CallableEnergy does not know"):
         of_two.blocks("second")
 
 
@@ -655,6 +647,7 @@ def forbidding() -> Energy:
     return field + DistributionEnergy(law)
 
 
+SCALED = ModelEnergy(apart) * BETAS
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a real site": (
         lambda: Gibbs(("level",)).init(ModelEnergy(apart) / 2, ModelEnergy(apart).initial(2)),
@@ -681,7 +674,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "weights for other chains": (
         lambda: Gibbs(("z",)).step(
-            ModelEnergy(apart) * BETAS, GibbsState(ModelEnergy(apart).initial(2), None, None)
+            ModelEnergy(apart) * BETAS,
+            GibbsState(
+                ModelEnergy(apart).initial(2), (ModelEnergy(apart) * BETAS).structure(), None
+            ),
         ),
         r"batch shape \(3,\), and 'z' has \(2,\)",
     ),

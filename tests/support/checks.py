@@ -104,7 +104,7 @@ def gradient_error(small: Small) -> float:
     worst = 0.0
     for given in (None, weights):
         w = torch.full((7,), 1 / 7, dtype=torch.float64) if given is None else given
-        found = mean_energy_difference(machine.read(), *as_features, given)
+        found = mean_energy_difference(machine.structure().terms, *as_features, given)
         wanted = w @ machine(positive) - machine(negative).mean()
         worst = max(worst, distance(found, wanted.detach()))
         pairs = zip(
@@ -122,7 +122,7 @@ def gradient_error(small: Small) -> float:
 def log_partition_error(small: Small) -> float:
     """Of log Z, by every way there is."""
     machine = small.machine()
-    terms = machine.read().to(torch.float64)
+    terms = machine.structure().terms.to(torch.float64)
     found = [exact.log_partition(machine)]
     if can_be_split(small):
         found.append(split.log_partition(terms))
@@ -140,7 +140,7 @@ def can_be_split(small: Small) -> bool:
 def moment_error(small: Small) -> float:
     """Of the means and the pair moments, by every way there is."""
     machine = small.machine()
-    terms = machine.read().to(torch.float64)
+    terms = machine.structure().terms.to(torch.float64)
     flat = small.flat_features
     mean = small.probabilities @ flat
     second = (flat * small.probabilities[:, None]).T @ flat

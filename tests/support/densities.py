@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import CallableEnergy, Energy, GradientEnergy
+from pyro_ebm.energies import CallableEnergy, Energy, Structure, WithoutTerms
 from pyro_ebm.kernels import Kernel, advance
 from pyro_ebm.sites import Site, Sites, boolean
 
@@ -205,7 +205,7 @@ SMALL = {
 }
 
 
-class Quadratic(GradientEnergy):
+class Quadratic(Energy):
     """A normal law with mean zero that knows its gradient."""
 
     def __init__(self, precision: Tensor) -> None:
@@ -224,6 +224,9 @@ class Quadratic(GradientEnergy):
     def evaluate(self, x: Sites) -> Tensor:
         return torch.linalg.vecdot(x["x"] @ self.precision, x["x"]) / 2
 
-    def energy_and_gradient(self, x: Sites, sites: object) -> tuple[Tensor, Sites]:
+    def structure(self) -> Structure:
+        return WithoutTerms(self, self.in_closed_form)
+
+    def in_closed_form(self, x: Sites, sites: object) -> tuple[Tensor, Sites]:
         gradient = x["x"] @ self.precision
         return torch.linalg.vecdot(gradient, x["x"]) / 2, {"x": gradient}

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyro_ebm.energies import BlockEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import Gibbs, advance
 from pyro_ebm.sites import Sites
 
@@ -51,7 +51,7 @@ def exact_start(small: Small, chains: int, seed: int) -> dict[str, Tensor]:
 
 
 def from_exact_start(
-    energy: BlockEnergy, kernel: Gibbs, small: Small, *, chains: int = CHAINS, seed: int = 0
+    energy: Energy, kernel: Gibbs, small: Small, *, chains: int = CHAINS, seed: int = 0
 ) -> float:
     """The least p-value after 1, 4 and 16 steps, times three, of chains that started in law."""
     torch.manual_seed(seed)
@@ -64,7 +64,7 @@ def from_exact_start(
 
 
 def from_fixed_start(
-    energy: BlockEnergy, kernel: Gibbs, small: Small, *, chains: int = CHAINS, seed: int = 0
+    energy: Energy, kernel: Gibbs, small: Small, *, chains: int = CHAINS, seed: int = 0
 ) -> float:
     """The p-value after 30 steps of chains that all started in the first state."""
     torch.manual_seed(seed)
@@ -74,7 +74,7 @@ def from_fixed_start(
 
 
 def agreements(
-    energy: BlockEnergy, kernel: Gibbs, small: Small, *, chains: int = CHAINS, seed: int = 0
+    energy: Energy, kernel: Gibbs, small: Small, *, chains: int = CHAINS, seed: int = 0
 ) -> float:
     """The least p-value, times three, of how many chains agree with one at some distance.
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies.fields import labels
+from pyro_ebm.energies.fields import structure as field_structure
 from pyro_ebm.energies.finite import FiniteLaw
-from pyro_ebm.energies.pyro_models import energy_site
 from pyro_ebm.kernels import Mass, chance
 from pyro_ebm.kernels.discrete import integer_walk
 from pyro_ebm.kernels.settings import Length
@@ -162,7 +162,7 @@ def drawn_from(draws: Draws) -> Iterator[None]:
         mock.patch.object(FiniteLaw, "sample", lambda law: draws.choose_value(law)),
         mock.patch.object(integer_walk, "displacement", draws.displacement),
         mock.patch.object(labels, "draw_labels", draws.choose_label),
-        mock.patch.object(energy_site, "draw_labels", draws.choose_label),
+        mock.patch.object(field_structure, "draw_labels", draws.choose_label),
     ):
         yield
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_ebm.energies import BlockEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.sites import Sites
 from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
@@ -36,7 +36,7 @@ class Script:
         outcome: The value (*batch, n) that each site is to have after its turn.
     """
 
-    def __init__(self, energy: BlockEnergy, sites: tuple[str, ...], outcome: Sites) -> None:
+    def __init__(self, energy: Energy, sites: tuple[str, ...], outcome: Sites) -> None:
         self.visits = [
             (site, unit)
             for site in sites
@@ -97,7 +97,7 @@ def forced(script: Script) -> Iterator[None]:
         yield
 
 
-def transition_matrix(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tensor:
+def transition_matrix(energy: Energy, kernel: Gibbs, small: Small) -> Tensor:
     """T[x, y] of one step (*parameter batch, states, states), in float64."""
     sites = kernel.moved(energy)
     sizes = small.sizes
@@ -128,14 +128,14 @@ def transition_matrix(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tenso
     return torch.stack(matrices).reshape(*batch, count, count)
 
 
-def parameter_batch(energy: BlockEnergy) -> torch.Size:
+def parameter_batch(energy: Energy) -> torch.Size:
     """The batch dimensions of a machine's parameters."""
     # 1 is a value of bits, of spins and of labels.
     ones = {name: torch.ones(site.shape, dtype=energy.dtype) for name, site in energy.sites.items()}
     return energy.evaluate(ones).shape
 
 
-def by_definition(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Tensor:
+def by_definition(energy: Energy, kernel: Gibbs, small: Small) -> Tensor:
     """The same matrix as the product, over blocks in order, of what `conditional` says of each."""
     x = small.tensors(energy.dtype)
     count = len(small.energies)
@@ -177,7 +177,7 @@ class Violation(NamedTuple):
         return {name for name, value in self._asdict().items() if not value <= limit}
 
 
-def violation(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Violation:
+def violation(energy: Energy, kernel: Gibbs, small: Small) -> Violation:
     """What the transition matrix of a kernel that moves all sites violates."""
     matrix = transition_matrix(energy, kernel, small)
     pi = torch.tensor(small.probabilities)
@@ -189,7 +189,7 @@ def violation(energy: BlockEnergy, kernel: Gibbs, small: Small) -> Violation:
     )
 
 
-def log_transition(energy: BlockEnergy, kernel: Gibbs, x: Sites, y: Sites) -> Tensor:  # (*batch,)
+def log_transition(energy: Energy, kernel: Gibbs, x: Sites, y: Sites) -> Tensor:  # (*batch,)
     """ln T[x, y] of one step, for machines too large for the whole matrix."""
     script = Script(energy, kernel.moved(energy), y)
     state = kernel.init(energy, x)
@@ -200,7 +200,7 @@ def log_transition(energy: BlockEnergy, kernel: Gibbs, x: Sites, y: Sites) -> Te
 
 
 def log_transition_by_definition(
-    energy: BlockEnergy, kernel: Gibbs, x: Sites, y: Sites
+    energy: Energy, kernel: Gibbs, x: Sites, y: Sites
 ) -> Tensor:  # (*batch,)
     """The same from what `conditional` says of each block."""
     x = {site: value.clone() for site, value in x.items()}

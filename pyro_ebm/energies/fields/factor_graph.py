@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.base import times
+from pyro_ebm.energies.structure import times
 from pyro_ebm.sites import is_trusting
 
 

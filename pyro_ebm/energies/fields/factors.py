@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.base import AbstractModule
-from pyro_ebm.energies.pairwise.couplings import register
+from pyro_ebm.energies.modules import AbstractModule, register
 from pyro_ebm.sites import require_numbers
 
 from .factor_graph import FactorGroup

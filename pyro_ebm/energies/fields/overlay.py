@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor
 
-from pyro_ebm.energies.pairwise.overlay import added
+from pyro_ebm.energies.structure import added
 
 from .factor_graph import FactorGraph, FactorGroup
 

@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_ebm.energies.base import Energy
 from pyro_ebm.energies.pairwise.edges import Edges, Names, numbered, warn_of_weights
-from pyro_ebm.sites import PaddedLabels, Site, is_count, whole
+from pyro_ebm.energies.structure import Memory
+from pyro_ebm.sites import PaddedLabels, Site, Sites, is_count, whole
 
-from .energy import FieldEnergy, site_of
 from .factor_graph import FactorGraph
 from .factors import Factors, PatternFactors, TableFactors, check_log_potentials
+from .structure import FieldStructure, site_of
 
 Learned: TypeAlias = Literal["free", "shared"]
 WAYS = "'free' (learned, one for each), 'shared' (learned, one for all) or a tensor"
 
 
-class RandomField(FieldEnergy):
+class RandomField(Energy):
     """A random field over the labels of one site; the module's docstring has the energy.
 
     Args:
@@ -63,6 +65,7 @@ class RandomField(FieldEnergy):
     ) -> None:
         super().__init__()
         self.names = {}
+        self.memory: Memory = {}
         self.states = numbers_of_states(states)
         taken = nn.ModuleDict()
         if bad := [name for name in factors if not name.isidentifier() or hasattr(taken, name)]:
@@ -274,6 +277,12 @@ class RandomField(FieldEnergy):
     def table_sizes(self) -> dict[str, list[int]]:
         """The sizes of the tables of each group."""
         return {name: self.sizes(value.nodes) for name, value in self.factors.items()}
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.structure().energy(x)
+
+    def structure(self) -> FieldStructure:
+        return FieldStructure(self.sites, self.read(), self.memory)
 
     def read(self) -> FactorGraph:
         """All parameters, read once, as plain tensors."""

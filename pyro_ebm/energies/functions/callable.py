@@ -11,6 +11,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.structure import Structure
+from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked, generator_state
 from pyro_ebm.sites import (
     Site,
@@ -116,6 +118,9 @@ class CallableEnergy(Energy):
         rows = {name: self.as_rows(name, value, batch) for name, value in x.items()}
         energies = self.checked(self.call(rows), batch.numel())
         return energies if len(batch) == 1 else energies.reshape(batch)
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
 
     def as_rows(self, name: str, value: Tensor, batch: torch.Size) -> Tensor:  # (rows, *shape)
         """The values of a site with one batch dimension, contiguous: a function may use `view`."""

@@ -1,7 +1,9 @@
 """Any distribution as an energy."""
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from pyro.distributions import (
@@ -15,13 +17,15 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies.base import Block, BlockEnergy
+from pyro_ebm.energies.base import Energy
 from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.energies.structure import Block, Structure
+from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, bounded, is_real, of_one_element, random_values, values_at
 
 
-class DistributionEnergy(BlockEnergy):
+class DistributionEnergy(Energy):
     r"""A Pyro or torch distribution as an energy.
 
     .. math:: E(x) = -\ln q(x), \qquad \ln Z = 0
@@ -84,7 +88,7 @@ class DistributionEnergy(BlockEnergy):
     def device(self) -> torch.device:
         return self.like.device
 
-    @property
+    @functools.cached_property
     def is_normalised(self) -> bool:
         """Whether ln Z = 0, as far as the kinds of distributions tell.
 
@@ -115,6 +119,42 @@ class DistributionEnergy(BlockEnergy):
         if elements:
             allowed = allowed.flatten(-elements).all(-1)
         return torch.where(allowed, sloped(-self.law.log_prob(value), value, site.shape), torch.inf)
+
+    def structure(self) -> Structure:
+        law = self.distribution if self.is_normalised else None
+        machines = torch.Size(self.distribution.batch_shape)
+        laws = ElementLaws(self.sites, self.law, self.dtype)
+        return WithoutTerms(self, laws=laws, machines=machines, law=law)
+
+    @torch.no_grad()
+    def some_value(self) -> Tensor:  # (*parameter batch, *shape)
+        """A value in the support."""
+        (site,) = self.sites.values()
+        with forked(0, self.device):
+            try:
+                return self.law.sample().to(self.dtype)
+            except NotImplementedError:
+                return random_values(site, self.law.batch_shape, self.like)
+            except RuntimeError as error:  # what torch says of a parameter that is NaN, for one
+                raise ValueError(
+                    f"Nothing can be drawn from the {type(self.distribution).__name__}: {error} "
+                    f"Check its parameters for NaN; torch does so with validate_args=True."
+                ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class ElementLaws:
+    """The conditional laws of the elements of a distribution.
+
+    Args:
+        sites: The one site.
+        law: The distribution.
+        dtype: Of the energy.
+    """
+
+    sites: Mapping[str, Site]
+    law: Distribution
+    dtype: torch.dtype
 
     def blocks(self, site: str) -> tuple[Block, ...]:
         """All elements at once.
@@ -151,21 +191,6 @@ class DistributionEnergy(BlockEnergy):
         batch = torch.broadcast_shapes(own, x[site].shape[: x[site].dim() - len(shape)])
         logits = logits.expand(*batch, *logits.shape[-2:])
         return FiniteLaw(values, logits.to(self.dtype), validate_args=False)
-
-    @torch.no_grad()
-    def some_value(self) -> Tensor:  # (*parameter batch, *shape)
-        """A value in the support."""
-        (site,) = self.sites.values()
-        with forked(0, self.device):
-            try:
-                return self.law.sample().to(self.dtype)
-            except NotImplementedError:
-                return random_values(site, self.law.batch_shape, self.like)
-            except RuntimeError as error:  # what torch says of a parameter that is NaN, for one
-                raise ValueError(
-                    f"Nothing can be drawn from the {type(self.distribution).__name__}: {error} "
-                    f"Check its parameters for NaN; torch does so with validate_args=True."
-                ) from error
 
 
 def sloped(energy: Tensor, value: Tensor, shape: torch.Size) -> Tensor:

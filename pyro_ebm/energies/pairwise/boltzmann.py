@@ -15,15 +15,16 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.sites import Site, is_trusting, require_numbers
+from pyro_ebm.energies.base import Energy
+from pyro_ebm.sites import Site, Sites, is_trusting, require_numbers
 from pyro_ebm.units import Bernoulli, QuadraticUnit, Spin, Unit, name_of
 
 from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
 from .edges import CouplingWarning, Edges, Names
-from .energy import PairwiseEnergy
 from .layers import Layer, check_known, make_layers
 from .links import GraphLink
 from .polynomials import Linear, Polynomial, Quadratic, coefficients
+from .structure import PairwiseStructure
 from .terms import PairwiseTerms
 
 Pair = tuple[str, str]
@@ -32,7 +33,7 @@ Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from s
 INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (Hinton, 2012)
 
 
-class BoltzmannMachine(PairwiseEnergy):
+class BoltzmannMachine(Energy):
     """A Boltzmann machine over named layers; the module's docstring has the energy.
 
     `restricted`, `fully_visible`, `on_graph`, `deep`, `from_pairs` make the usual ones. As Pyro
@@ -448,7 +449,14 @@ class BoltzmannMachine(PairwiseEnergy):
     def device(self) -> torch.device:
         return self.constant.device
 
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.structure().energy(x)
+
+    def structure(self) -> PairwiseStructure:
+        return PairwiseStructure(self.sites, self.read())
+
     def read(self) -> PairwiseTerms:
+        """All parameters, read once, as plain tensors."""
         units = {name: self.uncoupled_unit(name) for name in self.layers}
         biases = {name: self.uncoupled_bias(name) for name in self.layers}
         links = tuple(coupling.read() for coupling in self.couplings.values())

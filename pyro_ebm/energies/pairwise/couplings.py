@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.base import AbstractModule
+from pyro_ebm.energies.modules import AbstractModule, register
 from pyro_ebm.sites import all_true, require_numbers
 from pyro_ebm.units import Unit, name_of
 
@@ -58,14 +58,6 @@ def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     if not all_true(torch.isfinite(value)):
         raise ValueError(f"{name} contains NaN or infinite values; wanted finite numbers.")
     return value
-
-
-def register(module: nn.Module, name: str, value: Tensor) -> None:
-    """Keeps a parameter learned (nn.Parameter) or given (any other tensor, with its history)."""
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(name, value)
-    else:
-        module.register_buffer(name, value)
 
 
 def fold_square(matrix: Tensor, offset: Tensor, unit: Unit) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyro_ebm.energies.modules import register
 from pyro_ebm.sites import is_count
 from pyro_ebm.units import Unit
 
-from .couplings import check_parameter, register
+from .couplings import check_parameter
 
 
 class Layer(nn.Module):

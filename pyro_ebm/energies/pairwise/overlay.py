@@ -6,25 +6,20 @@ Fields, couplings and tables are linear in the weights. Whose they are, along wh
 which colours the units are visited, no weight changes: it is found once.
 """
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import add
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from pyro_ebm.energies.structure import Memory, added
 
 from .colouring import Colour, colours_of
 from .links import DenseLink, GraphLink, Link, SymmetricLink
 from .terms import PairwiseTerms
 
 Ends = frozenset[str]
-
-
-def added(values: Iterable[Tensor]) -> Tensor:
-    """The sum of tensors that broadcast."""
-    return functools.reduce(add, values)
 
 
 class GraphUnion(NamedTuple):
@@ -63,22 +58,23 @@ def graph_union(graphs: Sequence[GraphLink]) -> GraphUnion:
     return GraphUnion(first.ends, edges, parts, first.sizes, colours)
 
 
-def alike(links: Sequence[Link], unions: dict[Ends, GraphUnion]) -> list[Link]:
+def alike(links: Sequence[Link], memory: Memory) -> list[Link]:
     """Couplings of the same two sites, such that they differ in their numbers alone.
 
     Args:
         links: The couplings.
-        unions: Of graphs, as found before; one that is missing is added.
+        memory: Has the unions of graphs, as found before; one that is missing is added.
     """
     first = links[0]
     if len(links) == 1:
         return [first]
     graphs = [link for link in links if isinstance(link, GraphLink)]
     if len(graphs) == len(links):
-        key = frozenset(first.ends)
-        if key not in unions:
-            unions[key] = graph_union(graphs)
-        return unions[key].links(graphs)
+        key = "edges", frozenset(first.ends), graphs[0].edges.device
+        if key not in memory:
+            memory[key] = graph_union(graphs)
+        union: GraphUnion = memory[key]
+        return union.links(graphs)
     matrices = [link.matrix() if link.ends == first.ends else link.matrix().mT for link in links]
     if first.ends[0] == first.ends[1]:
         width = max(link.width for link in links if isinstance(link, SymmetricLink))
@@ -102,12 +98,12 @@ class PairwiseOverlay:
     links: tuple[Mapping[int, Link], ...]
 
     @classmethod
-    def of(cls, parts: Sequence[PairwiseTerms], unions: dict[Ends, GraphUnion]) -> Self:
+    def of(cls, parts: Sequence[PairwiseTerms], memory: Memory) -> Self:
         """The overlay of energies.
 
         Args:
             parts: The terms of each.
-            unions: Of graphs, as found before; those that are missing are added.
+            memory: Has the unions of graphs, as found before; those that are missing are added.
         """
         sites = dict.fromkeys(site for terms in parts for site in terms.units)
         owners = {
@@ -118,7 +114,7 @@ class PairwiseOverlay:
             for link in terms.links:
                 pairs.setdefault(frozenset(link.ends), {})[k] = link
         links = [
-            dict(zip(own, alike(list(own.values()), unions), strict=True)) for own in pairs.values()
+            dict(zip(own, alike(list(own.values()), memory), strict=True)) for own in pairs.values()
         ]
         return cls(tuple(parts), owners, tuple(links))
 

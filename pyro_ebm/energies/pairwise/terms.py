@@ -19,7 +19,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.base import Block
+from pyro_ebm.energies.structure import Block
 from pyro_ebm.sites import Sites, is_trusting
 from pyro_ebm.units import Gaussian, PlainUnit, QuadraticUnit, Unit
 

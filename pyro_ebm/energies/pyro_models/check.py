@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.base import Block
+from pyro_ebm.energies.structure import Block
 from pyro_ebm.sites import Sites
 
 from .dependence import differing

@@ -20,7 +20,7 @@ from torch.distributions.constraints import Constraint
 from pyro_ebm.sites import Sites, bounded, trusting
 
 from .elementwise import Mixing, Proof
-from .energy_site import EnergySite, energy_of, is_swept, levels_of_elements
+from .energy_site import EnergySite, energy_of
 from .first_pass import element_support
 from .log_joint import AtValues, Message, Model, entries
 from .recording import Graph, Recorder
@@ -235,12 +235,13 @@ class Prober:
         ):
             return None
         energy, own = found
-        if not is_swept(energy, own) or not self.sources(site) <= {site} or not self.is_fixed(site):
+        structure = energy.structure()
+        levels = structure.levels(own)
+        if structure.sweep_alone(own) is None or levels is None:
             return None
-        levels = levels_of_elements(energy, own)
-        if levels is None:
+        if not self.sources(site) <= {site} or not self.is_fixed(site):
             return None
-        made = EnergySite(energy, own, reach.terms - {site}, levels, msg["value"].shape)
+        made = EnergySite(energy, own, reach.terms - {site}, levels.values, msg["value"].shape)
         return made if self.is_apart(site, made) and self.is_separable(site, made) else None
 
     def is_apart(self, site: str, made: EnergySite) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies.base import Block
+from pyro_ebm.energies.structure import Block
 from pyro_ebm.sites import Site, Sites, bounded
 
 from .dependence import Reach

@@ -1,7 +1,6 @@
 """The log joint of a Pyro model as an energy over its latent sites, many chains at once."""
 
 import copy
-import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
-from pyro_ebm.energies.base import (
-    Block,
-    CheckedEnergy,
-    SweepEnergy,
-    only_block,
-    sweep_blocks,
-    times,
-)
-from pyro_ebm.energies.finite import FiniteLaw
+from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.structure import Structure
+from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked
-from pyro_ebm.sites import Site, Sites, batch_shape, bounded, describe
+from pyro_ebm.sites import Site, Sites, batch_shape, describe
 
 from .check import Changes, Choice, in_words, numbers_of, other_values, with_values
 from .dependence import Prober, Reach, differ, recorded
@@ -40,6 +33,7 @@ from .first_pass import (
     random_pass,
 )
 from .imputed import Completion
+from .laws import ModelLaws
 from .log_joint import AtValues, Message, Model, is_latent
 from .passes import batched, require_same_sites, stacked
 from .programs import recorded_terms
@@ -68,7 +62,7 @@ class UnbatchedModelWarning(UserWarning):
     """
 
 
-class ModelEnergy(SweepEnergy, CheckedEnergy):
+class ModelEnergy(Energy):
     r"""A Pyro model's log joint as an energy over its latent sites.
 
     .. math:: E(u) = -\ln p(x(u), \text{data}) - \ln \left| \partial x / \partial u \right|
@@ -264,97 +258,27 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
 
     # --- conditional laws ------------------------------------------------------------------------
 
-    def blocks(self, site: str) -> tuple[Block, ...]:
-        """The elements of a site drawn at once, as indices into the flattened site.
+    def structure(self) -> Structure:
+        laws = ModelLaws(self)
+        return WithoutTerms(
+            self,
+            laws=laws,
+            swept=laws.swept,
+            machines=torch.Size(),
+            claims=self,
+            starts=self,
+            walled=self.walled,
+            causes=self.what_forbids,
+        )
 
-        Raises:
-            ValueError: If the site is real, or its values cannot be listed or depend on others.
-        """
-        blocks = self.discrete_site(site).blocks
-        return self.imputed[site].blocks(blocks) if site in self.imputed else blocks
-
-    def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
-        found = self.discrete_site(site)
-        if block is None:
-            block = only_block(self, site)
-        if site in self.imputed:
-            block = self.imputed[site].free[block]
-        program = found.program
-        needed = x if isinstance(program, str) else {name: x[name] for name in program.sites}
-        batch, rows = self.as_rows(needed)
-        return self.law_at(site, rows, batch, block)
-
-    def law_at(self, site: str, rows: Sites, batch: torch.Size, block: Block) -> FiniteLaw:
-        """The conditional law of a block.
-
-        Args:
-            site: The site.
-            rows: Values of the sites that its terms depend on (rows, *shape), each whole.
-            batch: The batch shape that the rows make.
-            block: Elements of the whole site.
-        """
-        found = self.discrete_site(site)
-        program = found.program
-        tried = found.tried(rows[site], block)  # (states, rows, *shape)
-        states = len(tried)
-        repeated = {name: v.expand(states, *v.shape).flatten(0, 1) for name, v in rows.items()}
-        repeated[site] = tried.flatten(0, 1)
-        with torch.no_grad():
-            if isinstance(program, str):
-                own = functools.partial(self.log_weights, found)
-                weights = self.each(own, repeated)["weights"]
-            else:
-                weights = found.total(program(self.native(repeated)), rows=1)
-        logits = weights.reshape(states, *batch, -1)[..., found.places(block)].movedim(0, -1)
-        if found.inside is not None:
-            logits = logits.masked_fill(~found.inside[block], -torch.inf)
-        return FiniteLaw(found.values, logits.to(self.dtype), validate_args=False)
-
-    def log_weights(self, found: DiscreteSite, x: Sites) -> Sites:
-        """ln p of one chain up to what the site does not touch, for each parallel element."""
-        if self.model.evaluator is not None:
-            return {"weights": -self.minus_log_joint(x)["energy"].reshape(1)}
-        terms = self.model.at(self.native(x), self.real, found.terms).terms
-        return {"weights": found.total(terms).reshape(-1)}
-
-    def sweep(self, site: str, x: Sites) -> Tensor:
-        if site not in self.energy_sites:
-            return sweep_blocks(self, site, x)
-        return self.sweep_in_field(site, x)
-
-    def sweep_in_field(
-        self, site: str, x: Sites, weight: Tensor | None = None, outer: Tensor | None = None
-    ) -> Tensor:  # (*batch, *site.shape)
-        r"""A sweep over a site that is an energy, of :math:`w E(x) - \sum_i f_i(x_i)`.
-
-        Args:
-            site: One of `energy_sites`; with a weight one without hidden units.
-            x: Values of all the sites.
-            weight: w (*batch,); 1 if left out.
-            outer: f, at each value of each element (states, *batch, *site.shape); 0 if left out.
-        """
-        known = self.energy_sites[site]
-        batch, rows = self.as_rows(x)
-        states, shape = len(known.levels), self.sites[site].shape
-        with torch.no_grad():
-            inner = self.each(functools.partial(self.weights_of_levels, site, known), rows)
-            field = inner["weights"].movedim(1, 0)  # (states, rows, *shape)
-            if weight is not None:
-                weight = weight.expand(batch).reshape(-1)
-                field = times(weight[(..., *[None] * len(shape))], field)
-            if outer is not None:
-                field = field + outer.expand(states, *batch, *shape).reshape(field.shape)
-            found = known.sweep(rows[site], field, weight)
-        return found.reshape(batch + found.shape[1:])
-
-    def weights_of_levels(self, site: str, known: EnergySite, x: Sites) -> Sites:
-        """ln p of the rest of the model for one chain, at each value of each element."""
-        found = []
-        for level in known.levels.unbind():
-            value = torch.full_like(x[site], float(level))
-            at = self.native({**x, site: bounded(self.sites[site].support, value)})
-            found.append(known.log_weights(self.model.entries_at(at, self.real, known.terms)))
-        return {"weights": torch.stack(found)}
+    def what_forbids(self, x: Sites) -> tuple[str, ...]:
+        """In words, the sample sites whose terms are −∞ in one state (*shape)."""
+        terms = self.model.at(self.native(x), self.real).terms
+        return tuple(
+            f"the term of the site {name!r}"
+            for name, value in terms.items()
+            if not bool((value > -torch.inf).all())
+        )
 
     @property
     def dependences(self) -> Dependences:
@@ -405,6 +329,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
 
     @torch.no_grad()
     def contradiction(self, x: Sites, generator: torch.Generator) -> str | None:
+        """As `Claims.contradiction`."""
         if self.model.evaluator is not None:  # conditional laws are those of the log joint itself
             return None
         known = [site for site, found in self.conditionals.items() if found is not None]
@@ -447,7 +372,8 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
         if is_swept:
             claimed = choice.change(self.field_of_rest(site, x))
         else:
-            claimed = choice.change(self.law_at(site, x, torch.Size([1]), block).logits[0])
+            law = ModelLaws(self).law_at(site, x, torch.Size([1]), block)
+            claimed = choice.change(law.logits[0])
         if not changes.is_known or math.isnan(claimed) or changes.agrees(claimed, self.dtype):
             return None
         wrong = [] if is_swept else self.wrong_terms(site, x, block, choice, changes)
@@ -475,8 +401,7 @@ class ModelEnergy(SweepEnergy, CheckedEnergy):
 
     def field_of_rest(self, site: str, x: Sites) -> Tensor:  # (elements, states)
         """ln p of the rest of the model at each value of each element of a site."""
-        known = self.energy_sites[site]
-        found = self.each(functools.partial(self.weights_of_levels, site, known), x)["weights"][0]
+        found = ModelLaws(self).weights_of_levels(site, x)[0]
         return found.reshape(len(found), -1).mT
 
     def renew(self) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor
 from pyro_ebm.energies import (
     BoltzmannMachine,
     Energy,
-    GradientEnergy,
     Layer,
-    PairwiseEnergy,
     PairwiseTerms,
+    Structure,
+    WithoutTerms,
+    pairwise_terms,
 )
 from pyro_ebm.kernels.continuous.coordinates import Coordinates
 from pyro_ebm.sites import Sites, is_endless
@@ -28,7 +29,7 @@ CERTAIN = 4.0  # standard errors between chains, up to which a unit's mean may b
 FULL = 200  # coordinates, for more of which covariances are not looked at
 
 
-class NormalReference(GradientEnergy):
+class NormalReference(Energy):
     r"""A normal law of continuous sites, in the coordinates in which kernels move them; of counts.
 
     .. math:: E(x) = \tfrac12 \lVert A (u(x) - m) \rVert^2 + \ln |\det \partial x / \partial u|
@@ -66,7 +67,11 @@ class NormalReference(GradientEnergy):
             return half_square
         return half_square + self.coordinates.log_volume(position, x)
 
-    def energy_and_gradient(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+    def structure(self) -> Structure:
+        return WithoutTerms(self, self.in_closed_form)
+
+    def in_closed_form(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
+        """E(x) and its gradient, without a history."""
         moved = {site: x[site].detach() for site in sites}
         if not self.coordinates.all_real:
             with torch.enable_grad():
@@ -103,8 +108,9 @@ def reference_of(energy: Energy, draws: Sites) -> Energy | None:
         draws: Values of all its sites (chain, draw, *site.shape).
     """
     draws = energy.accept(draws)
-    if isinstance(energy, PairwiseEnergy):
-        return independent(energy.read(), draws)
+    terms = pairwise_terms(energy)
+    if terms is not None:
+        return independent(terms, draws)
     names = endless_sites(energy)
     if not names:
         return None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, biject_to
 
-from pyro_ebm.energies import Energy, energy_and_gradient
+from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.base import same_batch
 from pyro_ebm.sites import Site, Sites, check_names, describe, is_real
 
@@ -162,14 +162,14 @@ class Coordinates:
     def slope(self, energy: Energy, x: Sites, position: Tensor) -> Slope:
         """The potential and its gradient at a position; of x the other sites are read."""
         if self.all_real:
-            e, by_site = energy_and_gradient(energy, {**x, **self.to_sites(position)}, self.names)
+            e, by_site = energy.energy_and_gradient({**x, **self.to_sites(position)}, self.names)
             return Slope(position, e, e, self.joined(by_site))
         with torch.enable_grad():
             free = position.detach().requires_grad_()
             values = self.to_sites(free)
             log_volume = self.log_volume(free, values)
         fixed = {name: value.detach() for name, value in values.items()}
-        e, by_site = energy_and_gradient(energy, {**x, **fixed}, self.names)
+        e, by_site = energy.energy_and_gradient({**x, **fixed}, self.names)
         outputs, weights = list(values.values()), [by_site[name] for name in values]
         if log_volume.requires_grad:  # not that of an affine bijector
             outputs, weights = [*outputs, log_volume], [*weights, -torch.ones_like(log_volume)]

@@ -72,7 +72,7 @@ class Langevin(ReversibleKernel):
     Example:
         The mean of 1,000 normal numbers with a flat prior, from 50 of them at a time:
 
-        >>> from pyro_ebm import Energy, Site, run
+        >>> from pyro_ebm import Energy, Site, WithoutTerms, run
         >>> class Posterior(Energy):
         ...     dtype, device = torch.float32, torch.device("cpu")
         ...     sites = {"mean": Site(torch.distributions.constraints.real, torch.Size([]))}
@@ -81,6 +81,9 @@ class Langevin(ReversibleKernel):
         ...     def evaluate(self, x):
         ...         rows = torch.randint(1000, (*x["mean"].shape, 50))
         ...         return (x["mean"][..., None] - self.data[rows]).square().sum(-1) / 2 * 1000 / 50
+        ...
+        ...     def structure(self):
+        ...         return WithoutTerms(self)
         >>> kernel = Langevin(step_size=1e-3, power=0.55, delay=10.0)
         >>> chains = run(kernel, Posterior(), 300, warmup=300, chains=16, seed=0)
         >>> f"{chains.draws['mean'].mean():.2f}"

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_ebm.energies import Change, Energy, FieldEnergy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.energies import Change, Energy, PairwiseTerms, UnitLevels
 from pyro_ebm.kernels import chance
 from pyro_ebm.sites import Sites, describe, is_one_hot, two_values
-from pyro_ebm.units import Unit
 
 
 class SingleChange(NamedTuple):
@@ -281,27 +280,23 @@ class ListedLevels(Alphabet):
 
 def alphabet_of(energy: Energy, name: str) -> Alphabet | None:
     """The alphabet of a site; None if its units cannot be moved by a gradient."""
-    if isinstance(energy, PairwiseEnergy):
-        with torch.no_grad():
-            return alphabet_of_unit(energy.read().units[name])
-    if isinstance(energy, FieldEnergy):
-        return Labels(max(energy.states))
     support = energy.sites[name].support
-    if two := two_values(support):
+    with torch.no_grad():
+        levels = energy.structure().levels(name)
+    two = two_values(support)
+    if two and (levels is None or levels.features.shape[-1] == 1):
         return TwoValued(sum(two))
+    if levels is not None:
+        return alphabet_of_levels(levels)
     return OneHot() if is_one_hot(support) else None
 
 
-def alphabet_of_unit(unit: Unit) -> Alphabet | None:
-    """The alphabet of a kind of unit; None if its values cannot be listed."""
-    if unit.levels is None:
-        return None
-    if (two := two_values(unit.support)) and unit.width == 1:
-        return TwoValued(sum(two))
-    values = torch.tensor(unit.levels, dtype=torch.float64)
-    features = unit.features(values.unsqueeze(-1))
+def alphabet_of_levels(levels: UnitLevels) -> Alphabet:
+    """The alphabet of units with listed levels, of which there are more than two, or features."""
+    values, features = levels
+    count = torch.arange(len(values), dtype=torch.float64)
     if torch.equal(features, torch.eye(len(values), dtype=torch.float64)) and torch.equal(
-        values, torch.arange(len(values), dtype=torch.float64)
+        values, count
     ):
         return Labels(len(values))
     return ListedLevels(values, features)

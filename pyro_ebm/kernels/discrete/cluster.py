@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy, PairwiseTerms
+from pyro_ebm.energies import Energy, PairwiseTerms, pairwise_terms, require_pairwise
 from pyro_ebm.energies.pairwise.links import GraphLink
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
@@ -139,11 +139,10 @@ class Wolff(ReversibleKernel):
 @torch.no_grad()
 def suits_clusters(energy: Energy) -> bool:
     """Whether it is bits or spins on a graph, all of whose couplings can be satisfied at once."""
-    if not isinstance(energy, PairwiseEnergy):
-        return False
-    terms = energy.read()
+    terms = pairwise_terms(energy)
     if (
-        not has_spins(terms)
+        terms is None
+        or not has_spins(terms)
         or not terms.links
         or not all(isinstance(link, GraphLink) for link in terms.links)
     ):
@@ -162,7 +161,7 @@ def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
         TypeError, ValueError: If the energy has no clusters, or x is not what is wanted.
     """
     with torch.no_grad():
-        terms = energy.read() if isinstance(energy, PairwiseEnergy) else None
+        terms = pairwise_terms(energy)
         if terms is None or not has_spins(terms):
             raise TypeError(
                 f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
@@ -177,9 +176,8 @@ def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
 
 def refresh_clusters(energy: Energy, state: ClusterState, x: Sites) -> ClusterState:
     """The state with the couplings read again; a gauge is sought where their signs have changed."""
-    assert isinstance(energy, PairwiseEnergy)  # checked in `init`
     with torch.no_grad():
-        terms = energy.read()
+        terms = require_pairwise(energy, "A cluster move")
         terms.require_finite()
         bonds = read_bonds(terms)
     same = bonds.weight.shape == state.bonds.weight.shape

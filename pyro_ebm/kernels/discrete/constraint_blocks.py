@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, FactorGraph, FieldEnergy
+from pyro_ebm.energies import Energy, FactorGraph, factors_of
 from pyro_ebm.energies.fields.constraints import BlockSet, Constraints, forbidding
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel, same_batch
@@ -55,24 +55,16 @@ class ConstraintBlocks(ReversibleKernel):
         return self
 
     def init(self, energy: Energy, x: Sites) -> ConstraintBlocksState:
-        if not isinstance(energy, FieldEnergy):
-            raise TypeError(
-                f"ConstraintBlocks looks at the factors of a random field, which "
-                f"{type(energy).__name__} does not have. Use RandomBlocks(size=2) or more."
-            )
+        graph = require_factors(energy)
         x = energy.accept(x)
         check_names(x, energy.sites)
         same_batch(x, energy)
-        with torch.no_grad():
-            graph = energy.read()
         return ConstraintBlocksState(x, graph, Constraints.of(graph).sets)
 
     def refresh(
         self, energy: Energy, state: ConstraintBlocksState, x: Sites
     ) -> ConstraintBlocksState:
-        assert isinstance(energy, FieldEnergy)  # checked in `init`
-        with torch.no_grad():
-            graph = energy.read()
+        graph = require_factors(energy)
         # Blocks stay what they are, which is right at any parameters; but where a path begins,
         # nothing is forbidden yet.
         sets = state.sets if state.sets else Constraints.of(graph).sets
@@ -144,9 +136,24 @@ def redrawn(graph: FactorGraph, blocks: BlockSet, x: Tensor) -> Tensor:  # (*bat
     return torch.where(stays, x, new)
 
 
+def require_factors(energy: Energy) -> FactorGraph:
+    """The factors of a random field, read once.
+
+    Raises:
+        TypeError: If the energy is none.
+    """
+    with torch.no_grad():
+        graph = factors_of(energy)
+    if graph is None:
+        raise TypeError(
+            f"ConstraintBlocks looks at the factors of a random field, which "
+            f"{type(energy).__name__} does not have. Use RandomBlocks(size=2) or more."
+        )
+    return graph
+
+
 def ties(energy: Energy) -> bool:
     """Whether an energy is a random field with forbidding factors of two nodes or more."""
-    if not isinstance(energy, FieldEnergy):
-        return False
     with torch.no_grad():
-        return any(True for _ in forbidding(energy.read()))
+        graph = factors_of(energy)
+    return graph is not None and any(True for _ in forbidding(graph))

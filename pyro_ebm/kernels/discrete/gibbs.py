@@ -1,9 +1,8 @@
 """Gibbs sampling: every unit drawn from its conditional law, in an order that structure gives.
 
 A layer without couplings inside is drawn at once, a layer on a graph colour by colour, a dense
-layer unit by unit with fields kept up to date: exactly sequential in every case. For energies that
-know more than their blocks (`PairwiseEnergy`) the sweep runs on their fields; what a block and its
-law are says `BlockEnergy.conditional`.
+layer unit by unit with fields kept up to date: exactly sequential in every case. What a sweep over
+a site is says the energy's structure.
 """
 
 from dataclasses import dataclass
@@ -12,34 +11,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import (
-    BlockEnergy,
-    Energy,
-    ModelEnergy,
-    PairwiseEnergy,
-    PairwiseTerms,
-    draw_features,
-    sweep_site,
-)
-from pyro_ebm.kernels.base import ReversibleKernel, require_machines, same_batch
-from pyro_ebm.sites import Sites, check_names
-
-Newest = tuple[str, Tensor]  # the site drawn last, as a whole, and the field on it
+from pyro_ebm.energies import Energy, Structure, Swept
+from pyro_ebm.kernels.base import ReversibleKernel
+from pyro_ebm.kernels.start import accept_at_door, read_terms, with_terms
+from pyro_ebm.sites import Sites
 
 
 class GibbsState(NamedTuple):
-    """The position, and of a pairwise energy its parameters as read and the newest field."""
+    """The position, and what the next sweep begins with.
+
+    Args:
+        x: The values.
+        structure: The energy's parameters as read, where it has terms: else they are read anew.
+        swept: What the last sweep has found on the way.
+    """
 
     x: Sites
-    terms: PairwiseTerms | None
-    newest: Newest | None
+    structure: Structure | None
+    swept: Swept | None
 
     @property
     def energy(self) -> Tensor | None:  # (*batch,)
         """E(x), where the newest field gives it without a product; else None."""
-        if self.terms is None or self.newest is None:
-            return None
-        return self.terms.energy_in_field(*self.newest, self.terms.features(self.x))
+        known = None if self.swept is None else self.swept.energy
+        return None if known is None else known()
+
+    @property
+    def newest(self) -> tuple[str, Tensor] | None:
+        """The site that was drawn last, as a whole, and the field on it; None where unknown."""
+        return None if self.swept is None else self.swept.newest
 
 
 class GibbsInfo(NamedTuple):
@@ -77,8 +77,9 @@ class Gibbs(ReversibleKernel):
         Raises:
             ValueError: If those of a site are.
         """
-        sites, energy = self.moved(energy), require_blocks(energy)
-        if coupled := [site for site in sites if len(energy.blocks(site)) > 1]:
+        sites = self.moved(energy)
+        structure = require_blocks(energy, sites)
+        if coupled := [site for site in sites if len(structure.blocks(site)) > 1]:
             raise ValueError(
                 f"A Gibbs sweep over the sites {coupled}, whose units are coupled among "
                 f"themselves, has no reverse here. Use RandomBlocks() or GibbsWithGradients(), "
@@ -95,66 +96,32 @@ class Gibbs(ReversibleKernel):
             raise ValueError(
                 f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
             )
-        energy = require_blocks(energy)
-        if isinstance(energy, ModelEnergy):
-            energy.require_known(self.moved(energy))
-        if unknown := [site for site in self.moved(energy) if site not in energy.sites]:
-            raise ValueError(
-                f"Gibbs is to move {unknown}, but the energy has {list(energy.sites)}."
-            )
-        if not isinstance(energy, PairwiseEnergy):
-            for site in self.moved(energy):
-                energy.blocks(site)  # refuses a site without conditional laws
-        x = energy.accept(x)
-        check_names(x, energy.sites)
-        batch = same_batch(x, energy)
-        state = self.refresh(energy, GibbsState(x, None, None), x)
-        if state.terms:
-            require_machines(batch, state.terms.batch)
-        return state
+        require_blocks(energy, self.moved(energy))
+        x = accept_at_door(energy, x, read_terms(energy))
+        return self.refresh(energy, GibbsState(x, None, None), x)
 
     def refresh(self, energy: Energy, state: GibbsState, x: Sites) -> GibbsState:
-        if not isinstance(energy, PairwiseEnergy):
-            return GibbsState(x, None, None)
         with torch.no_grad():
-            terms = energy.read()
-            terms.require_finite()
-            terms.require_normalisable()
-        return GibbsState(x, terms, None)
+            structure = energy.structure()
+            structure.require_normalisable()
+        return GibbsState(x, with_terms(structure), None)
 
     @torch.no_grad()
     def step(self, energy: Energy, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
-        x, terms = dict(state.x), state.terms
-        newest: Newest | None = None
-        if terms is None:
-            for site in self.moved(energy):
-                assert isinstance(energy, BlockEnergy)  # checked in `init`
-                x[site] = sweep_site(energy, site, x)
-            return GibbsState(x, terms, newest), GibbsInfo()
-        features = terms.features(x)
-        for site in self.moved(energy):
-            x[site], newest = draw_site(terms, site, features)
-            features[site] = terms.units[site].features(x[site])
-        return GibbsState(x, terms, newest), GibbsInfo()
+        structure = state.structure or energy.structure()
+        swept = structure.sweeps(self.moved(energy), state.x)
+        return GibbsState(swept.x, state.structure, swept), GibbsInfo()
 
 
-def draw_site(terms: PairwiseTerms, site: str, features: Sites) -> tuple[Tensor, Newest | None]:
-    """A sweep over one site; with the field on it, where it is drawn as a whole."""
-    if terms.inner(site) is not None:
-        return terms.units[site].values(terms.sweep(site, features, draw_features)), None
-    field = terms.outer_field(site, features).expand(features[site].shape)
-    return terms.units[site].sample(field.clone()), (site, field)
-
-
-def require_blocks(energy: Energy) -> BlockEnergy:
-    """The energy, which knows conditional laws.
+@torch.no_grad()
+def require_blocks(energy: Energy, sites: tuple[str, ...]) -> Structure:
+    """What is known of the energy, conditional laws of some sites among it.
 
     Raises:
         TypeError: If it knows none.
+        ValueError: If it does not know those of one of the sites, or does not have it.
     """
-    if isinstance(energy, BlockEnergy):
-        return energy
-    raise TypeError(
-        f"Gibbs draws units from their conditional laws, which {type(energy).__name__} does not "
-        f"know. Use a kernel that needs only the energy or its gradient."
-    )
+    structure = energy.structure()
+    for site in sites:
+        structure.blocks(site)
+    return structure

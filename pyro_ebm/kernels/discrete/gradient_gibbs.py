@@ -15,17 +15,17 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, FieldEnergy, PairwiseTerms, energy_and_gradient
+from pyro_ebm.energies import Energy, PairwiseTerms, Structure
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
 from pyro_ebm.kernels.metropolis import metropolis, require_known
 from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_set
-from pyro_ebm.kernels.start import accept_at_door, read_terms, where
+from pyro_ebm.kernels.start import accept_at_door, read_terms, where, with_terms
 from pyro_ebm.kernels.step_size import StepSize, as_length, reported
 from pyro_ebm.sites import Sites
 
 from . import kept_fields
-from .alphabets import Alphabet, change_one, level_potentials, movable, single_changes
+from .alphabets import Alphabet, change_one, movable, single_changes
 from .kept_fields import KeptFields
 
 ACCEPTANCE = 0.574  # at which locally balanced proposals do most in many dimensions
@@ -45,48 +45,19 @@ class Landscape(NamedTuple):
     differences: Sites
 
 
-def local_differences(
-    energy: Energy, terms: PairwiseTerms | None, x: Sites, alphabets: dict[str, Alphabet]
-) -> Landscape:
+def local_differences(structure: Structure, x: Sites, alphabets: dict[str, Alphabet]) -> Landscape:
     """E(x) and the change of it by every single change of a unit.
 
     Args:
-        energy: The energy.
-        terms: Its parameters as read, where it is pairwise: the differences are exact.
+        structure: Of the energy.
         x: Values of all its sites.
         alphabets: Of the sites that are to be changed.
     """
-    potentials: dict[str, Tensor | None] = dict.fromkeys(alphabets)
-    if isinstance(energy, FieldEnergy):
-        value, slopes = of_labels(energy, x)
-    elif terms is None:
-        value, slopes = energy_and_gradient(energy, x, tuple(alphabets))
-    else:
-        features = terms.features(x)
-        fields = {site: terms.field(site, features) for site in alphabets}
-        slopes = {site: -field for site, field in fields.items()}
-        every = len(fields) == len(terms.units)
-        value = terms.energy_in_fields(fields, features) if every else terms.energy(features)
-        potentials = level_potentials(terms, alphabets)
+    value, slopes, potentials = structure.differences(x, tuple(alphabets))
     return Landscape(
         value,
         {s: a.differences(x[s], slopes[s], potentials[s]) for s, a in alphabets.items()},
     )
-
-
-def of_labels(energy: FieldEnergy, x: Sites) -> tuple[Tensor, Sites]:
-    """E(x), and that of every label of every node given the others, up to a number for each node.
-
-    Returns:
-        E (*batch,), and by site (*batch, n q), infinity for what a node cannot be.
-    """
-    ((site, value),) = x.items()
-    graph, labels = energy.read(), value.to(torch.int64)
-    parts = [graph.logits(labels, colour).neg().movedim(0, -1) for colour in energy.colours]
-    order = torch.cat([colour.nodes for colour in energy.colours]).argsort()
-    heights = torch.cat(parts, -2).index_select(-2, order)
-    here = graph.energy(labels).expand(heights.shape[:-2])
-    return here, {site: heights.flatten(-2).to(value.dtype)}
 
 
 class GradientState(NamedTuple):
@@ -95,13 +66,13 @@ class GradientState(NamedTuple):
     Args:
         x: The values.
         landscape: The energy around them.
-        terms: The parameters of a machine.
+        structure: The energy's parameters as read, where it has terms: else they are read anew.
         alphabets: Of the sites that are moved.
     """
 
     x: Sites
     landscape: Landscape
-    terms: PairwiseTerms | None
+    structure: Structure | None
     alphabets: dict[str, Alphabet]
 
     @property
@@ -123,13 +94,13 @@ class DiscreteLangevinInfo(NamedTuple):
     step_size: Tensor
 
 
-def start(
-    energy: Energy, terms: PairwiseTerms | None, x: Sites, alphabets: dict[str, Alphabet]
-) -> GradientState:
+@torch.no_grad()
+def start(energy: Energy, x: Sites, alphabets: dict[str, Alphabet]) -> GradientState:
     """The state at x, which has passed the door."""
-    with torch.no_grad():
-        landscape = local_differences(energy, terms, x, alphabets)
-        return GradientState(x, landscape, terms, alphabets)
+    structure = energy.structure()
+    structure.require_finite()
+    landscape = local_differences(structure, x, alphabets)
+    return GradientState(x, landscape, with_terms(structure), alphabets)
 
 
 def settle(
@@ -197,7 +168,7 @@ class GibbsWithGradients(ReversibleKernel):
     ) -> GradientState | KeptFields:
         """The state at x, which has passed the door."""
         if terms is None or not kept_fields.can_be_kept(terms):
-            return start(energy, terms, x, alphabets)
+            return start(energy, x, alphabets)
         return kept_fields.started(kept_fields.copied(terms), x, alphabets)
 
     def refresh(
@@ -219,7 +190,7 @@ class GibbsWithGradients(ReversibleKernel):
         forward = single_changes(halved(state.landscape), state.x, alphabets, batch)
         change = chance.choose(forward)
         changed = change_one(state.x, change, alphabets, energy)
-        landscape = local_differences(energy, state.terms, changed.x, alphabets)
+        landscape = local_differences(state.structure or energy.structure(), changed.x, alphabets)
         backward = single_changes(halved(landscape), changed.x, alphabets, batch)
         new = state._replace(x=changed.x, landscape=landscape)
         log_ratio = state.energy - new.energy
@@ -290,10 +261,10 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
     def init(self, energy: Energy, x: Sites) -> GradientState:
         require_set(self)
         terms = read_terms(energy)
-        return start(energy, terms, accept_at_door(energy, x, terms), self.moved(energy))
+        return start(energy, accept_at_door(energy, x, terms), self.moved(energy))
 
     def refresh(self, energy: Energy, state: GradientState, x: Sites) -> GradientState:
-        return start(energy, read_terms(energy), x, state.alphabets)
+        return start(energy, x, state.alphabets)
 
     @torch.no_grad()
     def step(
@@ -303,7 +274,7 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
         forward = self.log_weights(state)
         drawn = {s: alphabets[s].redrawn(state.x[s], w) for s, w in forward.items()}
         x = {**state.x, **drawn}
-        landscape = local_differences(energy, state.terms, x, alphabets)
+        landscape = local_differences(state.structure or energy.structure(), x, alphabets)
         new = state._replace(x=x, landscape=landscape)
         log_ratio = state.energy - new.energy
         for site, backward in self.log_weights(new).items():

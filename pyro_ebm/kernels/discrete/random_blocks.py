@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel, same_batch
 from pyro_ebm.kernels.metropolis import require_known
@@ -216,11 +216,11 @@ def levels_at(energy: Energy, name: str) -> Levels | None:
     """The values of each unit of a site; None where they are not finitely many."""
     site = energy.sites[name]
     found = levels_of(site)
-    if found is not None or not isinstance(energy, PairwiseEnergy):
+    if found is not None:
         return found
     with torch.no_grad():
-        levels = energy.read().units[name].levels
-    return None if levels is None else [torch.tensor(levels)] * site.shape.numel()
+        levels = energy.structure().levels(name)
+    return None if levels is None else [levels.values] * site.shape.numel()
 
 
 def require_levels(energy: Energy, name: str) -> Levels:

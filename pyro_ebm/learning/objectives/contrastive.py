@@ -57,7 +57,7 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
     x = energy.accept(data)
     rows_of(x, energy.sites)
     with torch.no_grad():
-        terms = require_pairwise(energy, "Contrastive divergence").read()
+        terms = require_pairwise(energy, "Contrastive divergence")
     require_unbatched(terms, held_batch(energy))
     return x, terms
 
@@ -67,7 +67,7 @@ def begin(
 ) -> tuple[Sites, PairwiseTerms, Tensor | None]:
     """What a loss is made of: the rows, the parameters, and weights of the rows that sum to 1."""
     x = energy.accept(data)
-    terms = require_pairwise(energy, "Contrastive divergence").read()
+    terms = require_pairwise(energy, "Contrastive divergence")
     return x, terms, normalised(row_weights, rows_of(x, energy.sites), terms.constant)
 
 

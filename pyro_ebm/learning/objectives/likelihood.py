@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, pairwise_terms
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -45,8 +45,9 @@ class ExactLikelihood(Objective):
         held = require_row_laws(energy, rows_of(energy.accept(data), energy.sites))
         exact.require_small(energy)
         with torch.no_grad():
-            if isinstance(energy, PairwiseEnergy) and not held:
-                require_unbatched(energy.read(), held)
+            terms = pairwise_terms(energy)
+            if terms is not None and not held:
+                require_unbatched(terms, held)
 
     def loss(
         self,

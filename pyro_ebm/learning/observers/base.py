@@ -29,6 +29,17 @@ class Progress(NamedTuple):
         metrics: What earlier observers reported in this epoch.
         history: The history so far, to go on from: `fit(..., state=progress.history)` begins with
             this same call of the observer.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import AfterUpdate, BoltzmannMachine, ExactLikelihood, fit
+        >>> class Told(AfterUpdate):
+        ...     def after_update(self, progress):
+        ...         print(progress.epoch, progress.updates, f"{progress.step.loss:.4f}")
+        >>> machine = BoltzmannMachine.fully_visible(2)
+        >>> history = fit(machine, torch.eye(2), ExactLikelihood(), epochs=2, observers=[Told()])
+        1 1 1.3863
+        2 2 1.3838
     """
 
     epoch: int
@@ -49,6 +60,11 @@ class Report(NamedTuple):
         metrics: Numbers by name, for the `History` and the progress bar. Of several reports in an
             epoch under the same name the last one counts.
         stop: Why learning should end now; None to go on.
+
+    Example:
+        >>> from pyro_ebm import Report
+        >>> Report({"largest_coupling": 7.3}, stop="a coupling runs away").stop
+        'a coupling runs away'
     """
 
     metrics: Mapping[str, float] = NOTHING
@@ -79,7 +95,18 @@ class Observer(ABC):  # noqa: B024 (the methods are those of the moments)
 
 
 class AtStart(Observer):
-    """Is called at the start of each call of `fit`, one that goes on from a history too."""
+    """Is called at the start of each call of `fit`, one that goes on from a history too.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import AtStart, BoltzmannMachine, ExactLikelihood, fit
+        >>> class Sizes(AtStart):
+        ...     def at_start(self, progress):
+        ...         print({site: tuple(rows.shape) for site, rows in progress.data.items()})
+        >>> machine = BoltzmannMachine.fully_visible(2)
+        >>> history = fit(machine, torch.eye(2), ExactLikelihood(), epochs=1, observers=[Sizes()])
+        {'visible': (2, 2)}
+    """
 
     @abstractmethod
     def at_start(self, progress: Progress) -> None:
@@ -93,7 +120,19 @@ class AtStart(Observer):
 
 
 class AfterUpdate(Observer):
-    """Is called after each update of the parameters."""
+    """Is called after each update of the parameters.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import AfterUpdate, BoltzmannMachine, ExactLikelihood, Report, fit
+        >>> class Three(AfterUpdate):
+        ...     def after_update(self, progress):
+        ...         return Report(stop="three updates") if progress.updates == 3 else None
+        >>> machine = BoltzmannMachine.fully_visible(2)
+        >>> history = fit(machine, torch.eye(2), ExactLikelihood(), observers=[Three()])
+        >>> history.place.updates, history.stopped
+        (3, 'three updates')
+    """
 
     @abstractmethod
     def after_update(self, progress: Progress) -> Report | None:
@@ -105,7 +144,20 @@ class AfterUpdate(Observer):
 
 
 class AfterEpoch(Observer):
-    """Is called after each epoch."""
+    """Is called after each epoch.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import AfterEpoch, BoltzmannMachine, ExactLikelihood, Report, fit
+        >>> class Norm(AfterEpoch):
+        ...     def after_epoch(self, progress):
+        ...         parameters = progress.energy.parameters()
+        ...         return Report({"norm": sum(float(p.detach().norm()) for p in parameters)})
+        >>> machine = BoltzmannMachine.fully_visible(2)
+        >>> history = fit(machine, torch.eye(2), ExactLikelihood(), epochs=2, observers=[Norm()])
+        >>> [sorted(row) for row in history.metrics]
+        [['epoch', 'norm', 'seconds'], ['epoch', 'norm', 'seconds']]
+    """
 
     @abstractmethod
     def after_epoch(self, progress: Progress) -> Report | None:
@@ -120,6 +172,16 @@ class AtEnd(Observer):
     """Is called when all epochs are over or an observer has stopped the learning.
 
     An exception or Ctrl-C is not such an end: it is called when learning has gone on to its end.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import AtEnd, BoltzmannMachine, ExactLikelihood, fit
+        >>> class Goodbye(AtEnd):
+        ...     def at_end(self, progress):
+        ...         print("epochs:", progress.epoch)
+        >>> machine = BoltzmannMachine.fully_visible(2)
+        >>> history = fit(machine, torch.eye(2), ExactLikelihood(), epochs=4, observers=[Goodbye()])
+        epochs: 4
     """
 
     @abstractmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseEnergy
+from pyro_ebm.energies import Energy, pairwise_terms
 from pyro_ebm.learning.base import held_batch, rows_of
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, flat_features, is_count
@@ -116,9 +116,8 @@ class Monitor(AtStart, AfterEpoch):
 
 def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | None:
     """Mean F of the fantasies minus mean F of the data; None where F has no closed form."""
-    if not isinstance(energy, PairwiseEnergy):
-        return None
-    if energy.read().obstacle([site for site in energy.sites if site not in data]):
+    terms = pairwise_terms(energy)
+    if terms is None or terms.obstacle([site for site in energy.sites if site not in data]):
         return None
     return float(energy.free_energy(fantasies).mean() - energy.free_energy(data).mean())
 

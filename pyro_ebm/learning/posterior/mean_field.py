@@ -92,7 +92,7 @@ def mean_field(
     if unknown := [site for site in start or {} if site not in hidden]:
         raise ValueError(f"start is given for {unknown}; the sites to infer are {hidden}.")
     with torch.no_grad():
-        terms = require_pairwise(energy, "Mean field").read()
+        terms = require_pairwise(energy, "Mean field")
         terms.require_finite()
         terms.require_normalisable()
         return coordinate_ascent(terms, terms.features(observed), start, tolerance, max_sweeps)

@@ -11,11 +11,11 @@ from pyro_ebm.energies import (
     Energy,
     FactorGraph,
     FactorGroup,
-    FieldEnergy,
     GraphLink,
     Link,
-    PairwiseEnergy,
     PairwiseTerms,
+    factors_of,
+    pairwise_terms,
 )
 from pyro_ebm.sites import Sites
 
@@ -72,13 +72,14 @@ def field_of(energy: Energy) -> Field:
         FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If it is neither a random field nor a machine of finite units.
     """
-    if isinstance(energy, FieldEnergy):
-        (site,) = energy.sites
-        graph = energy.read().to(torch.float64)
+    graph, terms = factors_of(energy), pairwise_terms(energy)
+    if graph is not None:
+        graph = graph.to(torch.float64)
         graph.require_finite()
-        return Field(graph, {site: len(energy.states)}, {site: None}, {site: None})
-    if isinstance(energy, PairwiseEnergy):
-        terms = energy.read().to(torch.float64)
+        (site,) = energy.sites
+        return Field(graph, {site: len(graph.states)}, {site: None}, {site: None})
+    if terms is not None:
+        terms = terms.to(torch.float64)
         terms.require_finite()
         if infinite := [site for site, unit in terms.units.items() if unit.levels is None]:
             raise TypeError(f"Elimination sums over labels, but the units of {infinite} are real.")

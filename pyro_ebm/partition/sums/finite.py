@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyro_ebm.energies import Energy, parameter_batch
+from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Levels, Site, Sites, all_true, covers, flat_features
 
 from .enumeration import (
@@ -74,7 +74,7 @@ class FiniteSum(Summation):
     @classmethod
     def of(cls, energy: Energy, levels: Mapping[str, Levels]) -> Self:
         """The sums of an energy over the sites whose levels are given."""
-        return cls(energy, levels, parameter_batch(energy), {})
+        return cls(energy, levels, energy.structure().batch, {})
 
     @cached_property
     def count(self) -> int:

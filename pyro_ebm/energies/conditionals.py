@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.base import Block, BlockEnergy, Energy
-from pyro_ebm.energies.fields.energy import FieldEnergy
-from pyro_ebm.energies.finite import FiniteLaw
-from pyro_ebm.sites import Site, Sites, describe, values_at
+from pyro_ebm.sites import Site, describe, values_at
+
+from .structure import Block
 
 
 def common_blocks(
@@ -69,29 +68,3 @@ def values_of_units(site: Site, name: str, like: Tensor) -> Tensor:  # (states, 
             f"energy or its gradient, and join the kernels in a Cycle."
         )
     return found.to(like)
-
-
-def log_weights(energy: Energy, site: str, x: Sites, block: Block, values: Tensor) -> Tensor:
-    """ln p of each value of each unit of a block given the rest, up to what no value changes.
-
-    Args:
-        energy: One that knows the conditional laws of the site.
-        site: The site.
-        x: Values of all the sites, of other energies too.
-        block: Units that are independent given the rest.
-        values: Of a unit (states, *event).
-
-    Returns:
-        (*batch, units, states).
-    """
-    assert isinstance(energy, BlockEnergy)
-    own = {name: x[name] for name in energy.sites}
-    if isinstance(energy, FieldEnergy):
-        return energy.read().logits(own[site].to(torch.int64), energy.around(block)).movedim(0, -1)
-    law = energy.conditional(site, own, block)
-    if isinstance(law, FiniteLaw) and torch.equal(law.values.to(values), values):
-        # No value is possible: normalised it is NaN, and counts where the weight is not 0.
-        return law.logits.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-    ones = [1] * len(law.batch_shape)
-    options = values.reshape(len(values), *ones, *values.shape[1:])
-    return law.log_prob(options).movedim(0, -1)
