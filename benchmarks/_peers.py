@@ -121,8 +121,7 @@ def compiled(sample: Callable[[int], np.ndarray]) -> Timed:
 
 def by_numpyro(target: Target, length: Length) -> Timed:
     import jax
-    from numpyro.infer import MCMC as NumPyroMCMC
-    from numpyro.infer import NUTS as NumPyroNUTS
+    from numpyro.infer import MCMC as NumPyroMCMC, NUTS as NumPyroNUTS
 
     mcmc = NumPyroMCMC(
         NumPyroNUTS(potential_fn=in_jax(target)),

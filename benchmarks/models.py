@@ -102,8 +102,7 @@ else:
     import jax
     import numpyro
     import numpyro.distributions as ndist
-    from numpyro.infer import HMC as NumPyroHMC
-    from numpyro.infer import MCMC, DiscreteHMCGibbs
+    from numpyro.infer import HMC as NumPyroHMC, MCMC, DiscreteHMCGibbs
 
     def numpyro_mixture(points: jax.Array) -> None:
         weight = numpyro.sample("weight", ndist.Beta(5.0, 5.0))

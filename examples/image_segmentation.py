@@ -18,8 +18,7 @@ import networkx as nx
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import MCMC as PYRO_MCMC
-from pyro.infer import NUTS
+from pyro.infer import MCMC as PYRO_MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 

@@ -60,6 +60,34 @@ def imported_from(source: Source, node: ast.ImportFrom) -> str:
     return ".".join([*folder, *filter(None, [node.module])])
 
 
+# --- faces only ----------------------------------------------------------------------------------
+
+
+def imports_past_a_face(files: list[Source]) -> list[str]:
+    """Imports from within another folder of the package, as "file: from module"."""
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    found = []
+    for source in files:
+        own = source.path.split("/")[0].removesuffix(".py")
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ImportFrom):
+                package, *parts = imported_from(source, node).split(".")
+                if package == "pyro_ebm" and len(parts) > 1 and parts[0] in folders - {own}:
+                    found.append(f"{source.path}: from {'.'.join(parts)}")
+    return found
+
+
+def test_a_folder_is_entered_by_its_face() -> None:
+    """What others need of a folder stands in its __init__; what is in `__all__` there is public."""
+    assert not imports_past_a_face(sources())
+
+
+def test_an_import_past_a_face_is_found() -> None:
+    inside = ast.parse("from pyro_ebm.kernels.start import where")
+    planted = Source("minima/modes.py", "pyro_ebm.minima.modes", inside)
+    assert imports_past_a_face([planted]) == ["minima/modes.py: from kernels.start"]
+
+
 # --- abstract or final ---------------------------------------------------------------------------
 
 

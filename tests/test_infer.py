@@ -11,9 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import HMC as PyroHMC
-from pyro.infer import MCMC as PyroMCMC
-from pyro.infer import NUTS, Predictive
+from pyro.infer import HMC as PyroHMC, MCMC as PyroMCMC, NUTS, Predictive
 from pyro.infer.autoguide.initialization import init_to_median
 from pyro.ops.stats import effective_sample_size
 from torch import Tensor

@@ -34,12 +34,9 @@ from torch.distributions import constraints
 
 from pyro_ebm.distributions import EnergyDistribution, IntractableNormalizerError, intractable
 from pyro_ebm.energies import BoltzmannMachine, CallableEnergy, ModelEnergy
-from pyro_ebm.infer import MCMC as OurMCMC
-from pyro_ebm.infer import EnergyKernel
-from pyro_ebm.kernels import HMC as OurHMC
-from pyro_ebm.kernels import Cycle, Gibbs
-from pyro_ebm.partition import LogPartition
-from pyro_ebm.partition import exact as exact_sums
+from pyro_ebm.infer import MCMC as OurMCMC, EnergyKernel
+from pyro_ebm.kernels import HMC as OurHMC, Cycle, Gibbs
+from pyro_ebm.partition import LogPartition, exact as exact_sums
 from pyro_ebm.sites import Site
 from tests.support.goodness import ALPHA, chi_square
 

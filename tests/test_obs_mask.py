@@ -8,8 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import MCMC as PyroMCMC
-from pyro.infer import NUTS, Predictive
+from pyro.infer import MCMC as PyroMCMC, NUTS, Predictive
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 

@@ -19,8 +19,7 @@ from torch.distributions import constraints
 from pyro_ebm.diagnostics import to_arviz
 from pyro_ebm.diagnostics.arviz import pyro_results
 from pyro_ebm.energies import CallableEnergy, UnbatchedModelWarning
-from pyro_ebm.infer import MCMC as OurMCMC
-from pyro_ebm.infer import EnergyKernel, energy_factor
+from pyro_ebm.infer import MCMC as OurMCMC, EnergyKernel, energy_factor
 from pyro_ebm.kernels import HMC as OurHMC
 from pyro_ebm.sites import Site
 

@@ -41,8 +41,7 @@ from pyro_ebm.kernels import (
 )
 from pyro_ebm.kernels.composite.tempering import TemperingTuning
 from pyro_ebm.kernels.start import random_start
-from pyro_ebm.sampling import NotMixedWarning, exact_draws, sample
-from pyro_ebm.sampling import sample as package_sample
+from pyro_ebm.sampling import NotMixedWarning, exact_draws, sample, sample as package_sample
 from pyro_ebm.sites import Site, boolean, random_values, spin
 from pyro_ebm.units import Bernoulli, Categorical, Gaussian
 

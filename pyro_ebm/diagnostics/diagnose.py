@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.sites import Sites, only_site, unit_names
-from pyro_ebm.statistics import indicators, labels
-from pyro_ebm.statistics.arrays import Array, tensor_of
-from pyro_ebm.statistics.nested import check_superchains
+from pyro_ebm.statistics import Array, check_superchains, indicators, labels, tensor_of
 
 from .checks import (
     HARMLESS,

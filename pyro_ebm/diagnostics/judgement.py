@@ -5,15 +5,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.statistics import agreement, nested_r_hat, stretch_means
-from pyro_ebm.statistics.autocovariance import (
+from pyro_ebm.statistics import (
     Autocovariances,
+    agreement,
     autocovariances,
     chunks,
+    nested_r_hat,
+    normal_scores,
+    r_hats,
+    ratio,
     split,
+    stretch_means,
+    tail_sample_sizes,
     together,
 )
-from pyro_ebm.statistics.convergence import normal_scores, r_hats, ratio, tail_sample_sizes
 
 STRETCHES = (32, 16, 8, 4, 2)  # of half a chain, for the test of agreement
 LENGTH = 5  # least length of a stretch, in autocorrelation times

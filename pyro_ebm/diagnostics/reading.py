@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_ebm.kernels import Chains
 from pyro_ebm.sites import Site, Sites
-from pyro_ebm.statistics.arrays import tensor_of
+from pyro_ebm.statistics import tensor_of
 
 if TYPE_CHECKING:
     from arviz import InferenceData

@@ -10,7 +10,16 @@ Example:
 from pyro_ebm.units import SpinDistribution, TruncatedNormal
 
 from .energy_distribution import EnergyDistribution
-from .intractable import IntractableNormalizerError
+from .intractable import (
+    Context as Context,
+    IntractableNormalizerError,
+    cut_off as cut_off,
+    dependences as dependences,
+    dependences_at as dependences_at,
+    factor_without_constant as factor_without_constant,
+    site_name as site_name,
+    watched_context as watched_context,
+)
 from .reading import read_once
 from .sampling import Sampler
 from .tensors import Boltzmann, Ising, Potts, RestrictedBoltzmann

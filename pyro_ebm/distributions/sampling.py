@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, pairwise_terms
-from pyro_ebm.kernels import Gibbs, Kernel, advance, choose_kernel
-from pyro_ebm.kernels.base import after_warmup, in_warmup
-from pyro_ebm.kernels.choice import Purpose
-from pyro_ebm.kernels.start import finite_start
+from pyro_ebm.kernels import (
+    Gibbs,
+    Kernel,
+    Purpose,
+    advance,
+    after_warmup,
+    choose_kernel,
+    finite_start,
+    in_warmup,
+)
 from pyro_ebm.partition import TooManyStatesError, exact
 from pyro_ebm.sites import Sites, is_count, random_values
 

@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ebm.energies import Energy, pairwise_terms
-from pyro_ebm.partition import TooManyStatesError, exact
-from pyro_ebm.partition.sums.enumeration import log_sum_exp, require_possible
-from pyro_ebm.partition.sums.finite import because
+from pyro_ebm.partition import TooManyStatesError, because, exact, log_sum_exp, require_possible
 from pyro_ebm.sites import Site, all_true, levels_of, trusting
 
 MAX_STATES = 2**16  # of a site that is enumerated: 16 bits

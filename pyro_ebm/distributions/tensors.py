@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies import BoltzmannMachine, RandomField
-from pyro_ebm.energies.pairwise.edges import Edges, NumberedGraph, numbered
+from pyro_ebm.energies import BoltzmannMachine, Edges, NumberedGraph, RandomField, numbered
 from pyro_ebm.partition import LogPartition
 
 from .energy_distribution import AbstractEnergyDistribution

@@ -9,13 +9,18 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, ModelEnergy
-from pyro_ebm.energies.pyro_models.first_pass import InitStrategy
-from pyro_ebm.kernels import Kernel
-from pyro_ebm.kernels.base import after_warmup, in_warmup, unmoved_sites
-from pyro_ebm.kernels.chains import brief
-from pyro_ebm.kernels.choice import Part, parts_of
-from pyro_ebm.kernels.watch import EVERY, Watch
+from pyro_ebm.energies import Energy, InitStrategy, ModelEnergy
+from pyro_ebm.kernels import (
+    EVERY,
+    Kernel,
+    Part,
+    Watch,
+    after_warmup,
+    brief,
+    in_warmup,
+    parts_of,
+    unmoved_sites,
+)
 from pyro_ebm.sites import Sites
 
 from .tally import Tally

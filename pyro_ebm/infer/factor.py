@@ -12,13 +12,13 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
-from pyro_ebm.distributions import read_once
-from pyro_ebm.distributions.intractable import (
+from pyro_ebm.distributions import (
     Context,
     cut_off,
     dependences,
     dependences_at,
     factor_without_constant,
+    read_once,
     site_name,
     watched_context,
 )

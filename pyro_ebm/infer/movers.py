@@ -16,9 +16,7 @@ from pyro.infer import HMC, NUTS
 from torch import Tensor
 
 from pyro_ebm.energies import ModelEnergy
-from pyro_ebm.kernels import Kernel
-from pyro_ebm.kernels.base import after_warmup, in_warmup
-from pyro_ebm.kernels.watch import EVERY, Watch
+from pyro_ebm.kernels import EVERY, Kernel, Watch, after_warmup, in_warmup
 from pyro_ebm.sites import Sites
 
 from .tally import SampleStatistics

@@ -6,8 +6,7 @@ from typing import Any
 
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 
-from pyro_ebm.energies import ModelEnergy
-from pyro_ebm.energies.pyro_models.first_pass import InitStrategy
+from pyro_ebm.energies import InitStrategy, ModelEnergy
 from pyro_ebm.sites import Sites
 
 from .movers import Mover, mover_of

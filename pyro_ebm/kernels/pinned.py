@@ -13,8 +13,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
-from pyro_ebm.energies.forbidden import Unit, can_change, changes
+from pyro_ebm.energies import Energy, Unit, can_change, changes
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Sites, unit_names, values_at
 

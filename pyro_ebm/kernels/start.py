@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import (
+    Constraints,
     Energy,
     FieldStructure,
     PairwiseTerms,
@@ -14,7 +15,6 @@ from pyro_ebm.energies import (
     factors_of,
     pairwise_terms,
 )
-from pyro_ebm.energies.fields.constraints import Constraints
 from pyro_ebm.kernels import chance
 from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
 

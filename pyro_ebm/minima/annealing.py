@@ -15,17 +15,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
-from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.kernels.base import Kernel, require_machines, same_batch
-from pyro_ebm.kernels.choice import Purpose, choose_kernel
-from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
-from pyro_ebm.kernels.start import (
+from pyro_ebm.energies import Energy, Path
+from pyro_ebm.kernels import (
+    Kernel,
+    Purpose,
     check_reference,
+    choose_kernel,
     finite_start,
     given_start,
     laws,
     random_start,
+    require_energy,
+    require_kernel,
+    require_machines,
+    require_settings,
+    same_batch,
 )
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites

@@ -7,12 +7,19 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, pairwise_terms
-from pyro_ebm.kernels.base import require_machines, same_batch
-from pyro_ebm.kernels.discrete.alphabets import Alphabet, alphabet_of, change_one
-from pyro_ebm.kernels.discrete.random_blocks import require_levels
-from pyro_ebm.kernels.metropolis import require_known
-from pyro_ebm.kernels.settings import require_energy
-from pyro_ebm.kernels.start import given_start, laws, where
+from pyro_ebm.kernels import (
+    Alphabet,
+    alphabet_of,
+    change_one,
+    given_start,
+    laws,
+    require_energy,
+    require_known,
+    require_levels,
+    require_machines,
+    same_batch,
+    where,
+)
 from pyro_ebm.sites import Levels, Sites, levels_of
 
 from .annealing import Annealed, knows_all

@@ -5,12 +5,8 @@ import math
 import torch
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels.discrete.gradient_gibbs import local_differences
-from pyro_ebm.kernels.settings import require_energy
-from pyro_ebm.kernels.start import random_start
-from pyro_ebm.partition import exact
-from pyro_ebm.partition.sums.enumeration import TooManyStatesError
-from pyro_ebm.partition.sums.summation import Mode
+from pyro_ebm.kernels import local_differences, random_start, require_energy
+from pyro_ebm.partition import Mode, TooManyStatesError, exact
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import describe, is_count
 

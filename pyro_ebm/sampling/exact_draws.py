@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels import TunableKernel
-from pyro_ebm.kernels.base import Findings, Kernel
-from pyro_ebm.kernels.start import accept_at_door, read_terms
+from pyro_ebm.kernels import Findings, Kernel, TunableKernel, accept_at_door, read_terms
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, batch_shape
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_ebm.diagnostics.checks import (
+from pyro_ebm.diagnostics import (
     DIVERGED,
     LEAST_DRAWS,
     LONGER,
@@ -25,23 +25,33 @@ from pyro_ebm.diagnostics.checks import (
     SLOW,
     SLOW_ON_LADDER,
     TRAPPED,
+    Diagnosis,
+    Evidence,
+    Verdict,
+    diagnose,
+    weigh,
 )
-from pyro_ebm.diagnostics.diagnose import diagnose
-from pyro_ebm.diagnostics.evidence import Diagnosis, Evidence, Verdict, weigh
-from pyro_ebm.energies import Energy
-from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.energies import Energy, Path
 from pyro_ebm.kernels import (
+    CAREFUL,
+    SMALLEST,
     Chains,
     ForbiddenStatesWarning,
     Kernel,
     ParallelTempering,
+    Part,
+    Purpose,
     Schedule,
+    given_start,
+    is_one_law,
+    joined,
+    parts_of,
+    random_start,
+    reference_of,
     resume,
     run,
+    said,
 )
-from pyro_ebm.kernels.choice import CAREFUL, SMALLEST, Part, Purpose, joined, parts_of, said
-from pyro_ebm.kernels.composite.reference import reference_of
-from pyro_ebm.kernels.start import given_start, is_one_law, random_start
 from pyro_ebm.partition import exact
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, whole

@@ -8,11 +8,27 @@ Example:
 """
 
 from .agreement import agreement, stretch_means
+from .arrays import Array as Array, tensor_of as tensor_of
+from .autocovariance import (
+    Autocovariances as Autocovariances,
+    autocovariances as autocovariances,
+    chunks as chunks,
+    split as split,
+    together as together,
+)
 from .baselines import chow_liu_log_likelihood, independent_log_likelihood
-from .convergence import effective_sample_size, r_hat, tail_effective_sample_size
+from .convergence import (
+    effective_sample_size,
+    normal_scores as normal_scores,
+    r_hat,
+    r_hats as r_hats,
+    ratio as ratio,
+    tail_effective_sample_size,
+    tail_sample_sizes as tail_sample_sizes,
+)
 from .frozen import FrozenUnits, describe_frozen, frozen_units
 from .hamming import hamming_autocorrelation, hamming_effective_sample_size, indicators, labels
-from .nested import nested_r_hat
+from .nested import check_superchains as check_superchains, nested_r_hat
 from .principal import principal_directions, projections
 from .round_trips import RoundTrips, round_trips
 from .stein import SteinDiscrepancy, kernel_stein_discrepancy

@@ -14,8 +14,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.energies import BoltzmannMachine, Energy, Structure, WithoutTerms
 from pyro_ebm.partition import exact
-from pyro_ebm.partition.sums import enumeration, split
-from pyro_ebm.partition.sums import pairwise as machines
+from pyro_ebm.partition.sums import enumeration, pairwise as machines, split
 from pyro_ebm.sites import Site, Sites
 from pyro_ebm.units import Bernoulli, Gaussian, Spin
 from tests.support import checks

@@ -23,8 +23,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
 from pyro_ebm.distributions import EnergyDistribution
-from pyro_ebm.energies import BoltzmannMachine, ModelEnergy, RandomField
-from pyro_ebm.energies import without_terms as algebra
+from pyro_ebm.energies import BoltzmannMachine, ModelEnergy, RandomField, without_terms as algebra
 from pyro_ebm.energies.pyro_models import dependence
 from pyro_ebm.energies.pyro_models.energy_site import EnergySite
 from pyro_ebm.kernels import HMC, MALA, Cycle, Gibbs, ParallelTempering, advance

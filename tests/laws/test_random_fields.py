@@ -26,8 +26,7 @@ from pyro_ebm.energies import (
     clamp,
     factors_of,
 )
-from pyro_ebm.energies.fields import factor_graph, labels
-from pyro_ebm.energies.fields import structure as field_structure
+from pyro_ebm.energies.fields import factor_graph, labels, structure as field_structure
 from pyro_ebm.energies.fields.labels import LabelDistribution, draw_labels
 from pyro_ebm.kernels import Gibbs, advance, run
 from pyro_ebm.units import Spin

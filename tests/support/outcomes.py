@@ -21,8 +21,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.fields import labels
-from pyro_ebm.energies.fields import structure as field_structure
+from pyro_ebm.energies.fields import labels, structure as field_structure
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import Mass, chance
 from pyro_ebm.kernels.discrete import integer_walk

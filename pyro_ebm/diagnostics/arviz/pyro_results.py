@@ -18,9 +18,15 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import UnbatchedModelWarning
-from pyro_ebm.energies.pyro_models.first_pass import element_support, random_pass
-from pyro_ebm.energies.pyro_models.log_joint import Model, is_deterministic, is_factor, is_latent
+from pyro_ebm.energies import (
+    Model,
+    UnbatchedModelWarning,
+    element_support,
+    is_deterministic,
+    is_factor,
+    is_latent,
+    random_pass,
+)
 from pyro_ebm.seeding import one_thread
 from pyro_ebm.sites import Site, Sites, storage_dtype
 

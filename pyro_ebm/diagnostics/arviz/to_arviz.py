@@ -22,7 +22,7 @@ import torch
 from pyro.infer.mcmc.api import AbstractMCMC
 from torch import Tensor
 
-from pyro_ebm.energies.pyro_models.imputed import joined
+from pyro_ebm.energies import joined
 from pyro_ebm.sites import (
     Site,
     Sites,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from arviz import InferenceData
     from xarray import DataTree
 
-    from pyro_ebm.kernels.chains import Chains
+    from pyro_ebm.kernels import Chains
 
 Extra = Literal["log_likelihood", "posterior_predictive"]
 

@@ -13,8 +13,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Blend, Energy, blend
+from pyro_ebm.energies.base import Energy
 from pyro_ebm.sites import Sites
+
+from .blend import Blend, blend
 
 
 @dataclass(frozen=True, eq=False)

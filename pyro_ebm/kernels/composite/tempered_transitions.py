@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
-from pyro_ebm.energies.composition.path import Path
+from pyro_ebm.energies import Energy, Path
 from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of, same_batch
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings

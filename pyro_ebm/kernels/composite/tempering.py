@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
-from pyro_ebm.energies.composition.path import Path, at_reference
+from pyro_ebm.energies import Energy, Path, at_reference
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import (
     Findings,

@@ -16,8 +16,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms, pairwise_terms, require_pairwise
-from pyro_ebm.energies.pairwise.links import GraphLink
+from pyro_ebm.energies import Energy, GraphLink, PairwiseTerms, pairwise_terms, require_pairwise
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.start import accept_at_door

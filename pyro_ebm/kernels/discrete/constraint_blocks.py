@@ -6,8 +6,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, FactorGraph, factors_of
-from pyro_ebm.energies.fields.constraints import BlockSet, Constraints, forbidding
+from pyro_ebm.energies import BlockSet, Constraints, Energy, FactorGraph, factors_of, forbidding
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel, same_batch
 from pyro_ebm.sites import Sites, check_names

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
-from pyro_ebm.kernels import Gibbs, Kernel, advance
-from pyro_ebm.kernels.choice import Purpose, joined, parts_of
-from pyro_ebm.kernels.discrete.gibbs import GibbsState
+from pyro_ebm.kernels import Gibbs, GibbsState, Kernel, Purpose, advance, joined, parts_of
 from pyro_ebm.learning.base import (
     Objective,
     Step,

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyro_ebm.energies import Energy, FactorGraph, FactorGroup
-from pyro_ebm.energies.fields.factor_graph import cut
-from pyro_ebm.energies.fields.labels import draw_labels
+from pyro_ebm.energies import Energy, FactorGraph, FactorGroup, cut, draw_labels
 from pyro_ebm.partition.sums.enumeration import (
     TooManyStatesError,
     as_float,

@@ -7,8 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import FactorGraph, FactorGroup
-from pyro_ebm.energies.fields.labels import draw_labels
+from pyro_ebm.energies import FactorGraph, FactorGroup, draw_labels
 from pyro_ebm.partition.elimination import elimination
 from pyro_ebm.partition.elimination.field import Field
 from pyro_ebm.sites import Sites
