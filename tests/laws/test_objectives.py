@@ -464,7 +464,7 @@ def stationarity(small: Small, objective: Objective, chains: int = 20_000, seed:
     machine = learned(small)
     rows, weights = data_for(small)
     x = exact.sample(machine, chains, seed=100 + seed)
-    state = ChainState(Gibbs().init(machine, x), (V,))
+    state = ChainState(Gibbs().init(machine, x), (V,), Gibbs())
     positive = weights @ posterior(small, rows)
     wanted = between(small, positive, small.probabilities)
     values = statistics(small)

@@ -32,10 +32,11 @@ from pyro_ebm.sites import Sites, is_count
 
 
 class ChainState(NamedTuple):
-    """The chains of the negative phase, and which sites are observed."""
+    """The chains of the negative phase, which sites are observed, and what moves the chains."""
 
     chain: Any  # the kernel's State
     observed: tuple[str, ...]
+    kernel: Kernel
 
 
 def default_kernel(energy: Energy, observed: tuple[str, ...]) -> Kernel:
@@ -134,7 +135,7 @@ class ContrastiveDivergence(Objective):
         # Every step starts its own chains: here one row is enough for the kernel's checks.
         one = {site: value[:1] for site, value in x.items()}
         start = terms.values(infer(self.positive, terms, one).draw())
-        return ChainState(kernel.init(energy, start), observed)
+        return ChainState(kernel.init(energy, start), observed, kernel)
 
     def loss(
         self,
@@ -144,7 +145,7 @@ class ContrastiveDivergence(Objective):
         row_weights: Tensor | None = None,
     ) -> Step:
         x, terms, row_weights = begin(energy, data, row_weights)
-        kernel = self.kernel or default_kernel(energy, state.observed)
+        kernel = self.kernel or state.kernel
         posterior = infer(self.positive, terms, x)
         with torch.no_grad():
             start = terms.values(posterior.draw())
@@ -164,7 +165,7 @@ class ContrastiveDivergence(Objective):
             row_weights,
             (posterior.averaged, averaged),
         )
-        return Step(loss, ChainState(chain, state.observed), chain.x)
+        return Step(loss, state._replace(chain=chain), chain.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +209,8 @@ class PersistentContrastiveDivergence(Objective):
         rows = torch.randint(rows_of(x, energy.sites), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
         kernel = self.kernel or default_kernel(energy, tuple(x))
-        return ChainState(kernel.init(energy, terms.values(posterior.draw())), tuple(x))
+        chain = kernel.init(energy, terms.values(posterior.draw()))
+        return ChainState(chain, tuple(x), kernel)
 
     def loss(
         self,
@@ -218,7 +220,7 @@ class PersistentContrastiveDivergence(Objective):
         row_weights: Tensor | None = None,
     ) -> Step:
         x, terms, row_weights = begin(energy, data, row_weights)
-        kernel = self.kernel or default_kernel(energy, state.observed)
+        kernel = self.kernel or state.kernel
         with torch.no_grad():
             chain = kernel.refresh(energy, state.chain, state.chain.x)
         chain = advance(kernel, energy, chain, self.steps)
@@ -227,4 +229,4 @@ class PersistentContrastiveDivergence(Objective):
         loss = mean_energy_difference(
             terms, positive.means, negative, row_weights, means=(positive.averaged, averaged)
         )
-        return Step(loss, ChainState(chain, state.observed), chain.x)
+        return Step(loss, state._replace(chain=chain), chain.x)
