@@ -233,7 +233,7 @@ def old_terms(kernel: Gibbs, energy: Energy, state: Any, x: Sites) -> Any:
     """A refresh that keeps the parameters."""
     if state.structure is None:
         return right_refresh(kernel, energy, state, x)
-    return state._replace(x=x, height=None)
+    return state._replace(x=x, swept=None)
 
 
 def ends_swapped(path: Path, beta: Tensor) -> Energy:

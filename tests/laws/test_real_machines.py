@@ -423,7 +423,7 @@ def test_a_sweep_of_the_other_sites_is_their_conditional_law(name: str) -> None:
     assert all(torch.equal(state.x[s], y[s] if s in small.finite else x[s]) for s in x)
     wanted = log_transition_by_definition(machine, kernel, x, y)
     assert distance(script.log_prob, wanted) < 1e-12
-    energy = kernel.init(machine, x)._replace(x=state.x, height=state.height).energy
+    energy = kernel.init(machine, x)._replace(x=state.x, swept=state.swept).energy
     if energy is not None:
         assert distance(energy, machine(state.x)) < 1e-12
 
