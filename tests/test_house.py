@@ -366,7 +366,16 @@ def test_there_are_public_names() -> None:
 
 
 # Folders whose names are all for users, whether or not they stand at the top.
-FACES = ("diagnostics", "kernels", "minima", "partition", "sampling")
+FACES = (
+    "diagnostics",
+    "energies",
+    "kernels",
+    "minima",
+    "partition",
+    "sampling",
+    "sites",
+    "units",
+)
 
 
 def public_names() -> dict[str, object]:

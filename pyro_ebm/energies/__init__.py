@@ -1,8 +1,15 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
-from .base import Constant, Energy, Given, Sum, combined, interpolate
-from .composition.blend import Blend, blend
-from .composition.clamped import Clamped, clamp
+from .base import (
+    Constant as Constant,
+    Energy,
+    Given as Given,
+    Sum as Sum,
+    combined as combined,
+    interpolate,
+)
+from .composition.blend import Blend as Blend, blend as blend
+from .composition.clamped import Clamped as Clamped, clamp
 from .composition.path import Path as Path, at_reference as at_reference
 from .fields.constraints import (
     BlockSet as BlockSet,
@@ -13,7 +20,7 @@ from .fields.factor_graph import FactorGraph, FactorGroup, cut as cut
 from .fields.factors import Factors, PatternFactors, TableFactors
 from .fields.labels import draw_labels as draw_labels
 from .fields.random_field import RandomField
-from .fields.structure import FieldStructure, factors_of
+from .fields.structure import FieldStructure as FieldStructure, factors_of as factors_of
 from .forbidden import Unit as Unit, can_change as can_change, changes as changes
 from .functions.callable import CallableEnergy
 from .functions.distribution import DistributionEnergy
@@ -28,10 +35,14 @@ from .pairwise.edges import (
     numbered as numbered,
 )
 from .pairwise.layers import Layer
-from .pairwise.links import Change, GraphLink, Link
-from .pairwise.mean_energy import mean_energy_difference
-from .pairwise.structure import PairwiseStructure, pairwise_terms, require_pairwise
-from .pairwise.terms import PairwiseTerms, draw_features
+from .pairwise.links import Change as Change, GraphLink as GraphLink, Link as Link
+from .pairwise.mean_energy import mean_energy_difference as mean_energy_difference
+from .pairwise.structure import (
+    PairwiseStructure as PairwiseStructure,
+    pairwise_terms as pairwise_terms,
+    require_pairwise as require_pairwise,
+)
+from .pairwise.terms import PairwiseTerms as PairwiseTerms, draw_features as draw_features
 from .pyro_models.first_pass import (
     InitStrategy as InitStrategy,
     element_support as element_support,
@@ -45,54 +56,38 @@ from .pyro_models.log_joint import (
     is_latent as is_latent,
 )
 from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
-from .structure import Claims, Differences, Structure, Swept, UnitLevels, sweep_blocks
+from .structure import (
+    Claims as Claims,
+    Differences as Differences,
+    Structure,
+    Swept as Swept,
+    UnitLevels as UnitLevels,
+    sweep_blocks as sweep_blocks,
+)
 from .without_terms import WithoutTerms
 
 __all__ = [
-    "Blend",
     "BoltzmannMachine",
     "CallableEnergy",
-    "Change",
-    "Claims",
-    "Clamped",
-    "Constant",
     "CouplingWarning",
-    "Differences",
     "DistributionEnergy",
     "Energy",
     "FactorGraph",
     "FactorGroup",
     "Factors",
-    "FieldStructure",
-    "Given",
     "Graph",
-    "GraphLink",
     "Layer",
-    "Link",
     "ModelEnergy",
-    "PairwiseStructure",
-    "PairwiseTerms",
     "PatternFactors",
     "RandomField",
     "SpectralConvolution",
     "SpectralLinear",
     "Structure",
-    "Sum",
-    "Swept",
     "TableFactors",
     "UnbatchedModelWarning",
-    "UnitLevels",
     "WithoutTerms",
-    "blend",
     "clamp",
-    "combined",
     "convolutional_energy",
-    "draw_features",
-    "factors_of",
     "interpolate",
-    "mean_energy_difference",
     "mlp_energy",
-    "pairwise_terms",
-    "require_pairwise",
-    "sweep_blocks",
 ]

@@ -130,7 +130,21 @@ class SweptInField(NamedTuple):
 
 
 class Structure(ABC):
-    """What is known of an energy, its parameters read once."""
+    """What is known of an energy, its parameters read once.
+
+    `energy.structure()` gives it, and methods answer for machines, fields, functions, Pyro models,
+    and sums and clamps of them alike. An energy of one's own mostly says `WithoutTerms(self)`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import BoltzmannMachine, clamp
+        >>> machine = BoltzmannMachine.restricted(3, 2)
+        >>> known = (0.5 * machine).structure()
+        >>> known.knows("hidden"), known.has_terms, known.batch
+        (True, True, torch.Size([]))
+        >>> clamp(machine, {"visible": torch.zeros(4, 3)}).structure().batch
+        torch.Size([4])
+    """
 
     sites: Mapping[str, Site]
     weighted: "tuple[tuple[Tensor, Structure], ...]" = ()  # of a sum of any parts: these

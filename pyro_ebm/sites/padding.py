@@ -14,6 +14,12 @@ class PaddedLabels(constraints.integer_interval):
     Args:
         past_end: Which elements are past their sequence's end (*batch, steps).
         label: q.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.sites import PaddedLabels
+        >>> PaddedLabels(torch.tensor([False, False, True]), 2).settled(torch.tensor([1, 0, 0]))
+        tensor([1, 0, 2])
     """
 
     def __init__(self, past_end: Tensor, label: int) -> None:

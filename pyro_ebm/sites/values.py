@@ -23,7 +23,14 @@ Levels = list[Tensor]  # the values (states, *event) of each unit of a site
 
 
 class SpinConstraint(Constraint):
-    """Values in {-1, 1}."""
+    """Values in {-1, 1}; `spin` is one.
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm.sites import spin
+        >>> spin.check(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([ True, False,  True])
+    """
 
     is_discrete = True
 
@@ -40,6 +47,15 @@ class ListedValues(Constraint):
 
     Args:
         values: They (states, *event).
+
+    Example:
+        >>> import torch
+        >>> from pyro_ebm import CallableEnergy, Site, exact
+        >>> from pyro_ebm.sites import ListedValues
+        >>> dose = Site(ListedValues(torch.tensor([0.0, 0.5, 2.0])), torch.Size([]))
+        >>> effect = CallableEnergy(lambda dose: (dose - 1) ** 2, {"dose": dose})
+        >>> exact.moments(effect).mean["dose"]
+        tensor([0.7429], dtype=torch.float64)
     """
 
     is_discrete = True
