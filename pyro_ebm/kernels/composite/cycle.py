@@ -6,10 +6,11 @@ a sampler within Gibbs; a site that no kernel moves is clamped.
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -52,8 +53,53 @@ class CompositionState(NamedTuple):
         return known
 
 
+class Composed(Kernel, ABC):
+    """A kernel on the states of several kernels."""
+
+    kernels: tuple[Kernel, ...]
+
+    def init(self, energy: Energy, x: Sites) -> CompositionState:
+        states = tuple(kernel.init(energy, x) for kernel in self.kernels)
+        return CompositionState(states[-1].x, states, len(states) - 1)
+
+    def refresh(self, energy: Energy, state: CompositionState, x: Sites) -> CompositionState:
+        latest = state.latest
+        new = self.kernels[latest].refresh(energy, state.states[latest], x)
+        return CompositionState(x, replaced(state.states, latest, new), latest)
+
+
+class Composition(Composed, TunableKernel):
+    """A kernel made of kernels, each of which is tuned in a warm-up."""
+
+    @abstractmethod
+    def turns(self, steps: int) -> list[int]:
+        """How often each of the kernels moves in so many steps, about."""
+
+    def moves(self, energy: Energy) -> tuple[str, ...]:
+        """The sites that it moves."""
+        return moved_by_any(self.kernels, energy)
+
+    def unset(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for kernel in self.kernels for name in unset_of(kernel)))
+
+    def tuning(self, steps: int) -> Kernel:
+        parts = tuple(map(in_warmup, self.kernels, self.turns(steps)))
+        if parts == self.kernels:
+            return self
+        return CompositionTuning(replace(cast(Any, self), kernels=parts))
+
+    @property
+    def findings(self) -> Findings:
+        """The findings of each kernel, under its number."""
+        return {
+            f"kernel_{number}_{name}": value
+            for number, kernel in enumerate(self.kernels)
+            for name, value in findings_of(kernel).items()
+        }
+
+
 @dataclass(frozen=True, eq=False)
-class Cycle(TunableKernel):
+class Cycle(Composition):
     """One kernel after another, in the given order, as one step.
 
     It reports what the kernels report; of a name that several have, the second under the name with
@@ -76,16 +122,6 @@ class Cycle(TunableKernel):
     def __post_init__(self) -> None:
         require_kernels("Cycle", self.kernels)
 
-    def moves(self, energy: Energy) -> tuple[str, ...]:
-        """The sites that it moves."""
-        return moved_by_any(self.kernels, energy)
-
-    def init(self, energy: Energy, x: Sites) -> CompositionState:
-        return init_all(self.kernels, energy, x)
-
-    def refresh(self, energy: Energy, state: CompositionState, x: Sites) -> CompositionState:
-        return refresh_latest(self.kernels, energy, state, x)
-
     @torch.no_grad()
     def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
         reports = []
@@ -94,20 +130,12 @@ class Cycle(TunableKernel):
             reports.append(info._asdict())
         return state, together(reports)
 
-    def unset(self) -> tuple[str, ...]:
-        return unset_of_all(self.kernels)
-
-    def tuning(self, steps: int) -> Kernel:
-        parts = tuple(in_warmup(kernel, steps) for kernel in self.kernels)
-        return composition_in_warmup(self, parts)
-
-    @property
-    def findings(self) -> Findings:
-        return findings_of_all(self.kernels)
+    def turns(self, steps: int) -> list[int]:
+        return [steps] * len(self.kernels)
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture(TunableKernel, ReversibleKernel):
+class Mixture(Composition, ReversibleKernel):
     """One of the kernels, chosen at random for all chains, as one step.
 
     Chains that follow the law stay independent, since each of the kernels leaves it unchanged. It
@@ -150,16 +178,6 @@ class Mixture(TunableKernel, ReversibleKernel):
         weights = self.weights or (1.0,) * len(self.kernels)
         return tuple(weight / sum(weights) for weight in weights)
 
-    def moves(self, energy: Energy) -> tuple[str, ...]:
-        """The sites that it moves."""
-        return moved_by_any(self.kernels, energy)
-
-    def init(self, energy: Energy, x: Sites) -> CompositionState:
-        return init_all(self.kernels, energy, x)
-
-    def refresh(self, energy: Energy, state: CompositionState, x: Sites) -> CompositionState:
-        return refresh_latest(self.kernels, energy, state, x)
-
     @torch.no_grad()
     def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
         return self.drawn().step(energy, state)
@@ -180,21 +198,12 @@ class Mixture(TunableKernel, ReversibleKernel):
         # The shares may add up to a little below 1.
         return OneOf(self.kernels, min(below, len(self.kernels) - 1))
 
-    def unset(self) -> tuple[str, ...]:
-        return unset_of_all(self.kernels)
-
-    def tuning(self, steps: int) -> Kernel:
-        expected = (max(1, round(steps * share)) for share in self.shares)
-        parts = tuple(map(in_warmup, self.kernels, expected))
-        return composition_in_warmup(self, parts)
-
-    @property
-    def findings(self) -> Findings:
-        return findings_of_all(self.kernels)
+    def turns(self, steps: int) -> list[int]:
+        return [max(1, round(steps * share)) for share in self.shares]
 
 
 @dataclass(frozen=True, eq=False)
-class OneOf(ReversibleKernel):
+class OneOf(Composed, ReversibleKernel):
     """What a mixture has chosen: one of its kernels, on a state of all of them.
 
     Args:
@@ -217,12 +226,6 @@ class OneOf(ReversibleKernel):
         """The same, with another kernel in the place of the one that moves."""
         return replace(self, kernels=replaced(self.kernels, self.number, kernel))
 
-    def init(self, energy: Energy, x: Sites) -> CompositionState:
-        return init_all(self.kernels, energy, x)
-
-    def refresh(self, energy: Energy, state: CompositionState, x: Sites) -> CompositionState:
-        return refresh_latest(self.kernels, energy, state, x)
-
     @torch.no_grad()
     def step(self, energy: Energy, state: CompositionState) -> tuple[CompositionState, NamedTuple]:
         return step_one(self.number, self.chosen, energy, state)
@@ -236,7 +239,7 @@ class CompositionTuning(Tuning):
         composition: The composition of the kernels that are being tuned.
     """
 
-    composition: Cycle | Mixture
+    composition: Composition
 
     def init(self, energy: Energy, x: Sites) -> CompositionState:
         return self.composition.init(energy, x)
@@ -252,28 +255,7 @@ class CompositionTuning(Tuning):
             after_warmup(*pair) for pair in zip(self.composition.kernels, state.states, strict=True)
         ]
         kernels, states = zip(*pairs, strict=True)
-        return replace(self.composition, kernels=kernels), state._replace(states=states)
-
-
-def composition_in_warmup(composition: Cycle | Mixture, parts: tuple[Kernel, ...]) -> Kernel:
-    """The composition of kernels that are being tuned; itself, where none is."""
-    if parts == composition.kernels:
-        return composition
-    return CompositionTuning(replace(composition, kernels=parts))
-
-
-def unset_of_all(kernels: tuple[Kernel, ...]) -> tuple[str, ...]:
-    """The settings that are left out of any of the kernels, each name once."""
-    return tuple(dict.fromkeys(name for kernel in kernels for name in unset_of(kernel)))
-
-
-def findings_of_all(kernels: tuple[Kernel, ...]) -> Findings:
-    """The findings of each kernel, under its number."""
-    return {
-        f"kernel_{number}_{name}": value
-        for number, kernel in enumerate(kernels)
-        for name, value in findings_of(kernel).items()
-    }
+        return replace(cast(Any, self.composition), kernels=kernels), state._replace(states=states)
 
 
 def require_kernels(name: str, kernels: tuple[Kernel, ...]) -> None:
@@ -287,21 +269,6 @@ def require_kernels(name: str, kernels: tuple[Kernel, ...]) -> None:
     for kernel in kernels:
         if not isinstance(kernel, Kernel):
             raise TypeError(f"{name} was given {kernel!r}; wanted kernels, for example Gibbs().")
-
-
-def init_all(kernels: tuple[Kernel, ...], energy: Energy, x: Sites) -> CompositionState:
-    """The state at x, after the checks at every kernel's door."""
-    states = tuple(kernel.init(energy, x) for kernel in kernels)
-    return CompositionState(states[-1].x, states, len(states) - 1)
-
-
-def refresh_latest(
-    kernels: tuple[Kernel, ...], energy: Energy, state: CompositionState, x: Sites
-) -> CompositionState:
-    """The state after a change from outside."""
-    latest = state.latest
-    new = kernels[latest].refresh(energy, state.states[latest], x)
-    return CompositionState(x, replaced(state.states, latest, new), latest)
 
 
 def step_one(

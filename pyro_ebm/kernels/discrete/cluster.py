@@ -10,6 +10,7 @@ It pays where all couplings can be satisfied at once: ferromagnets, and what a g
 units at temperatures at which nothing has been decided, and such machines are refused.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -55,8 +56,57 @@ class ClusterInfo(NamedTuple):
     cluster_size: Tensor
 
 
+class ClusterKernel(ReversibleKernel):
+    """Turns some of the clusters, never that of the ghost."""
+
+    @abstractmethod
+    def chosen(self, spins: Tensor, root: Tensor) -> Tensor:  # (*batch, nodes)
+        """The nodes whose clusters are turned, but for the ghost's.
+
+        Args:
+            spins: The nodes (*batch, nodes).
+            root: Of each node the first node of its cluster (*batch, nodes).
+        """
+
+    def reversed(self, energy: Energy) -> Self:
+        return self
+
+    def init(self, energy: Energy, x: Sites) -> ClusterState:
+        mover = type(self).__name__
+        with torch.no_grad():
+            terms = pairwise_terms(energy)
+            if terms is None or not has_spins(terms):
+                raise TypeError(
+                    f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
+                    f"Use GibbsWithGradients() or DiscreteLangevin() for other discrete energies."
+                )
+            terms.require_finite()
+            bonds = read_bonds(terms)
+        x = accept_at_door(energy, x, terms)
+        gauge(bonds, mover)
+        return ClusterState(x, bonds)
+
+    @torch.no_grad()
+    def refresh(self, energy: Energy, state: ClusterState, x: Sites) -> ClusterState:
+        terms = require_pairwise(energy, "A cluster move")
+        terms.require_finite()
+        bonds = read_bonds(terms)
+        same = bonds.weight.shape == state.bonds.weight.shape
+        # Only other signs can make another gauge.
+        if not (same and torch.equal(bonds.weight.sign(), state.bonds.weight.sign())):
+            gauge(bonds, "A cluster move")
+        return ClusterState(x, bonds)
+
+    @torch.no_grad()
+    def step(self, energy: Energy, state: ClusterState) -> tuple[ClusterState, ClusterInfo]:
+        spins = joined_spins(energy, state.x)
+        root = clusters(spins, state.bonds)
+        turned = self.chosen(spins, root) & (root != root[..., -1:])
+        return settle(energy, state, turned, root)
+
+
 @dataclass(frozen=True, eq=False)
-class SwendsenWang(ReversibleKernel):
+class SwendsenWang(ClusterKernel):
     """All clusters at once: each is turned with the probability ½, but for the ghost's.
 
     It moves all units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -76,26 +126,12 @@ class SwendsenWang(ReversibleKernel):
         | https://doi.org/10.1103/PhysRevLett.58.86
     """
 
-    def reversed(self, energy: Energy) -> Self:
-        return self
-
-    def init(self, energy: Energy, x: Sites) -> ClusterState:
-        return init_clusters(energy, x, "SwendsenWang")
-
-    def refresh(self, energy: Energy, state: ClusterState, x: Sites) -> ClusterState:
-        return refresh_clusters(energy, state, x)
-
-    @torch.no_grad()
-    def step(self, energy: Energy, state: ClusterState) -> tuple[ClusterState, ClusterInfo]:
-        spins = joined_spins(energy, state.x)
-        root = clusters(spins, state.bonds)
-        turned = chance.happens(torch.full_like(spins, 0.5)).gather(-1, root)
-        turned &= root != root[..., -1:]
-        return settle(energy, state, turned, root)
+    def chosen(self, spins: Tensor, root: Tensor) -> Tensor:
+        return chance.happens(torch.full_like(spins, 0.5)).gather(-1, root)
 
 
 @dataclass(frozen=True, eq=False)
-class Wolff(ReversibleKernel):
+class Wolff(ClusterKernel):
     """One cluster, that of a unit drawn at random: it is turned, unless it holds the ghost.
 
     It moves the units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -117,22 +153,9 @@ class Wolff(ReversibleKernel):
         | https://doi.org/10.1103/PhysRevLett.62.361
     """
 
-    def reversed(self, energy: Energy) -> Self:
-        return self
-
-    def init(self, energy: Energy, x: Sites) -> ClusterState:
-        return init_clusters(energy, x, "Wolff")
-
-    def refresh(self, energy: Energy, state: ClusterState, x: Sites) -> ClusterState:
-        return refresh_clusters(energy, state, x)
-
-    @torch.no_grad()
-    def step(self, energy: Energy, state: ClusterState) -> tuple[ClusterState, ClusterInfo]:
-        spins = joined_spins(energy, state.x)
-        root = clusters(spins, state.bonds)
+    def chosen(self, spins: Tensor, root: Tensor) -> Tensor:
         seed = chance.choose(torch.zeros_like(spins[..., :-1])).unsqueeze(-1)
-        turned = (root == root.gather(-1, seed)) & (root != root[..., -1:])
-        return settle(energy, state, turned, root)
+        return root == root.gather(-1, seed)
 
 
 @torch.no_grad()
@@ -151,38 +174,6 @@ def suits_clusters(energy: Energy) -> bool:
     except ValueError:
         return False
     return True
-
-
-def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
-    """The state at x, after the checks at the door.
-
-    Raises:
-        TypeError, ValueError: If the energy has no clusters, or x is not what is wanted.
-    """
-    with torch.no_grad():
-        terms = pairwise_terms(energy)
-        if terms is None or not has_spins(terms):
-            raise TypeError(
-                f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
-                f"Use GibbsWithGradients() or DiscreteLangevin() for other discrete energies."
-            )
-        terms.require_finite()
-        bonds = read_bonds(terms)
-    x = accept_at_door(energy, x, terms)
-    gauge(bonds, mover)
-    return ClusterState(x, bonds)
-
-
-def refresh_clusters(energy: Energy, state: ClusterState, x: Sites) -> ClusterState:
-    """The state with the couplings read again; a gauge is sought where their signs have changed."""
-    with torch.no_grad():
-        terms = require_pairwise(energy, "A cluster move")
-        terms.require_finite()
-        bonds = read_bonds(terms)
-    same = bonds.weight.shape == state.bonds.weight.shape
-    if not (same and torch.equal(bonds.weight.sign(), state.bonds.weight.sign())):
-        gauge(bonds, "A cluster move")
-    return ClusterState(x, bonds)
 
 
 def has_spins(terms: PairwiseTerms) -> bool:
