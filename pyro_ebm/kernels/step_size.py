@@ -68,6 +68,13 @@ class StepSize(NamedTuple):
         return self.at(self.size * FACTOR ** (2 * acceptance.double() - 1))
 
 
+class StepInfo(NamedTuple):
+    """What the Metropolis test of a step did, (*batch,) each."""
+
+    acceptance_rate: Tensor
+    step_size: Tensor
+
+
 def as_length(sizes: Tensor, like: Tensor) -> Length:
     """Step sizes (*laws,) as a setting: a number, where there is one law."""
     return sizes.to(like) if sizes.dim() else float(sizes)

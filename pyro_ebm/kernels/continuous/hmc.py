@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.settings import (
     Length,
     left_out,
@@ -38,7 +37,7 @@ class HMCInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class HMC(Mover, ReversibleKernel):
+class HMC(Mover):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
     The n-th trajectory has the length :math:`T (1 - j h_n)`, in leapfrog steps of length
@@ -145,9 +144,6 @@ class HMC(Mover, ReversibleKernel):
             jitter=0.0,
             step_jitter=0.0,
         )
-
-    def reversed(self, energy: Energy) -> Self:
-        return self
 
     @property
     def settings(self) -> Settings:

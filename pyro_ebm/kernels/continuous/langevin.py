@@ -6,7 +6,7 @@ with the step size τ and the inverse mass :math:`\Sigma = L L^\top`, in unconst
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -14,33 +14,19 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.base import ReversibleKernel
-from pyro_ebm.kernels.settings import (
-    Length,
-    left_out,
-    require_broadcast,
-    require_positive,
-    require_probability,
-    require_set,
-)
-from pyro_ebm.kernels.step_size import reported
+from pyro_ebm.kernels.settings import Length, require_broadcast, require_positive, require_set
+from pyro_ebm.kernels.step_size import StepInfo, reported
 from pyro_ebm.sites import Sites
 
 from .coordinates import Coordinates, moved_sites
 from .dynamics import DynamicsState, draw_momentum, init_dynamics, propose, refresh_dynamics, settle
 from .mass import DIAGONAL_MASS, UNIT_MASS, Mass
-from .tuning import Mover, Settings
+from .tuning import SingleStepMover
 
 
 class LangevinInfo(NamedTuple):
     """The step size τ of this step (*batch,)."""
 
-    step_size: Tensor
-
-
-class MALAInfo(NamedTuple):
-    """What the Metropolis test did, (*batch,) each."""
-
-    acceptance_rate: Tensor
     step_size: Tensor
 
 
@@ -143,7 +129,7 @@ class Langevin(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class MALA(Mover, ReversibleKernel):
+class MALA(SingleStepMover):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
     `HMC` makes several such steps between two tests, and is the better choice of most.
@@ -174,10 +160,7 @@ class MALA(Mover, ReversibleKernel):
     step_size: Length | None = None
     mass: Mass = DIAGONAL_MASS
     target_acceptance: float = 0.574
-
-    def __post_init__(self) -> None:
-        require_positive("step_size", self.step_size)
-        require_probability("target_acceptance", self.target_acceptance)
+    size_name = "step_size"
 
     def moves(self, energy: Energy) -> tuple[str, ...]:
         return moved_sites(energy, self.sites)
@@ -192,28 +175,11 @@ class MALA(Mover, ReversibleKernel):
         return refresh_dynamics(energy, self.sites, state, x)
 
     @torch.no_grad()
-    def step(self, energy: Energy, state: DynamicsState) -> tuple[DynamicsState, MALAInfo]:
+    def step(self, energy: Energy, state: DynamicsState) -> tuple[DynamicsState, StepInfo]:
         assert self.step_size is not None  # checked in `init`
         coordinates = Coordinates.of(energy, self.sites)
         one_step = (2 * self.step_size) ** 0.5, 1
         proposal = propose(energy, coordinates, state, self.mass, one_step)
         after, verdict = settle(coordinates, state, proposal)
         rate = verdict.acceptance_rate
-        info = MALAInfo(rate, reported(self.step_size, rate))
-        return after, info
-
-    def unset(self) -> tuple[str, ...]:
-        return left_out(self, "step_size")
-
-    def reversed(self, energy: Energy) -> Self:
-        return self
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(self.step_size, 0.0, self.mass)
-
-    def at(self, settings: Settings) -> Self:
-        return replace(self, step_size=settings.size, mass=settings.mass)
-
-    def single(self, size: Length, mass: Mass) -> Self:
-        return replace(self, step_size=size, mass=mass)
+        return after, StepInfo(rate, reported(self.step_size, rate))

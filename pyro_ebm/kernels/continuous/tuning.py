@@ -6,15 +6,15 @@ ones are of laws that may differ, as those of the levels of a ladder: each has a
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels.base import Findings, Kernel, TunableKernel, Tuning
-from pyro_ebm.kernels.settings import Length
+from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
+from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_probability
 from pyro_ebm.kernels.step_size import StepSize, as_length, least, of_sizes
 from pyro_ebm.sites import Sites
 
@@ -47,8 +47,8 @@ class Settings(NamedTuple):
     most: int = LONGEST
 
 
-class Mover(TunableKernel):
-    """A kernel that moves the continuous sites as one vector, by a step size and a mass."""
+class Mover(TunableKernel, ReversibleKernel):
+    """A kernel that moves sites as one vector, by a step size and a mass, with one test a step."""
 
     target_acceptance: float
 
@@ -74,6 +74,9 @@ class Mover(TunableKernel):
         wanted = size is None or length is None or mass.is_wanted
         return MoverTuning(self, steps) if wanted else self
 
+    def reversed(self, energy: Energy) -> Self:
+        return self
+
     @property
     def findings(self) -> Findings:
         # Every concrete mover is a dataclass.
@@ -85,6 +88,40 @@ class Mover(TunableKernel):
             elif isinstance(value, int | float):
                 numbers[name] = value
         return {**numbers, "mass": repr(self.settings.mass)}
+
+
+class SingleStepMover(Mover):
+    """A mover without trajectories: its settings are the size of a step, and the mass.
+
+    Every concrete one is a dataclass, of which `size_name` names the field with the size.
+    """
+
+    size_name: ClassVar[str]
+    mass: Mass
+
+    def __post_init__(self) -> None:
+        require_positive(self.size_name, self.size)
+        require_probability("target_acceptance", self.target_acceptance)
+
+    @property
+    def size(self) -> Length | None:
+        """The size of a step."""
+        size: Length | None = getattr(self, self.size_name)
+        return size
+
+    def unset(self) -> tuple[str, ...]:
+        return left_out(self, self.size_name)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.size, 0.0, self.mass)
+
+    def at(self, settings: Settings) -> Self:
+        changes = {self.size_name: settings.size, "mass": settings.mass}
+        return replace(cast(Any, self), **changes)
+
+    def single(self, size: Length, mass: Mass) -> Self:
+        return self.at(Settings(size, 0.0, mass))
 
 
 class MoverTuningState(NamedTuple):

@@ -21,7 +21,7 @@ from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKer
 from pyro_ebm.kernels.metropolis import metropolis, require_known
 from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_set
 from pyro_ebm.kernels.start import accept_at_door, read_terms, where, with_terms
-from pyro_ebm.kernels.step_size import StepSize, as_length, reported
+from pyro_ebm.kernels.step_size import StepInfo, StepSize, as_length, reported
 from pyro_ebm.sites import Sites
 
 from . import kept_fields
@@ -85,13 +85,6 @@ class GibbsWithGradientsInfo(NamedTuple):
     """What the Metropolis test did (*batch,): the probability of acceptance."""
 
     acceptance_rate: Tensor
-
-
-class DiscreteLangevinInfo(NamedTuple):
-    """What the Metropolis test did, and the step size (*batch,)."""
-
-    acceptance_rate: Tensor
-    step_size: Tensor
 
 
 @torch.no_grad()
@@ -267,9 +260,7 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
         return start(energy, x, state.alphabets)
 
     @torch.no_grad()
-    def step(
-        self, energy: Energy, state: GradientState
-    ) -> tuple[GradientState, DiscreteLangevinInfo]:
+    def step(self, energy: Energy, state: GradientState) -> tuple[GradientState, StepInfo]:
         alphabets = state.alphabets
         forward = self.log_weights(state)
         drawn = {s: alphabets[s].redrawn(state.x[s], w) for s, w in forward.items()}
@@ -283,7 +274,7 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
             log_ratio = log_ratio + (back - there).reshape(*log_ratio.shape, -1).sum(-1)
         state, rate = settle(state, new, log_ratio)
         assert self.step_size is not None  # checked in `init`
-        return state, DiscreteLangevinInfo(rate, reported(self.step_size, rate))
+        return state, StepInfo(rate, reported(self.step_size, rate))
 
     def log_weights(self, state: GradientState) -> Sites:
         """The log weights of the changes of each unit (*batch, *elements), by site."""
@@ -361,7 +352,7 @@ class DiscreteLangevinTuning(Tuning):
 
     def step(
         self, energy: Energy, state: DiscreteLangevinTuningState
-    ) -> tuple[DiscreteLangevinTuningState, DiscreteLangevinInfo]:
+    ) -> tuple[DiscreteLangevinTuningState, StepInfo]:
         inner, info = self.at(state.size.size, state.energy).step(energy, state.inner)
         size = state.size.after(info.acceptance_rate.mean(0), ACCEPTANCE)
         return DiscreteLangevinTuningState(inner, size), info

@@ -1,58 +1,24 @@
 """A random walk on integers: counts without a bound, and ranges too wide to try value by value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import ReversibleKernel
-from pyro_ebm.kernels.continuous.coordinates import (
-    Coordinates,
-    Height,
-    require_finite_start,
-    start,
-)
 from pyro_ebm.kernels.continuous.mass import DIAGONAL_MASS, Mass
-from pyro_ebm.kernels.continuous.tuning import Mover, Settings
+from pyro_ebm.kernels.continuous.walk import Walk, WalkState
 from pyro_ebm.kernels.metropolis import choose, metropolis, require_known
-from pyro_ebm.kernels.settings import (
-    Length,
-    left_out,
-    require_broadcast,
-    require_positive,
-    require_probability,
-    require_set,
-)
+from pyro_ebm.kernels.settings import Length
 from pyro_ebm.kernels.start import where
-from pyro_ebm.kernels.step_size import reported
+from pyro_ebm.kernels.step_size import StepInfo, reported
 from pyro_ebm.sites import Sites, describe, is_integer
 
 
-class IntegerWalkState(NamedTuple):
-    """The values, and the position with the energy there."""
-
-    x: Sites
-    point: Height
-
-    @property
-    def energy(self) -> Tensor:  # (*batch,)
-        """E(x)."""
-        return self.point.energy
-
-
-class IntegerWalkInfo(NamedTuple):
-    """What the Metropolis test did, (*batch,) each."""
-
-    acceptance_rate: Tensor
-    step_size: Tensor
-
-
 @dataclass(frozen=True, eq=False)
-class IntegerWalk(Mover, ReversibleKernel):
+class IntegerWalk(Walk):
     r"""Metropolis with a normal step, rounded at random, on integer sites.
 
     .. math:: n' = n + \lfloor s L \xi + \upsilon \rfloor, \quad \xi \sim N(0, I), \quad
@@ -91,33 +57,16 @@ class IntegerWalk(Mover, ReversibleKernel):
     mass: Mass = DIAGONAL_MASS
     target_acceptance: float = 0.35
 
-    def __post_init__(self) -> None:
-        require_positive("scale", self.scale)
-        require_probability("target_acceptance", self.target_acceptance)
-
     def moves(self, energy: Energy) -> tuple[str, ...]:
         return integer_sites(energy) if self.sites is None else self.sites
 
-    def init(self, energy: Energy, x: Sites) -> IntegerWalkState:
-        require_set(self)
+    def require_sites(self, energy: Energy) -> None:
         require_integers(energy, self.sites)
-        x, position = start(energy, x, Coordinates.of(energy, self.moves(energy)))
-        self.mass.require(position)
-        state = self.refresh(energy, IntegerWalkState(x, Height(position, position, position)), x)
-        require_finite_start(state.point)
-        require_broadcast("scale", self.scale, state.energy.shape)
-        return state
-
-    def refresh(self, energy: Energy, state: IntegerWalkState, x: Sites) -> IntegerWalkState:
-        coordinates = Coordinates.of(energy, self.moves(energy))
-        return IntegerWalkState(x, coordinates.height(energy, x, coordinates.from_sites(x)))
 
     @torch.no_grad()
-    def step(
-        self, energy: Energy, state: IntegerWalkState
-    ) -> tuple[IntegerWalkState, IntegerWalkInfo]:
+    def step(self, energy: Energy, state: WalkState) -> tuple[WalkState, StepInfo]:
         assert self.scale is not None  # checked in `init`
-        coordinates, old = Coordinates.of(energy, self.moves(energy)), state.point
+        coordinates, old = self.coordinates(energy), state.point
         position = old.position + displacement(self.mass, self.scale, old.position)
         inside = is_inside(energy, coordinates.to_sites(position), old.energy.shape)
         # An energy need not be defined outside of the supports.
@@ -129,23 +78,7 @@ class IntegerWalk(Mover, ReversibleKernel):
         point = choose(verdict.accepted, new, old)
         x = {**state.x, **coordinates.to_sites(point.position)}
         rate = verdict.acceptance_rate
-        return IntegerWalkState(x, point), IntegerWalkInfo(rate, reported(self.scale, rate))
-
-    def unset(self) -> tuple[str, ...]:
-        return left_out(self, "scale")
-
-    def reversed(self, energy: Energy) -> Self:
-        return self
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(self.scale, 0.0, self.mass)
-
-    def at(self, settings: Settings) -> Self:
-        return replace(self, scale=settings.size, mass=settings.mass)
-
-    def single(self, size: Length, mass: Mass) -> Self:
-        return replace(self, scale=size, mass=mass)
+        return WalkState(x, point), StepInfo(rate, reported(self.scale, rate))
 
 
 def displacement(mass: Mass, scale: Length, like: Tensor) -> Tensor:  # (*batch, d)
