@@ -1,6 +1,7 @@
 """Energies: functions of named tensors, low where the model is likely."""
 
 from .base import (
+    AbstractTyped as AbstractTyped,
     Constant as Constant,
     Energy,
     Given as Given,

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from types import NotImplementedType
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -222,6 +222,29 @@ class Energy(AbstractModule):
         return accepted
 
 
+class AbstractTyped(Energy):
+    """An energy with the dtype and the device of one of its attributes: a tensor, or an energy."""
+
+    typed_by: ClassVar[str] = "like"  # the name of that attribute
+
+    @property
+    def dtype(self) -> torch.dtype:
+        found: torch.dtype = getattr(self, self.typed_by).dtype
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = getattr(self, self.typed_by).device
+        return found
+
+
+class AbstractStructured(AbstractTyped):
+    """An energy whose values are those of its structure."""
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return self.structure().energy(x)
+
+
 # --- sums ----------------------------------------------------------------------------------------
 
 
@@ -298,12 +321,14 @@ def interpolate(first: Energy, second: Energy, share: float | Tensor) -> Energy:
     return combined([(rest(share), first), (share, second)])
 
 
-class Sum(Energy):
+class Sum(AbstractStructured):
     """A weighted sum of energies; made by `combined`, or by `+`, `*` and `/`.
 
     Args:
         weighted: Weights and energies.
     """
+
+    typed_by = "first"
 
     def __init__(self, weighted: Sequence[tuple[Weight, Energy]]) -> None:
         super().__init__()
@@ -327,14 +352,6 @@ class Sum(Energy):
             self.structure()  # refuses what cannot be added
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.first.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.first.device
-
-    @property
     def first(self) -> Energy:
         """The first of the energies."""
         return cast("Energy", self.energies[0])
@@ -348,16 +365,13 @@ class Sum(Energy):
         own = [weight() if isinstance(weight, OfParameter) else weight for weight in self.weights()]
         return list(zip(own, cast("Sequence[Energy]", self.energies), strict=True))
 
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.structure().energy(x)
-
     def structure(self) -> Structure:
         weights, energies = zip(*self.weighted(), strict=True)
         parts = [energy.structure() for energy in energies]
         return overlay(parts, self.memory).weighted(weights)
 
 
-class Constant(Energy):
+class Constant(AbstractTyped):
     """An energy that depends on nothing; made by `+` and `-`.
 
     Args:
@@ -366,19 +380,12 @@ class Constant(Energy):
     """
 
     value: Tensor
+    typed_by = "value"
 
     def __init__(self, value: float | Tensor, like: Energy) -> None:
         super().__init__()
         self.sites = {}
         register(self, "value", checked_number(value, "shifted by", like_of(like)))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.value.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.value.device
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.value
@@ -387,7 +394,7 @@ class Constant(Energy):
         return WithoutTerms(self, lambda x, sites: (self.value.detach(), {}))
 
 
-class Given(Energy):
+class Given(AbstractStructured):
     """An energy by its structure, whose parameters have been read.
 
     Args:
@@ -398,17 +405,6 @@ class Given(Energy):
     def __init__(self, structure: Structure, like: Tensor) -> None:
         super().__init__()
         self.known, self.sites, self.like = structure, structure.sites, like
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.like.device
-
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.known.energy(x)
 
     def structure(self) -> Structure:
         return self.known

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.base import AbstractStructured, Energy
 from pyro_ebm.energies.held import Held
 from pyro_ebm.energies.structure import Memory, Structure
 from pyro_ebm.sites import Sites, only_site
@@ -57,7 +57,7 @@ def clamp(
     return Clamped(energy, Held.of(energy.sites, x, mask or {}, like))
 
 
-class Clamped(Energy):
+class Clamped(AbstractStructured):
     """An energy with some of its sites or elements held; made by `clamp`.
 
     Args:
@@ -65,25 +65,16 @@ class Clamped(Energy):
         held: What is held.
     """
 
+    typed_by = "energy"
+
     def __init__(self, energy: Energy, held: Held) -> None:
         super().__init__()
         self.energy, self.held, self.sites = energy, held, held.sites
         self.memory: Memory = {}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.energy.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.energy.device
-
     def complete(self, x: Sites | Tensor) -> Sites:
         """Values of all the sites of the whole, from those of the free ones."""
         return self.held.complete(self.accept(x, preferred=None))
-
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.structure().energy(x)
 
     def structure(self) -> Structure:
         return self.energy.structure().conditioned(self.held, self.memory)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.base import AbstractStructured
 from pyro_ebm.energies.pairwise.edges import Edges, Names, numbered, warn_of_weights
 from pyro_ebm.energies.structure import Memory
-from pyro_ebm.sites import PaddedLabels, Site, Sites, is_count, whole
+from pyro_ebm.sites import PaddedLabels, Site, is_count, whole
 
 from .factor_graph import FactorGraph
 from .factors import Factors, PatternFactors, TableFactors, check_log_potentials
@@ -28,7 +28,7 @@ Learned: TypeAlias = Literal["free", "shared"]
 WAYS = "'free' (learned, one for each), 'shared' (learned, one for all) or a tensor"
 
 
-class RandomField(Energy):
+class RandomField(AbstractStructured):
     """A random field over the labels of one site; the module's docstring has the energy.
 
     Args:
@@ -54,6 +54,7 @@ class RandomField(Energy):
 
     factors: Mapping[str, Factors]  # an nn.ModuleDict
     constant: Tensor
+    typed_by = "constant"
     names: Mapping[str, Names]  # of the nodes, where a graph has names
 
     def __init__(
@@ -261,14 +262,6 @@ class RandomField(Energy):
 
     # ------------------------------------------------------------------ the energy
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.constant.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.constant.device
-
     def sizes(self, nodes: Tensor) -> list[int]:
         """The largest number of states in each column of nodes (count, arity)."""
         return [max(self.states[i] for i in column) for column in nodes.mT.tolist()]
@@ -277,9 +270,6 @@ class RandomField(Energy):
     def table_sizes(self) -> dict[str, list[int]]:
         """The sizes of the tables of each group."""
         return {name: self.sizes(value.nodes) for name, value in self.factors.items()}
-
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.structure().energy(x)
 
     def structure(self) -> FieldStructure:
         return FieldStructure(self.sites, self.read(), self.memory)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.base import AbstractTyped
 from pyro_ebm.energies.structure import Structure
 from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked, generator_state
@@ -29,7 +29,7 @@ from pyro_ebm.stopping import at_last
 PROBES = 3  # rows that a new energy is tried on
 
 
-class CallableEnergy(Energy):
+class CallableEnergy(AbstractTyped):
     r"""Any function, or `nn.Module`, as an energy.
 
     .. math:: E(x) = f(x)
@@ -66,6 +66,8 @@ class CallableEnergy(Energy):
         tensor([ 0., 40.])
     """
 
+    typed_by = "template"
+
     def __init__(
         self,
         function: Callable[..., Tensor],
@@ -100,13 +102,6 @@ class CallableEnergy(Energy):
             self.try_out()
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.template().dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.template().device
-
     def template(self) -> Tensor:
         """A tensor of the dtype and on the device that states are to have."""
         # The module may have been moved or converted without its energy.
@@ -165,7 +160,7 @@ class CallableEnergy(Energy):
         with forked(0, self.device), buffers_kept(module_of(self.function)):
             try:
                 rows = {
-                    name: probes(site, self.template()).contiguous()
+                    name: probes(site, self.template).contiguous()
                     for name, site in self.sites.items()
                 }
             except (NotImplementedError, ValueError):

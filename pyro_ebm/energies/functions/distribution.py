@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.base import AbstractTyped
 from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.structure import Block, Structure
 from pyro_ebm.energies.without_terms import WithoutTerms
@@ -25,7 +25,7 @@ from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, bounded, is_real, of_one_element, random_values, values_at
 
 
-class DistributionEnergy(Energy):
+class DistributionEnergy(AbstractTyped):
     r"""A Pyro or torch distribution as an energy.
 
     .. math:: E(x) = -\ln q(x), \qquad \ln Z = 0
@@ -79,14 +79,6 @@ class DistributionEnergy(Energy):
                 f"{type(distribution).__name__} does not know its log-probability, of which the "
                 f"energy is the negative."
             ) from None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.like.device
 
     @functools.cached_property
     def is_normalised(self) -> bool:

@@ -15,8 +15,8 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.base import Energy
-from pyro_ebm.sites import Site, Sites, is_trusting, require_numbers
+from pyro_ebm.energies.base import AbstractStructured
+from pyro_ebm.sites import Site, is_trusting, require_numbers
 from pyro_ebm.units import Bernoulli, QuadraticUnit, Spin, Unit, name_of
 
 from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_square
@@ -33,7 +33,7 @@ Given = Tensor | Graph | None  # couplings: a matrix, a graph, or learned from s
 INITIAL_SCALE = 0.01  # standard deviation of learned couplings between layers (Hinton, 2012)
 
 
-class BoltzmannMachine(Energy):
+class BoltzmannMachine(AbstractStructured):
     """A Boltzmann machine over named layers; the module's docstring has the energy.
 
     `restricted`, `fully_visible`, `on_graph`, `deep`, `from_pairs` make the usual ones. As Pyro
@@ -69,6 +69,7 @@ class BoltzmannMachine(Energy):
     layers: Mapping[str, Layer]  # an nn.ModuleDict, as `couplings` is
     couplings: MutableMapping[str, Coupling]
     constant: Tensor
+    typed_by = "constant"
     names: Mapping[str, Names]  # of the units of a layer, where a graph or a polynomial has names
 
     def __init__(
@@ -440,17 +441,6 @@ class BoltzmannMachine(Energy):
         return machine
 
     # ------------------------------------------------------------------ the energy
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.constant.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.constant.device
-
-    def evaluate(self, x: Sites) -> Tensor:
-        return self.structure().energy(x)
 
     def structure(self) -> PairwiseStructure:
         return PairwiseStructure(self.sites, self.read())

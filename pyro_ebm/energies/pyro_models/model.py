@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
-from pyro_ebm.energies.base import Energy
+from pyro_ebm.energies.base import AbstractTyped
 from pyro_ebm.energies.structure import Structure
 from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked
@@ -62,7 +62,7 @@ class UnbatchedModelWarning(UserWarning):
     """
 
 
-class ModelEnergy(Energy):
+class ModelEnergy(AbstractTyped):
     r"""A Pyro model's log joint as an energy over its latent sites.
 
     .. math:: E(u) = -\ln p(x(u), \text{data}) - \ln \left| \partial x / \partial u \right|
@@ -169,14 +169,6 @@ class ModelEnergy(Energy):
         super().__setstate__(state)
         if any(found and found.program == NOT_COPIED for found in self.conditionals.values()):
             self.renew()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.like.device
 
     @property
     def discrete(self) -> tuple[str, ...]:

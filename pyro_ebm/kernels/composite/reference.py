@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import (
+    AbstractTyped,
     BoltzmannMachine,
     Energy,
     Layer,
@@ -29,7 +30,7 @@ CERTAIN = 4.0  # standard errors between chains, up to which a unit's mean may b
 FULL = 200  # coordinates, for more of which covariances are not looked at
 
 
-class NormalReference(Energy):
+class NormalReference(AbstractTyped):
     r"""A normal law of continuous sites, in the coordinates in which kernels move them; of counts.
 
     .. math:: E(x) = \tfrac12 \lVert A (u(x) - m) \rVert^2 + \ln |\det \partial x / \partial u|
@@ -42,6 +43,8 @@ class NormalReference(Energy):
         root: A (d, d), or its diagonal (d,).
     """
 
+    typed_by = "mean"
+
     def __init__(self, energy: Energy, mean: Tensor, root: Tensor) -> None:
         super().__init__()
         self.coordinates = Coordinates.of(energy, endless_sites(energy))
@@ -50,14 +53,6 @@ class NormalReference(Energy):
         self.register_buffer("root", root)
         self.mean: Tensor
         self.root: Tensor
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mean.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
 
     def evaluate(self, x: Sites) -> Tensor:
         position = self.coordinates.from_sites(x)
@@ -68,26 +63,16 @@ class NormalReference(Energy):
         return half_square + self.coordinates.log_volume(position, x)
 
     def structure(self) -> Structure:
-        return WithoutTerms(self, self.in_closed_form)
+        return WithoutTerms(self, self.in_closed_form if self.coordinates.all_real else None)
 
     def in_closed_form(self, x: Sites, sites: Sequence[str]) -> tuple[Tensor, Sites]:
-        """E(x) and its gradient, without a history."""
-        moved = {site: x[site].detach() for site in sites}
-        if not self.coordinates.all_real:
-            with torch.enable_grad():
-                moved = {site: value.requires_grad_() for site, value in moved.items()}
-                value = self.evaluate({**x, **moved})
-                slopes = torch.autograd.grad(
-                    value.sum(), list(moved.values()), allow_unused=True, materialize_grads=True
-                )
-            return value.detach(), dict(zip(moved, slopes, strict=True))
+        """E(x) and its gradient where all coordinates are real, without a history."""
         with torch.no_grad():
             white = self.whitened(self.coordinates.from_sites(x))
             slope = white @ self.root if self.root.dim() == 2 else white * self.root
             found = self.coordinates.to_sites(slope)
             return torch.linalg.vecdot(white, white) / 2, {
-                site: found[site] if site in found else torch.zeros_like(value)
-                for site, value in moved.items()
+                site: found[site] if site in found else torch.zeros_like(x[site]) for site in sites
             }
 
     def whitened(self, position: Tensor) -> Tensor:  # (*batch, d)
