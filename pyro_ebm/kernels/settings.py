@@ -1,6 +1,7 @@
 """The checks of kernels' settings."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -43,6 +44,38 @@ def require_settings(kernel: Kernel, user: str) -> None:
             f"to find it. Give numbers; such as suit β = 1 are found by "
             f"tuned, _ = warmup(kernel, energy, x)."
         )
+
+
+def require_names(sites: Sequence[str] | None, example: str) -> None:
+    """Refuses sites that are no tuple of names; None means all that a kernel can move.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if isinstance(sites, str) or (sites is not None and not sites):
+        raise ValueError(
+            f"sites is {sites!r}; wanted a tuple of names, for example ({example!r},)."
+        )
+
+
+def require_known_sites(energy: Energy, names: Sequence[str], mover: str) -> None:
+    """Refuses names that are none of the energy's sites.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if unknown := [name for name in names if name not in energy.sites]:
+        raise ValueError(f"{mover} is to move {unknown}, but the energy has {list(energy.sites)}.")
+
+
+def require_once(names: tuple[str, ...]) -> None:
+    """Refuses names of which one comes twice.
+
+    Raises:
+        ValueError: If one does.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(f"sites is {names!r}; wanted every name once.")
 
 
 def left_out(kernel: Kernel, *names: str) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_valu
 from .base import require_machines, same_batch
 
 
-def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sites:
-    """The door of a kernel: every site, with one batch shape, that of the parameters covered.
+def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None = None) -> Sites:
+    """The door of a kernel: every site, with one batch shape, that of the terms covered.
 
     Raises:
         TypeError, ValueError: If something is not what is wanted.

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, Path
-from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of, same_batch
+from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
-from pyro_ebm.kernels.start import check_reference, where
-from pyro_ebm.sites import Sites, check_names
+from pyro_ebm.kernels.start import accept_at_door, check_reference, where
+from pyro_ebm.sites import Sites
 
 from .tempering import checked_ladder
 
@@ -99,9 +99,7 @@ class TemperedTransitions(Kernel):
         check_reference(energy, self.reference, self.betas[0])
         require_settings(self.kernel, "TemperedTransitions")
         reverse_of(self.kernel, energy)
-        x = energy.accept(x)
-        check_names(x, energy.sites)
-        same_batch(x, energy)
+        x = accept_at_door(energy, x)
         path = Path.between(self.reference, energy)
         with torch.no_grad():
             height = energy.evaluate(x)

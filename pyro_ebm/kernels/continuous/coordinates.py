@@ -21,6 +21,7 @@ from torch.distributions import Transform, biject_to
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.base import same_batch
+from pyro_ebm.kernels.settings import require_known_sites, require_names, require_once
 from pyro_ebm.sites import Site, Sites, check_names, describe, is_real
 
 
@@ -217,13 +218,10 @@ def require_continuous(energy: Energy, sites: Sequence[str] | None, mover: str) 
         ValueError: If the sites are no tuple of names, or one of them is unknown, comes twice, or
             is discrete, or there is none.
     """
-    if isinstance(sites, str) or (sites is not None and not sites):
-        raise ValueError(f"sites is {sites!r}; wanted a tuple of names, for example ('x',).")
+    require_names(sites, "x")
     names = moved_sites(energy, sites)
-    if unknown := [name for name in names if name not in energy.sites]:
-        raise ValueError(f"{mover} is to move {unknown}, but the energy has {list(energy.sites)}.")
-    if len(set(names)) < len(names):
-        raise ValueError(f"sites is {sites!r}; wanted every name once.")
+    require_known_sites(energy, names, mover)
+    require_once(names)
     for name in names:
         support = energy.sites[name].support
         if support.is_discrete:

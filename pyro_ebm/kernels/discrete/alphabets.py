@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from pyro_ebm.energies import Change, Energy, PairwiseTerms, UnitLevels
 from pyro_ebm.kernels import chance
+from pyro_ebm.kernels.settings import require_known_sites, require_names
 from pyro_ebm.sites import Sites, describe, is_one_hot, two_values
 
 
@@ -315,8 +316,7 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
     Raises:
         ValueError: If one is unknown, or of another kind, or if there is none.
     """
-    if isinstance(sites, str) or (sites is not None and not sites):
-        raise ValueError(f"sites is {sites!r}; wanted a tuple of names, for example ('visible',).")
+    require_names(sites, "visible")
     if sites is None:
         sites = tuple(name for name, site in energy.sites.items() if site.support.is_discrete)
         if not sites:
@@ -324,8 +324,7 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
                 f"{mover} moves discrete sites, but the energy has none. "
                 f"Real sites are moved by HMC, MALA or RandomWalk."
             )
-    if unknown := [name for name in sites if name not in energy.sites]:
-        raise ValueError(f"{mover} is to move {unknown}, but the energy has {list(energy.sites)}.")
+    require_known_sites(energy, sites, mover)
     found = {}
     for name in sites:
         support = energy.sites[name].support

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pyro_ebm.energies import BlockSet, Constraints, Energy, FactorGraph, factors_of, forbidding
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import ReversibleKernel, same_batch
-from pyro_ebm.sites import Sites, check_names
+from pyro_ebm.kernels.base import ReversibleKernel
+from pyro_ebm.kernels.start import accept_at_door
+from pyro_ebm.sites import Sites
 
 
 class ConstraintBlocksState(NamedTuple):
@@ -55,9 +56,7 @@ class ConstraintBlocks(ReversibleKernel):
 
     def init(self, energy: Energy, x: Sites) -> ConstraintBlocksState:
         graph = require_factors(energy)
-        x = energy.accept(x)
-        check_names(x, energy.sites)
-        same_batch(x, energy)
+        x = accept_at_door(energy, x)
         return ConstraintBlocksState(x, graph, Constraints.of(graph).sets)
 
     def refresh(

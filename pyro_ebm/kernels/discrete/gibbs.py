@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, Structure, Swept
 from pyro_ebm.kernels.base import ReversibleKernel
+from pyro_ebm.kernels.settings import require_names
 from pyro_ebm.kernels.start import accept_at_door, read_terms, with_terms
 from pyro_ebm.sites import Sites
 
@@ -92,10 +93,7 @@ class Gibbs(ReversibleKernel):
         return tuple(self.moved(energy))
 
     def init(self, energy: Energy, x: Sites) -> GibbsState:
-        if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
-            raise ValueError(
-                f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
-            )
+        require_names(self.sites, "visible")
         require_blocks(energy, self.moved(energy))
         x = accept_at_door(energy, x, read_terms(energy))
         return self.refresh(energy, GibbsState(x, None, None), x)

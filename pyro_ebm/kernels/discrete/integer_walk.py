@@ -11,7 +11,12 @@ from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.continuous.mass import DIAGONAL_MASS, Mass
 from pyro_ebm.kernels.continuous.walk import Walk, WalkState
 from pyro_ebm.kernels.metropolis import choose, metropolis, require_known
-from pyro_ebm.kernels.settings import Length
+from pyro_ebm.kernels.settings import (
+    Length,
+    require_known_sites,
+    require_names,
+    require_once,
+)
 from pyro_ebm.kernels.start import where
 from pyro_ebm.kernels.step_size import StepInfo, reported
 from pyro_ebm.sites import Sites, describe, is_integer
@@ -107,15 +112,10 @@ def require_integers(energy: Energy, sites: Sequence[str] | None) -> None:
         ValueError: If the sites are no tuple of names, or one of them is unknown, comes twice, or
             is of another kind, or there is none.
     """
-    if isinstance(sites, str) or (sites is not None and not sites):
-        raise ValueError(f"sites is {sites!r}; wanted a tuple of names, for example ('count',).")
+    require_names(sites, "count")
     names = integer_sites(energy) if sites is None else tuple(sites)
-    if unknown := [name for name in names if name not in energy.sites]:
-        raise ValueError(
-            f"IntegerWalk is to move {unknown}, but the energy has {list(energy.sites)}."
-        )
-    if len(set(names)) < len(names):
-        raise ValueError(f"sites is {sites!r}; wanted every name once.")
+    require_known_sites(energy, names, "IntegerWalk")
+    require_once(names)
     for name in names:
         if not is_integer(energy.sites[name].support):
             raise ValueError(

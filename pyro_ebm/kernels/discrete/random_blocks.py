@@ -9,10 +9,11 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
-from pyro_ebm.kernels.base import ReversibleKernel, same_batch
+from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.metropolis import require_known
-from pyro_ebm.kernels.start import where
-from pyro_ebm.sites import Levels, Sites, check_names, describe, is_count, levels_of
+from pyro_ebm.kernels.settings import require_known_sites, require_names
+from pyro_ebm.kernels.start import accept_at_door, where
+from pyro_ebm.sites import Levels, Sites, describe, is_count, levels_of
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
 SIZE = 3  # units in a block
@@ -86,16 +87,10 @@ class RandomBlocks(ReversibleKernel):
 
     def moved(self, energy: Energy) -> dict[str, Levels]:
         """The sites that it moves, with the values of each unit."""
-        if isinstance(self.sites, str) or (self.sites is not None and not self.sites):
-            raise ValueError(
-                f"sites is {self.sites!r}; wanted a tuple of names, for example ('visible',)."
-            )
+        require_names(self.sites, "visible")
         discrete = [name for name, site in energy.sites.items() if site.support.is_discrete]
         names = self.sites or tuple(discrete)
-        if unknown := [name for name in names if name not in energy.sites]:
-            raise ValueError(
-                f"RandomBlocks is to move {unknown}, but the energy has {list(energy.sites)}."
-            )
+        require_known_sites(energy, names, "RandomBlocks")
         if not names:
             raise ValueError("RandomBlocks moves discrete sites, but the energy has none.")
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
@@ -129,9 +124,7 @@ class RandomBlocks(ReversibleKernel):
                 f"wanted pairs of a site and the number of a unit, for example "
                 f"(({next(iter(levels))!r}, 0), ({next(iter(levels))!r}, 1))."
             )
-        x = energy.accept(x)
-        check_names(x, energy.sites)
-        same_batch(x, energy)
+        x = accept_at_door(energy, x)
         return self.refresh(energy, RandomBlocksState(x, torch.empty(0), levels), x)
 
     def refresh(self, energy: Energy, state: RandomBlocksState, x: Sites) -> RandomBlocksState:
