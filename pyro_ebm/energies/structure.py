@@ -154,6 +154,7 @@ class Structure(ABC):
     claims: Claims | None = None  # what runs have to check
     starts: Starts | None = None  # where chains may start, if the energy itself says
     walled: frozenset[str] = frozenset()  # real sites that bound data, as no gradient tells
+    swept: Callable[[str], SweptInField | None] | None = None  # sites that are energies themselves
 
     @property
     @abstractmethod
@@ -235,10 +236,6 @@ class Structure(ABC):
         """How a site is drawn with all others of the energy; None where that is not known."""
 
     @abstractmethod
-    def swept_in_field(self, site: str) -> SweptInField | None:
-        """How a site is swept in a further field, where it is an energy of its own; else None."""
-
-    @abstractmethod
     def conditioned(self, held: Held, memory: Memory) -> "Structure":
         """The structure of the free elements while others are held.
 
@@ -296,6 +293,10 @@ class Structure(ABC):
     @abstractmethod
     def parts_at(self, x: Sites) -> "list[tuple[Structure, Sites]]":
         """The structures that it is made of, each with its values where it has the values x."""
+
+    def swept_in_field(self, site: str) -> SweptInField | None:
+        """How a site is swept in a further field, where it is an energy of its own; else None."""
+        return None if self.swept is None else self.swept(site)
 
     def knows(self, site: str) -> bool:
         """Whether the conditional laws of a site's units are known."""
@@ -376,34 +377,51 @@ def only_block(laws: Laws, site: str) -> Block:
     return blocks[0]
 
 
-def sweep_blocks(laws: Laws, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """A sweep over one site, by the conditional laws of its blocks."""
+def drawn(law: TorchDistribution) -> Tensor:  # (*batch, units, *event)
+    """A draw of each unit of a block."""
+    found: Tensor = law.sample()
+    return found
+
+
+def likeliest(law: TorchDistribution) -> Tensor:  # (*batch, units, *event)
+    """The mode of each unit of a block."""
+    options = law.enumerate_support(expand=False)
+    best = law.log_prob(options).argmax(0)
+    return options.reshape(-1, *law.event_shape)[best]
+
+
+def sweep_blocks(
+    laws: Laws, site: str, x: Sites, update: Callable[[TorchDistribution], Tensor] = drawn
+) -> Tensor:  # (*batch, *site.shape)
+    """A sweep over one site: its blocks in turn are updated by their conditional laws."""
     value = x[site].clone(memory_format=torch.contiguous_format)
     units = value.view(*value.shape[: value.dim() - len(laws.sites[site].shape)], -1)
     for block in laws.blocks(site):
         law = laws.conditional(site, {**x, site: value}, block)
-        units[..., block] = law.sample().to(value.dtype)
+        units[..., block] = update(law).to(value.dtype)
     return value
 
 
-def swept_in_turn(structure: Structure, sites: Sequence[str], x: Sites) -> Swept:
-    """A sweep over each of some sites, one after another."""
-    x = dict(x)
-    for site in sites:
-        x[site] = structure.sweep(site, x)
-    return Swept(x)
+class Blockwise(Structure, ABC):
+    """A structure without closed forms, whose sites are swept by the laws of their blocks."""
 
+    def sweeps(self, sites: Sequence[str], x: Sites) -> Swept:
+        x = dict(x)
+        for site in sites:
+            x[site] = self.sweep(site, x)
+        return Swept(x)
 
-def likeliest_blocks(laws: Laws, site: str, x: Sites) -> Tensor:  # (*batch, *site.shape)
-    """The blocks of a site in turn, each at the mode of its conditional law."""
-    value = x[site].clone(memory_format=torch.contiguous_format)
-    units = value.view(*value.shape[: value.dim() - len(laws.sites[site].shape)], -1)
-    for block in laws.blocks(site):
-        law = laws.conditional(site, {**x, site: value}, block)
-        options = law.enumerate_support(expand=False)
-        best = law.log_prob(options).argmax(0)
-        units[..., block] = options.reshape(-1, *law.event_shape)[best].to(value.dtype)
-    return value
+    def likeliest(self, site: str, x: Sites) -> Tensor:
+        return sweep_blocks(self, site, x, likeliest)
+
+    def free_energy(self, x: Sites) -> Tensor:
+        raise TypeError(
+            f"The free energy of {list(x)} has a closed form for energies of units in fields, such "
+            f"as a BoltzmannMachine. Sum over the states: pyro_ebm.exact.free_energy(energy, x)."
+        )
+
+    def require_normalisable(self) -> None:
+        return  # where there is no law draws are refused
 
 
 def log_weights_of(law: TorchDistribution, values: Tensor) -> Tensor:  # (*batch, units, states)

@@ -23,6 +23,7 @@ from .some_value import some_value
 from .structure import (
     AloneSweep,
     Block,
+    Blockwise,
     Claims,
     Differences,
     Laws,
@@ -30,17 +31,14 @@ from .structure import (
     Overlay,
     Starts,
     Structure,
-    Swept,
     SweptInField,
     UnitLevels,
     added,
     by_autograd,
-    likeliest_blocks,
     log_weights_of,
     only_block,
     require_site,
     sweep_blocks,
-    swept_in_turn,
     times,
 )
 
@@ -66,7 +64,7 @@ class Valued(Protocol):
         """E(x)."""
 
 
-class Termless(Structure, ABC):
+class Termless(Blockwise, ABC):
     """A structure without terms, and what follows from values, gradients and conditional laws."""
 
     def differences(self, x: Sites, sites: Sequence[str]) -> Differences:
@@ -79,41 +77,22 @@ class Termless(Structure, ABC):
     def log_weights(self, site: str, x: Sites, block: Block, values: Tensor) -> Tensor:
         return log_weights_of(self.conditional(site, x, block), values)
 
-    def sweeps(self, sites: Sequence[str], x: Sites) -> Swept:
-        return swept_in_turn(self, sites, x)
-
-    def likeliest(self, site: str, x: Sites) -> Tensor:
-        return likeliest_blocks(self, site, x)
-
     def sweep_alone(self, site: str) -> AloneSweep | None:
         return None
 
     def conditioned(self, held: Held, memory: Memory) -> Structure:
-        return HeldPart(self, held, self.walled.difference(held.names))
+        swept = None if self.swept is None else partial(swept_while_held, self, held)
+        return HeldPart(self, held, self.walled.difference(held.names), swept)
 
     @classmethod
     def overlaid(cls, parts: Sequence[Structure], memory: Memory) -> Overlay:
         return mixed(parts)
-
-    def require_normalisable(self) -> None:
-        return  # where there is no law draws are refused
 
     def field(self, site: str, x: Sites) -> Tensor:
         raise TypeError(
             f"The units of {list(self.sites)} are in no fields, which those of a BoltzmannMachine "
             f"are. Ask for conditional({site!r}, x), where that is known."
         )
-
-    def free_energy(self, x: Sites) -> Tensor:
-        raise no_closed_form(x)
-
-
-def no_closed_form(x: Sites) -> TypeError:
-    """The error for a free energy of other energies than machines."""
-    return TypeError(
-        f"The free energy of {list(x)} has a closed form for energies of units in fields, such as "
-        f"a BoltzmannMachine. Sum over the states: pyro_ebm.exact.free_energy(energy, x)."
-    )
 
 
 # --- an energy by its values ---------------------------------------------------------------------
@@ -211,9 +190,6 @@ class WithoutTerms(Termless):
     def sweep(self, site: str, x: Sites) -> Tensor:
         known = self.swept_in_field(site)
         return sweep_blocks(self, site, x) if known is None else known.sweep(x, None, None)
-
-    def swept_in_field(self, site: str) -> SweptInField | None:
-        return None if self.swept is None else self.swept(site)
 
     def require_finite(self) -> None:
         return  # nothing is known but values, which are looked at where they are made
@@ -372,9 +348,6 @@ class MixedSum(Termless):
         outer = weighted_log_weights(others, site, x, block, levels).movedim(-1, 0)
         return known.sweep(own, weight, outer.unflatten(-1, shape))
 
-    def swept_in_field(self, site: str) -> SweptInField | None:
-        return None
-
     def require_finite(self) -> None:
         for _, part in self.weighted:
             part.require_finite()
@@ -436,11 +409,13 @@ class HeldPart(Termless):
         whole: The structure.
         held: What is held.
         walled: Free sites that bound data.
+        swept: Free sites that are swept by more than their laws.
     """
 
     whole: Structure
     held: Held
     walled: frozenset[str] = frozenset()
+    swept: Callable[[str], SweptInField | None] | None = None
 
     @property
     def sites(self) -> Mapping[str, Site]:  # type: ignore[override]
@@ -507,13 +482,6 @@ class HeldPart(Termless):
             return sweep_blocks(self, site, x)
         return self.whole.sweep(site, self.held.complete(x))
 
-    def swept_in_field(self, site: str) -> SweptInField | None:
-        known = None if site in self.held.names else self.whole.swept_in_field(site)
-        if known is None:
-            return None
-        sweep = known.sweep
-        return known._replace(sweep=lambda x, w, field: sweep(self.held.complete(x), w, field))
-
     def require_finite(self) -> None:
         self.whole.require_finite()
 
@@ -522,3 +490,12 @@ class HeldPart(Termless):
 
     def parts_at(self, x: Sites) -> list[tuple[Structure, Sites]]:
         return [(self.whole, self.held.complete(x))]
+
+
+def swept_while_held(whole: Structure, held: Held, site: str) -> SweptInField | None:
+    """How a site is swept in a further field while others are held."""
+    known = None if site in held.names else whole.swept_in_field(site)
+    if known is None:
+        return None
+    sweep = known.sweep
+    return known._replace(sweep=lambda x, w, field: sweep(held.complete(x), w, field))

@@ -16,22 +16,19 @@ from pyro_ebm.energies.held import Held
 from pyro_ebm.energies.structure import (
     AloneSweep,
     Block,
+    Blockwise,
     Differences,
     Memory,
     Overlay,
     Structure,
-    Swept,
-    SweptInField,
     UnitLevels,
     added,
     by_autograd,
-    likeliest_blocks,
     require_site,
     sweep_blocks,
-    swept_in_turn,
     times,
 )
-from pyro_ebm.energies.without_terms import mixed, no_closed_form
+from pyro_ebm.energies.without_terms import mixed
 from pyro_ebm.sites import Site, Sites
 
 from .factor_graph import FactorGraph, Neighbourhood, neighbourhood
@@ -40,7 +37,7 @@ from .overlay import FieldOverlay
 
 
 @dataclass(frozen=True, eq=False)
-class FieldStructure(Structure):
+class FieldStructure(Blockwise):
     """Labels at one site, by their factors.
 
     Args:
@@ -117,17 +114,8 @@ class FieldStructure(Structure):
     def sweep(self, site: str, x: Sites) -> Tensor:
         return sweep_blocks(self, site, x)
 
-    def sweeps(self, sites: Sequence[str], x: Sites) -> Swept:
-        return swept_in_turn(self, sites, x)
-
-    def likeliest(self, site: str, x: Sites) -> Tensor:
-        return likeliest_blocks(self, site, x)
-
     def sweep_alone(self, site: str) -> AloneSweep | None:
         return partial(sweep_field, self)
-
-    def swept_in_field(self, site: str) -> SweptInField | None:
-        return None
 
     def conditioned(self, held: Held, memory: Memory) -> "FieldStructure":
         here, value = held.elements(self.site), held.value(self.site)
@@ -151,14 +139,8 @@ class FieldStructure(Structure):
             f"for conditional({site!r}, x, block), which has the log-odds of all labels."
         )
 
-    def free_energy(self, x: Sites) -> Tensor:
-        raise no_closed_form(x)
-
     def require_finite(self) -> None:
         self.graph.require_finite()
-
-    def require_normalisable(self) -> None:
-        return  # where there is no law draws are refused
 
     def what_forbids(self, x: Sites) -> tuple[str, ...]:
         (value,) = x.values()

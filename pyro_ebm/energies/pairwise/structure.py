@@ -19,7 +19,6 @@ from pyro_ebm.energies.structure import (
     Overlay,
     Structure,
     Swept,
-    SweptInField,
     UnitLevels,
     added,
     log_weights_of,
@@ -138,9 +137,6 @@ class PairwiseStructure(Structure):
         if self.terms.obstacle(hidden) is not None or self.terms.units[site].levels is None:
             return None
         return partial(sweep_in_field, self.terms, site)
-
-    def swept_in_field(self, site: str) -> SweptInField | None:
-        return None
 
     def conditioned(self, held: Held, memory: Memory) -> "PairwiseStructure":
         terms = self.terms.clamped(self.terms.features({n: held.value(n) for n in held.whole}))
