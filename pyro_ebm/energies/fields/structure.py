@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
-import networkx as nx
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch.distributions import constraints
 
 from pyro_ebm.energies.base import Energy
 from pyro_ebm.energies.held import Held
+from pyro_ebm.energies.pairwise.colouring import coloured
 from pyro_ebm.energies.structure import (
     AloneSweep,
     Block,
@@ -242,15 +242,10 @@ def colouring(groups: Sequence[Tensor], n: int) -> Tensor:  # (n,)
         groups: The nodes of factors (count, arity).
         n: The number of nodes.
     """
-    graph = nx.Graph()
-    graph.add_nodes_from(range(n))
+    edges: list[tuple[int, int]] = []
     for nodes in groups:
         columns = nodes.mT.tolist()
         for k, first in enumerate(columns):
             for second in columns[:k]:
-                graph.add_edges_from(zip(first, second, strict=True))
-    if nx.is_bipartite(graph):
-        colour = nx.bipartite.color(graph)
-    else:
-        colour = nx.greedy_color(graph, strategy="largest_first")
-    return torch.tensor([colour[node] for node in range(n)])
+                edges += zip(first, second, strict=True)
+    return coloured(edges, n)

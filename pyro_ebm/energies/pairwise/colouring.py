@@ -1,11 +1,41 @@
 """Colours of a graph: units that share no edge, and are therefore drawn together."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import networkx as nx
 import torch
 from torch import Tensor
+
+
+class Neighbours(NamedTuple):
+    """The edges of each unit of a site, one unit after another.
+
+    Args:
+        first: Where the list of a unit begins (n,).
+        degree: How long it is (n,).
+        unit: The units at the far end.
+        edge: The edges to them.
+    """
+
+    first: Tensor
+    degree: Tensor
+    unit: Tensor
+    edge: Tensor
+
+    @classmethod
+    def of(cls, ends: Sequence[tuple[Tensor, Tensor]], size: int) -> Self:
+        """The neighbours of the units of a site.
+
+        Args:
+            ends: The units of the site, and those at the far end, of all edges, one or both ways.
+            size: The number of units of the site.
+        """
+        own, far = (torch.cat(units) for units in zip(*ends, strict=True))
+        edge = torch.arange(len(ends[0][0]), device=own.device).repeat(len(ends))
+        order = own.argsort(stable=True)
+        degree = own.bincount(minlength=size)
+        return cls(degree.cumsum(0) - degree, degree, far[order], edge[order])
 
 
 class Colour(NamedTuple):
@@ -34,6 +64,23 @@ class Colour(NamedTuple):
         )
 
 
+def coloured(edges: Iterable[Sequence[int]], size: int) -> Tensor:  # (size,)
+    """Colours of nodes, those of an edge different: two if bipartite, else greedily.
+
+    Args:
+        edges: Pairs of nodes.
+        size: The number of nodes.
+    """
+    graph = nx.Graph()
+    graph.add_nodes_from(range(size))
+    graph.add_edges_from(edges)
+    if nx.is_bipartite(graph):
+        colour_of: Mapping[Any, int] = nx.bipartite.color(graph)
+    else:
+        colour_of = nx.greedy_color(graph, strategy="largest_first")
+    return torch.tensor([colour_of[node] for node in range(size)])
+
+
 def colours_of(edges: Tensor, size: int) -> tuple[Colour, ...]:
     """A colouring of a graph: two colours where it is bipartite, else greedily, largest first.
 
@@ -42,21 +89,9 @@ def colours_of(edges: Tensor, size: int) -> tuple[Colour, ...]:
         size: The number of units.
     """
     edges = edges.cpu()  # the graph is; `Sparse.read` brings the result to the device
-    graph = nx.Graph()
-    graph.add_nodes_from(range(size))
-    graph.add_edges_from(edges.tolist())
-    if nx.is_bipartite(graph):
-        colour_of: Mapping[Any, int] = nx.bipartite.color(graph)
-    else:
-        colour_of = nx.greedy_color(graph, strategy="largest_first")
-    colour = torch.tensor([colour_of[unit] for unit in range(size)])
-    target = torch.cat([edges[:, 0], edges[:, 1]])
-    source = torch.cat([edges[:, 1], edges[:, 0]])
-    edge = torch.arange(len(edges)).repeat(2)
-    order = torch.argsort(target, stable=True)
-    source, edge = source[order], edge[order]
-    degree = torch.bincount(target, minlength=size)
-    first = degree.cumsum(0) - degree
+    colour = coloured(edges.tolist(), size)
+    one, other = edges.unbind(1)
+    first, degree, source, edge = Neighbours.of([(one, other), (other, one)], size)
     found = []
     for k in range(int(colour.max()) + 1):
         units = (colour == k).nonzero()[:, 0]

@@ -19,7 +19,7 @@ from torch.nn.functional import embedding, embedding_bag, linear
 
 from pyro_ebm.sites import Sites, is_trusting
 
-from .colouring import Colour, colours_of
+from .colouring import Colour, Neighbours, colours_of
 
 # Numbers that are worked on together, so that they stay in the cache.
 CACHED = 2**17
@@ -290,22 +290,6 @@ class SymmetricLink(Link):
         return self.weighted(self.weight[..., kept, :][..., kept])
 
 
-class Neighbours(NamedTuple):
-    """The edges of each unit of a site, one unit after another.
-
-    Args:
-        first: Where the list of a unit begins (n,).
-        degree: How long it is (n,).
-        unit: The units at the far end.
-        edge: The edges to them.
-    """
-
-    first: Tensor
-    degree: Tensor
-    unit: Tensor
-    edge: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class GraphLink(Link):
     """Σ_e w_e x_i x_j over the edges e = (i, j) of a graph.
@@ -419,18 +403,11 @@ class GraphLink(Link):
     @cached_property
     def neighbours(self) -> dict[str, Neighbours]:
         """Of each site, the neighbours of its units."""
-        edge = torch.arange(len(self.edges), device=self.edges.device)
         lists: dict[str, list[tuple[Tensor, Tensor]]] = {end: [] for end in self.ends}
         for k, end in enumerate(self.ends):
             lists[end].append((self.edges[:, k], self.edges[:, 1 - k]))
-        found = {}
-        for k, end in enumerate(self.ends):
-            own, far = (torch.cat(units) for units in zip(*lists[end], strict=True))
-            order = own.argsort(stable=True)
-            degree = own.bincount(minlength=self.sizes[k])
-            edges = edge.repeat(len(lists[end]))[order]
-            found[end] = Neighbours(degree.cumsum(0) - degree, degree, far[order], edges)
-        return found
+        sizes = zip(self.ends, self.sizes, strict=True)
+        return {end: Neighbours.of(lists[end], size) for end, size in sizes}
 
     def plain_field_after(self, field: Tensor, site: str, change: Change) -> Tensor:
         around, size = self.neighbours[site], field.shape[-1]

@@ -147,15 +147,10 @@ class PairwiseTerms:
         """
         if is_trusting():
             return
-        # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
-        every = [self.constant, *self.biases.values()]
-        for link in self.links:
-            every += [link.weight] if link.scale is None else [link.weight, link.scale]
-        for unit in self.units.values():
-            every += unit.parameters.values()
-        if math.isfinite(functools.reduce(add, [value.sum() for value in every]).item()):
-            return
         named = [*self.named(), ("the constant", self.constant)]
+        # A NaN or an infinity anywhere makes the sum of all of them NaN or infinite.
+        if math.isfinite(functools.reduce(add, [value.sum() for _, value in named]).item()):
+            return
         for site, unit in self.units.items():
             if isinstance(unit, QuadraticUnit) and bool(
                 (torch.as_tensor(unit.precision) <= 0).any()
@@ -270,14 +265,13 @@ class PairwiseTerms:
     def centred(self, offsets: Sites) -> "PairwiseTerms":
         """The same terms in x − x̂: offsets (*batch, n) by site, zero where left out."""
         where = {site: offsets.get(site, torch.zeros_like(b)) for site, b in self.biases.items()}
-        zeros = {site: torch.zeros_like(b) for site, b in self.biases.items()}
-        biases = {site: b - self.pull(site, where, zeros) for site, b in self.biases.items()}
+        biases = {site: b - self.pull(site, where) for site, b in self.biases.items()}
         constant = self.constant - sum(link.interaction(where) for link in self.links)
         return PairwiseTerms(self.units, biases, self.links, constant)
 
-    def pull(self, site: str, x: Sites, zeros: Sites) -> Tensor:
+    def pull(self, site: str, x: Sites) -> Tensor:
         """The field on a site from the couplings alone."""
-        field = zeros[site]
+        field = torch.zeros_like(self.biases[site])
         for link in self.links:
             if site in link.ends:
                 field = link.field(site, x, field)
@@ -286,10 +280,12 @@ class PairwiseTerms:
     def substituted(self, old: Unit, new: Unit, scale: float, shift: float) -> "PairwiseTerms":
         """The same energies with every unit x of one kind written as scale · s + shift."""
         changed = {site for site, unit in self.units.items() if unit == old}
-        zeros = {site: torch.zeros_like(b) for site, b in self.biases.items()}
-        shifts = {site: z + shift if site in changed else z for site, z in zeros.items()}
+        shifts = {
+            site: torch.full_like(b, shift if site in changed else 0.0)
+            for site, b in self.biases.items()
+        }
         biases = {
-            site: (b + self.pull(site, shifts, zeros)) * (scale if site in changed else 1)
+            site: (b + self.pull(site, shifts)) * (scale if site in changed else 1)
             for site, b in self.biases.items()
         }
         links = tuple(
@@ -315,7 +311,7 @@ class PairwiseTerms:
         return PairwiseTerms(
             {site: self.units[site] for site in rest},
             {site: self.outer_field(site, x) for site in rest},
-            tuple(link for link in self.links if set(link.ends) <= set(rest)),
+            self.inside(rest),
             self.energy(x),
         )
 
@@ -376,21 +372,15 @@ class PairwiseTerms:
 
     def coupled(self, sites: Sequence[str]) -> tuple[str, str] | None:
         """The ends of some coupling inside a set of sites, None if there is none."""
-        return next((link.ends for link in self.links if set(link.ends) <= set(sites)), None)
+        return next((link.ends for link in self.inside(sites)), None)
 
     def obstacle(self, sites: Sequence[str]) -> tuple[str, str] | None:
         """The ends of a coupling inside a set of sites that denies them a closed form, else None.
 
         Gaussian units may be coupled: they are one multivariate normal.
         """
-        return next(
-            (
-                link.ends
-                for link in self.links
-                if set(link.ends) <= set(sites) and not self.is_gaussian(link)
-            ),
-            None,
-        )
+        every = (link.ends for link in self.inside(sites) if not self.is_gaussian(link))
+        return next(every, None)
 
     def inside(self, sites: Sequence[str]) -> tuple[Link, ...]:
         """The couplings inside a set of sites."""
