@@ -5,7 +5,7 @@ ones are of laws that may differ, as those of the levels of a ladder: each has a
 """
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
@@ -90,7 +90,7 @@ class Mover(TunableKernel, ReversibleKernel):
         return {**numbers, "mass": repr(self.settings.mass)}
 
 
-class SingleStepMover(Mover):
+class SingleStepMover(Mover, ABC):
     """A mover without trajectories: its settings are the size of a step, and the mass.
 
     Every concrete one is a dataclass, of which `size_name` names the field with the size.
