@@ -54,15 +54,12 @@ class Field:
         found = []
         for site, value in x.items():
             levels = self.levels[site]
-            found.append(value if levels is None else labels_of(value, levels))
+            # The nearest: a level such as 0.1 that came in float32 is no double.
+            if levels is not None:
+                value = (value.unsqueeze(-1) - levels).abs().argmin(-1)
+            found.append(value)
         batch = torch.broadcast_shapes(*(v.shape[:-1] for v in found))
         return torch.cat([v.long().expand(*batch, v.shape[-1]) for v in found], -1)
-
-
-def labels_of(value: Tensor, levels: Tensor) -> Tensor:  # (*batch, n), (q,) -> (*batch, n)
-    """Which of the levels each value is."""
-    # The nearest: a level such as 0.1 that came in float32 is no double.
-    return (value.unsqueeze(-1) - levels).abs().argmin(-1)
 
 
 def field_of(energy: Energy) -> Field:

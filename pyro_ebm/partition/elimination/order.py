@@ -315,17 +315,12 @@ def schedule_in(order: Scope, states: Sequence[int], scopes: Sequence[Scope]) ->
         order=tuple(order),
         scopes=tuple(tables),
         buckets=tuple(buckets),
-        width=max(bucket_width(bucket) for bucket in buckets),
+        width=max(len(bucket.scope) for bucket in buckets),
         largest=max(bucket.elements for bucket in buckets),
         live=live,
         kept=kept,
         operations=sum(bucket.elements for bucket in buckets),
     )
-
-
-def bucket_width(bucket: Bucket) -> int:
-    """The number of neighbours of a node when it is summed out."""
-    return len(bucket.scope)
 
 
 def make_bucket(

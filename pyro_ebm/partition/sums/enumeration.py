@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_ebm.energies import PairwiseTerms
 from pyro_ebm.sites import Sites, all_true
-from pyro_ebm.units import Unit
 
 MAX_STATES = 2**27  # enumerated one by one: about a minute for a hundred units
 BLOCK_ELEMENTS = 2**21  # numbers in one block of enumerated states
@@ -42,17 +41,9 @@ def in_digits(count: int) -> str:
     return f"{count:.3g}" if count.bit_length() < 1000 else f"2^{count.bit_length() - 1}"
 
 
-def is_finite(unit: Unit) -> bool:
-    """Whether a unit can be enumerated."""
-    return unit.levels is not None
-
-
 def number_of_states(terms: PairwiseTerms, sites: Sequence[str]) -> int:
     """How many joint states some sites have, whose units can be enumerated."""
-    count = 1
-    for site in sites:
-        count *= len(terms.units[site].levels or ()) ** terms.count(site)
-    return count
+    return math.prod(len(terms.units[site].levels or ()) ** terms.count(site) for site in sites)
 
 
 def states_numbered(terms: PairwiseTerms, sites: Sequence[str], index: Tensor) -> Sites:
@@ -211,11 +202,16 @@ def minimum(terms: PairwiseTerms, enumerated: Sequence[str]) -> Sites:
     return {site: found[site] for site in terms.units}
 
 
+def fields_given(terms: PairwiseTerms, features: Sites, rows: torch.Size) -> Sites:
+    """The fields (*rows, n) on the other units."""
+    rest = [site for site in terms.units if site not in features]
+    return {site: terms.outer_field(site, features).expand(*rows, -1) for site in rest}
+
+
 def best_given(terms: PairwiseTerms, features: Sites, rows: torch.Size) -> Sites:  # (*rows, n) each
     """The likeliest values of the other units in their fields."""
-    rest = [site for site in terms.units if site not in features]
-    fields = {site: terms.outer_field(site, features).expand(*rows, -1) for site in rest}
-    normal = terms.normal(rest)
+    fields = fields_given(terms, features, rows)
+    normal = terms.normal(list(fields))
     joint = {} if normal is None else normal.means({s: fields[s] for s in normal.sizes})
     return {s: joint[s] if s in joint else terms.units[s].mode(f) for s, f in fields.items()}
 
@@ -225,11 +221,8 @@ def sample(terms: PairwiseTerms, enumerated: Sequence[str], count: int) -> Sites
     blocks = blocks_of_states(terms, enumerated)
     table = torch.cat([log_weights(terms, enumerated, *block) for block in blocks])
     x = states_numbered(terms, enumerated, draw_indices(table, count))
-    features = terms.features(x)
-    rest = [site for site in terms.units if site not in enumerated]
-    rows = (count, *terms.batch)
-    fields = {site: terms.outer_field(site, features).expand(*rows, -1) for site in rest}
-    normal = terms.normal(rest)
+    fields = fields_given(terms, terms.features(x), torch.Size([count, *terms.batch]))
+    normal = terms.normal(list(fields))
     joint = {} if normal is None else normal.sample({s: fields[s] for s in normal.sizes})
     for site, field in fields.items():
         x[site] = joint[site] if site in joint else terms.units[site].sample(field.clone())

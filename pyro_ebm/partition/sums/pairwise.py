@@ -19,7 +19,6 @@ from .enumeration import (
     TooManyStatesError,
     as_float,
     in_digits,
-    is_finite,
     number_of_states,
 )
 from .fields import FieldSum
@@ -194,7 +193,7 @@ def cheapest(terms: PairwiseTerms) -> Way:
 def enumerations(terms: PairwiseTerms) -> list[EnumeratedSum]:
     """All ways to enumerate some sites and sum the others in closed form."""
     names = list(terms.units)
-    finite = [site for site in names if is_finite(terms.units[site])]
+    finite = [site for site in names if terms.units[site].levels is not None]
     return [
         EnumeratedSum(terms, enumerated)
         for k in range(len(finite) + 1)
