@@ -34,7 +34,7 @@ from pyro_ebm.sites import (
 )
 
 from .modules import AbstractModule, register
-from .structure import Block, Memory, Structure
+from .structure import Block, Memory, Structure, require_site
 from .weights import OfParameter, Weight, checked_number, inverse, rest
 from .without_terms import WithoutTerms, overlay
 
@@ -213,8 +213,7 @@ class Energy(AbstractModule):
             x = {only_site(self.sites, preferred): x}
         accepted = {}
         for name, value in x.items():
-            if name not in self.sites:
-                raise ValueError(f"Unknown site {name!r}; the energy has {list(self.sites)}.")
+            require_site(name, self.sites)
             site = self.sites[name]
             tensor = as_tensor(value, name, self.dtype, self.device)
             accepted[name] = check_support(check_shape(tensor, name, site), name, site)

@@ -325,6 +325,11 @@ class Overlay:
     weighted: Callable[[Sequence[Tensor]], Structure]
 
 
+def constants_last(parts: Sequence[Structure]) -> list[int]:
+    """The numbers of the parts of a sum, those of constants, which have no sites, at the end."""
+    return sorted(range(len(parts)), key=lambda k: not parts[k].sites)
+
+
 def times(weight: Tensor, value: Tensor) -> Tensor:
     """w v, where 0 · ∞ is 0: what is forbidden is so at every weight but 0."""
     forbidden = value.isinf()

@@ -258,12 +258,8 @@ class MixedSum(Termless):
 
     @property
     def batch(self) -> torch.Size:
-        return torch.broadcast_shapes(*(w.shape for w, _ in self.weighted), *self.batches)
-
-    @property
-    def batches(self) -> list[torch.Size]:
-        """Those of the parts."""
-        return [part.batch for _, part in self.weighted]
+        every = (shape for weight, part in self.weighted for shape in (weight.shape, part.batch))
+        return torch.broadcast_shapes(*every)
 
     def around(self, site: str) -> list[tuple[Tensor, Structure]]:
         """The parts that have a site, with their weights."""

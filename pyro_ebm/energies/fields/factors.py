@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.modules import AbstractModule, register
-from pyro_ebm.sites import require_numbers
+from pyro_ebm.energies.modules import AbstractModule, check_real, register
 
 from .factor_graph import FactorGroup
 
@@ -186,22 +185,6 @@ def node_indices(nodes: Tensor | Sequence[Sequence[int]]) -> Tensor:  # (count, 
             f"as a factor of fewer nodes."
         )
     return members
-
-
-def check_real(value: Tensor, name: str) -> Tensor:
-    """Refuses what is no floating-point tensor.
-
-    Raises:
-        TypeError: If it is none.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
-    require_numbers(value, name)
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
-        )
-    return value
 
 
 def check_log_potentials(table: Tensor, name: str, count: int | None, arity: int) -> None:

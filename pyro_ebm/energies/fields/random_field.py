@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.base import AbstractStructured
+from pyro_ebm.energies.modules import require_module_names
 from pyro_ebm.energies.pairwise.edges import Edges, Names, numbered, warn_of_weights
 from pyro_ebm.energies.structure import Memory
 from pyro_ebm.sites import PaddedLabels, Site, is_count, whole
@@ -68,12 +69,7 @@ class RandomField(AbstractStructured):
         self.names = {}
         self.memory: Memory = {}
         self.states = numbers_of_states(states)
-        taken = nn.ModuleDict()
-        if bad := [name for name in factors if not name.isidentifier() or hasattr(taken, name)]:
-            raise ValueError(
-                f"The factor names {bad} are no valid attribute names, or those of a torch "
-                f"module; choose others."
-            )
+        require_module_names(factors, "factor")
         for name, value in factors.items():
             if not isinstance(value, Factors):
                 raise TypeError(

@@ -1,9 +1,9 @@
 """What is known of labels that factors couple: by these factors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -22,8 +22,8 @@ from pyro_ebm.energies.structure import (
     Overlay,
     Structure,
     UnitLevels,
-    added,
     by_autograd,
+    constants_last,
     require_site,
     sweep_blocks,
     times,
@@ -125,13 +125,12 @@ class FieldStructure(Blockwise):
 
     @classmethod
     def overlaid(cls, parts: Sequence[Structure], memory: Memory) -> Overlay:
-        fields = [cast(FieldStructure, part) for part in parts if part.sites]
-        first = fields[0]
-        if any(part.site != first.site for part in fields):
+        first, *others = [part.sites for part in parts if part.sites]
+        if any(own.keys() != first.keys() for own in others):
             return mixed(parts)
-        laid = FieldOverlay.of([part.graph for part in fields])
-        constants = tuple(None if part.sites else part.energy({}) for part in parts)
-        return Overlay(partial(weighted_sum, first.sites, memory, laid, constants))
+        order = constants_last(parts)
+        laid = FieldOverlay.of([graph_of(parts[k]) for k in order])
+        return Overlay(partial(weighted_sum, first, memory, laid, order))
 
     def field(self, site: str, x: Sites) -> Tensor:
         raise TypeError(
@@ -175,19 +174,20 @@ class FieldStructure(Blockwise):
         return neighbourhood(members(self.graph), nodes, n)
 
 
+def graph_of(part: Structure) -> FactorGraph:
+    """The factors of a part of a sum: of a random field, or of a constant."""
+    return cast(Any, part).graph if part.sites else FactorGraph((), {}, part.energy({}))
+
+
 def weighted_sum(
     sites: Mapping[str, Site],
     memory: Memory,
     laid: FieldOverlay,
-    constants: Sequence[Tensor | None],
+    order: Sequence[int],
     weights: Sequence[Tensor],
 ) -> FieldStructure:
-    """The structure of a weighted sum of random fields and constants."""
-    pairs = list(zip(weights, constants, strict=True))
-    graph = laid.weighted([weight for weight, constant in pairs if constant is None])
-    shifts = [weight * constant for weight, constant in pairs if constant is not None]
-    graph = replace(graph, constant=added([graph.constant, *shifts]))
-    return FieldStructure(sites, graph, memory)
+    """The structure of a weighted sum of fields and constants, which are laid in some order."""
+    return FieldStructure(sites, laid.weighted([weights[k] for k in order]), memory)
 
 
 def sweep_field(

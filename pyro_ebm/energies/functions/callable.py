@@ -250,7 +250,12 @@ def named_sites(sites: Mapping[str, Site] | Sequence[int] | int) -> dict[str, Si
         TypeError, ValueError: If it is neither.
     """
     if isinstance(sites, Mapping):
-        return {name: proper_site(name, site) for name, site in nonempty(sites).items()}
+        if not sites:
+            raise ValueError(
+                "sites is empty; wanted a Site for each name, for example "
+                "{'x': Site(constraints.real, torch.Size([2]))}."
+            )
+        return {name: proper_site(name, site) for name, site in sites.items()}
     shape: object = sites if whole(sites) is None else (sites,)
     if not isinstance(shape, Sequence) or not all(is_count(size) for size in shape):
         raise ValueError(
@@ -258,20 +263,6 @@ def named_sites(sites: Mapping[str, Site] | Sequence[int] | int) -> dict[str, Si
             f"whole number such as 2, or several such as (1, 8, 8)."
         )
     return {"visible": Site(constraints.real, torch.Size(int(size) for size in shape))}
-
-
-def nonempty(sites: Mapping[str, Site]) -> Mapping[str, Site]:
-    """The sites, if there is one.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if not sites:
-        raise ValueError(
-            "sites is empty; wanted a Site for each name, for example "
-            "{'x': Site(constraints.real, torch.Size([2]))}."
-        )
-    return sites
 
 
 def proper_site(name: str, site: Site) -> Site:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.base import AbstractStructured
+from pyro_ebm.energies.modules import require_module_names
 from pyro_ebm.sites import Site, is_trusting, require_numbers
 from pyro_ebm.units import Bernoulli, QuadraticUnit, Spin, Unit, name_of
 
@@ -81,12 +82,7 @@ class BoltzmannMachine(AbstractStructured):
         self.names = {}
         if not layers:
             raise ValueError("A machine needs at least one layer.")
-        taken = nn.ModuleDict()
-        if bad := [name for name in layers if not name.isidentifier() or hasattr(taken, name)]:
-            raise ValueError(
-                f"The layer names {bad} are no valid attribute names, or those of a torch module; "
-                f"choose others."
-            )
+        require_module_names(layers, "layer")
         given = couplings if isinstance(couplings, Mapping) else dict.fromkeys(couplings)
         check_ties(given)
         self.register_buffer("constant", like_the_given(layers, given))

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_ebm.energies.modules import AbstractModule, register
-from pyro_ebm.sites import all_true, require_numbers
+from pyro_ebm.energies.modules import AbstractModule, check_real, register
+from pyro_ebm.sites import all_true
 from pyro_ebm.units import Unit, name_of
 
 from .colouring import Colour, colours_of
@@ -43,13 +43,7 @@ def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
         TypeError: If it is no floating-point tensor.
         ValueError: If its shape is wrong or it is not finite.
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; wanted a torch tensor.")
-    require_numbers(value, name)
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} is of {value.dtype}; wanted float32 or float64, for example {name}.float()."
-        )
+    check_real(value, name)
     if value.dim() < len(shape) or value.shape[value.dim() - len(shape) :] != shape:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; wanted {shape}, "

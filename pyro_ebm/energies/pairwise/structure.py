@@ -1,9 +1,9 @@
 """What is known of units in fields that are linear in the other units: by their terms."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -20,7 +20,7 @@ from pyro_ebm.energies.structure import (
     Structure,
     Swept,
     UnitLevels,
-    added,
+    constants_last,
     log_weights_of,
     require_site,
 )
@@ -68,10 +68,7 @@ class PairwiseStructure(Structure):
         every = len(fields) == len(terms.units)
         energy = terms.energy_in_fields(fields, features) if every else terms.energy(features)
         slopes = {site: -field for site, field in fields.items()}
-        potentials = {
-            site: terms.units[site].level_potentials(terms.count(site), terms.constant)
-            for site in sites
-        }
+        potentials = {site: terms.level_potentials(site) for site in sites}
         return Differences(energy, slopes, potentials)
 
     def levels(self, site: str) -> UnitLevels | None:
@@ -156,10 +153,9 @@ class PairwiseStructure(Structure):
     @classmethod
     def overlaid(cls, parts: Sequence[Structure], memory: Memory) -> Overlay:
         sites = {name: site for part in parts for name, site in part.sites.items()}
-        machines = [cast(PairwiseStructure, part).terms for part in parts if part.sites]
-        laid = PairwiseOverlay.of(machines, memory)
-        constants = tuple(None if part.sites else part.energy({}) for part in parts)
-        return Overlay(partial(weighted_sum, sites, laid, constants))
+        order = constants_last(parts)
+        laid = PairwiseOverlay.of([terms_of(parts[k]) for k in order], memory)
+        return Overlay(partial(weighted_sum, sites, laid, order))
 
     def field(self, site: str, x: Sites) -> Tensor:
         require_site(site, self.sites)
@@ -216,17 +212,19 @@ def likeliest_features(unit: Unit, field: Tensor) -> Tensor:
     return unit.features(unit.mode(field))
 
 
+def terms_of(part: Structure) -> PairwiseTerms:
+    """The terms of a part of a sum: of a machine, or of a constant."""
+    return cast(Any, part).terms if part.sites else PairwiseTerms({}, {}, (), part.energy({}))
+
+
 def weighted_sum(
     sites: Mapping[str, Site],
     laid: PairwiseOverlay,
-    constants: Sequence[Tensor | None],
+    order: Sequence[int],
     weights: Sequence[Tensor],
 ) -> PairwiseStructure:
-    """The structure of a weighted sum of machines and constants."""
-    pairs = list(zip(weights, constants, strict=True))
-    terms = laid.weighted([weight for weight, constant in pairs if constant is None])
-    shifts = [weight * constant for weight, constant in pairs if constant is not None]
-    return PairwiseStructure(sites, replace(terms, constant=added([terms.constant, *shifts])))
+    """The structure of a weighted sum of machines and constants, which are laid in some order."""
+    return PairwiseStructure(sites, laid.weighted([weights[k] for k in order]))
 
 
 def sweep_in_field(

@@ -102,6 +102,10 @@ class PairwiseTerms:
         """All values of a unit of a site, whose units can be enumerated."""
         return self.constant.new_tensor(self.units[site].levels or ())
 
+    def level_potentials(self, site: str) -> Tensor | None:  # (*batch, n, levels)
+        """The same, but None where they are 0 or the values cannot be listed."""
+        return self.units[site].level_potentials(self.count(site), self.constant)
+
     def potential_of_levels(self, site: str) -> Tensor:  # (*batch, n, q)
         """u of each of these values, for every unit."""
         every = self.levels(site)[:, None].expand(-1, self.count(site))

@@ -479,7 +479,7 @@ class ModelEnergy(AbstractTyped):
             programs: dict[str, Program | str] = dict.fromkeys(values, "sites are summed out")
         else:
             starts = [self.native(x) for x in [*starts, *map(self.extreme, starts)]]
-            graph = graph or self.record(starts[0])
+            graph = graph or self.record(self.model, starts[0])
             prober = Prober(self.model, self.real, self.nodes, starts, self.each, graph)
             reaches = prober.reaches(values)
             programs = recorded_terms(self.model, self.real, graph, reaches, starts)
@@ -503,10 +503,10 @@ class ModelEnergy(AbstractTyped):
             for name, value in x.items()
         }
 
-    def record(self, x: Sites) -> Graph | None:
+    def record(self, model: Model, x: Sites) -> Graph | None:
         """A pass at given values, operation by operation; None where it fails."""
         try:
-            return recorded(self.model, x, self.real)
+            return recorded(model, x, self.real)
         except Exception:
             return None
 
@@ -522,9 +522,8 @@ class ModelEnergy(AbstractTyped):
         latent = {name: msg for name, msg in passes[0].items() if is_latent(msg)}
         x = {name: self.free_value(name, msg) for name, msg in latent.items()}
         x |= {name: value.to(self.like) for name, value in x.items() if name in self.real}
-        try:
-            graph = recorded(model, x, self.real)
-        except Exception:
+        graph = self.record(model, x)
+        if graph is None:
             return self.real | seen, None
         supports = graph.supports.items()
         found = {name for name, parts in supports if graph.sites_of(parts) - {name}}

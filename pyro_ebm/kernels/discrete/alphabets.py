@@ -7,7 +7,6 @@ and levels are one-hot units, written shorter.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_ebm.energies import Change, Energy, PairwiseTerms, UnitLevels
+from pyro_ebm.energies import Change, Energy, UnitLevels
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.settings import require_known_sites, require_names
 from pyro_ebm.sites import Sites, describe, is_one_hot, two_values
@@ -301,13 +300,6 @@ def alphabet_of_levels(levels: UnitLevels) -> Alphabet:
     ):
         return Labels(len(values))
     return ListedLevels(values, features)
-
-
-def level_potentials(
-    terms: PairwiseTerms, sites: Iterable[str]
-) -> dict[str, Tensor | None]:  # (*batch, n, levels) each
-    """The potentials of the levels of some sites' units; None where they are 0."""
-    return {s: terms.units[s].level_potentials(terms.count(s), terms.constant) for s in sites}
 
 
 def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[str, Alphabet]:

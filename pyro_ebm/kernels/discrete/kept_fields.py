@@ -21,7 +21,7 @@ from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.sites import Sites
 
-from .alphabets import Alphabet, change_one, level_potentials, single_changes
+from .alphabets import Alphabet, change_one, single_changes
 
 RENEWED = 1000  # steps
 
@@ -105,10 +105,9 @@ def proposals(
     """The weights of all single changes."""
     batch = next(iter(halves.values())).shape[:-1]
     # −ΔE/2, as the gradient is minus the field.
-    potentials = level_potentials(terms, alphabets)
     weights = {}
     for site, alphabet in alphabets.items():
-        own = potentials[site]
+        own = terms.level_potentials(site)
         own = None if own is None else own / -2
         weights[site] = alphabet.differences(x[site], halves[site], own)
     every = single_changes(weights, x, alphabets, batch)

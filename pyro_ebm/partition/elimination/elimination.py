@@ -217,7 +217,7 @@ def mode(energy: Energy) -> Mode:
     """
     with torch.no_grad():
         field = field_of(energy)
-        labels = traced_back(field.graph, 1, maximum, lambda logits: logits.argmax(0))[0]
+        labels = likeliest(field.graph)
         x = {site: value.to(energy.dtype) for site, value in field.values(labels).items()}
         return Mode(x, field.graph.energy(labels), True, "elimination")
 
@@ -250,7 +250,7 @@ def sample(energy: Energy, count: int, seed: int | None = None) -> Sites:  # (co
         raise ValueError(f"count is {count!r}; wanted a positive whole number of draws.")
     with torch.no_grad(), forked(chosen_seed(seed), energy.device):
         field = field_of(energy)
-        labels = traced_back(field.graph, count, log_sum, draw_labels)
+        labels = drawn(field.graph, count)
     return {site: value.to(energy.dtype) for site, value in field.values(labels).items()}
 
 
@@ -332,13 +332,8 @@ def log_partition_of(graph: FactorGraph) -> Tensor:  # (*batch,)
         group.table.requires_grad for group in graph.groups.values()
     )
     require_room(graph, keeping=keeping)
-    return log_partition_from(graph, tables_of(graph), schedule_of(graph))
-
-
-def log_partition_from(graph: FactorGraph, tables: list[Tensor], steps: Schedule) -> Tensor:
-    """log Z from the tables of the single factors, which are used up."""
     total = -graph.constant
-    for table in eliminated(graph, tables, steps, log_sum):
+    for table in eliminated(graph, tables_of(graph), schedule_of(graph), log_sum):
         total = total + (table if not table.dim() else table.reshape(graph.batch))
     return total.expand(graph.batch)
 
@@ -560,6 +555,16 @@ def marginals_of(graph: FactorGraph, names: Sequence[str]) -> tuple[Tensor, dict
             log_z.sum(), [own, *zeros.values()], create_graph=differentiable
         )
     return first, dict(zip(zeros, others, strict=True))
+
+
+def likeliest(graph: FactorGraph) -> Tensor:  # (*batch, n)
+    """The labels of least energy; of several, one."""
+    return traced_back(graph, 1, maximum, lambda logits: logits.argmax(0))[0]
+
+
+def drawn(graph: FactorGraph, count: int) -> Tensor:  # (count, *batch, n)
+    """Independent draws of the labels."""
+    return traced_back(graph, count, log_sum, draw_labels)
 
 
 def traced_back(

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import FactorGraph, FactorGroup, draw_labels
+from pyro_ebm.energies import FactorGraph, FactorGroup
 from pyro_ebm.partition.elimination import elimination
 from pyro_ebm.partition.elimination.field import Field
 from pyro_ebm.sites import Sites
@@ -104,11 +104,7 @@ class FieldSum(Summation):
 
     def minimum(self) -> Sites:
         with torch.no_grad():
-            graph = self.field.graph
-            labels = elimination.traced_back(graph, 1, elimination.maximum, lambda v: v.argmax(0))
-        return self.field.values(labels[0])
+            return self.field.values(elimination.likeliest(self.field.graph))
 
     def sample(self, count: int) -> Sites:
-        graph = self.field.graph
-        labels = elimination.traced_back(graph, count, elimination.log_sum, draw_labels)
-        return self.field.values(labels)
+        return self.field.values(elimination.drawn(self.field.graph, count))
