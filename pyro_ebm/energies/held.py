@@ -77,11 +77,8 @@ class Held(nn.Module):
             site = sites[name]
             tensor = check_shape(as_tensor(value, name, like.dtype, like.device), name, site)
             tensor = settled(tensor, site.support)
-            if name not in mask:
-                values[name] = check_support(tensor, name, site)
-                continue
-            own = checked_mask(mask[name], name, site)
-            if bool(own.all()):
+            own = checked_mask(mask[name], name, site) if name in mask else None
+            if own is None or bool(own.all()):
                 values[name] = check_support(tensor, name, site)
                 continue
             # What is free may hold anything, NaN for missing pixels too.

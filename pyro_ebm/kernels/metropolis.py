@@ -30,6 +30,16 @@ class Verdict(NamedTuple):
     diverging: Tensor
 
 
+class AcceptanceInfo(NamedTuple):
+    """What a Metropolis test did (*batch,): the probability of acceptance."""
+
+    acceptance_rate: Tensor
+
+
+class NoInfo(NamedTuple):
+    """Nothing to tell: every draw is accepted, and `run` counts the flips."""
+
+
 def metropolis(log_ratio: Tensor) -> Verdict:  # (*batch,)
     r"""The test of Metropolis and Hastings.
 

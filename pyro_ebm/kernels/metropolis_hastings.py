@@ -13,7 +13,8 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites, check_names
 
 from .base import ReversibleKernel, same_batch
-from .metropolis import metropolis
+from .metropolis import AcceptanceInfo, metropolis
+from .start import where
 
 
 class MetropolisHastingsState(NamedTuple):
@@ -21,12 +22,6 @@ class MetropolisHastingsState(NamedTuple):
 
     x: Sites
     energy: Tensor  # (*batch,)
-
-
-class MetropolisHastingsInfo(NamedTuple):
-    """What the Metropolis test did (*batch,)."""
-
-    acceptance_rate: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,22 +107,22 @@ class MetropolisHastings(ReversibleKernel):
     @torch.no_grad()
     def step(
         self, energy: Energy, state: MetropolisHastingsState
-    ) -> tuple[MetropolisHastingsState, MetropolisHastingsInfo]:
+    ) -> tuple[MetropolisHastingsState, AcceptanceInfo]:
         old = state.x[self.site]
         batch = state.energy.shape
         law = self.proposal(old)
         value = law.sample().to(old.dtype)
         inside = whole(energy.sites[self.site].support.check(value), batch)
         # Energy and proposal need not be defined outside the support.
-        value = torch.where(spread(inside, value), value, old)
+        value = where(inside, value, old)
         x = {**state.x, self.site: value}
         new = energy.evaluate(x)
         log_ratio = state.energy - new + log_hastings(self.proposal, law, old, value, batch)
         verdict = metropolis(log_ratio.masked_fill(~inside, -torch.inf))
         accepted = verdict.accepted
-        x[self.site] = torch.where(spread(accepted, value), value, old)
+        x[self.site] = where(accepted, value, old)
         after = MetropolisHastingsState(x, torch.where(accepted, new, state.energy))
-        return after, MetropolisHastingsInfo(verdict.acceptance_rate)
+        return after, AcceptanceInfo(verdict.acceptance_rate)
 
 
 def log_hastings(
@@ -149,15 +144,10 @@ def log_density(law: TorchDistribution, value: Tensor, batch: torch.Size) -> Ten
     if bool(inside.all()):
         return law.log_prob(value).reshape(*batch, -1).sum(-1)
     rows = whole(inside, batch)
-    safe = torch.where(spread(rows, value), value, law.sample().to(value.dtype))
+    safe = where(rows, value, law.sample().to(value.dtype))
     return law.log_prob(safe).reshape(*batch, -1).sum(-1).masked_fill(~rows, -torch.inf)
 
 
 def whole(inside: Tensor, batch: torch.Size) -> Tensor:  # (*batch, ...) -> (*batch,)
     """Whether all of a chain's value is inside."""
     return inside.reshape(*batch, -1).all(-1)
-
-
-def spread(of_chain: Tensor, value: Tensor) -> Tensor:
-    """A number for each chain (*batch,), to be read beside a value (*batch, *shape)."""
-    return of_chain.reshape(*of_chain.shape, *[1] * (value.dim() - of_chain.dim()))

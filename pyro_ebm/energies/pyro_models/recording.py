@@ -7,7 +7,6 @@ a number leaves torch (`item`, `tolist`, a branch on a value) everything may dep
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyro_ebm.sites import Sites
 
@@ -269,10 +269,10 @@ class Recorder(TorchDispatchMode):
 
     def hold_constants(self, arguments: Any) -> None:  # noqa: ANN401
         """Notes the constants that a recorded operation reads."""
-        for value in tensors(arguments):
-            own = address(value)
-            if own not in self.memory:
-                self.constants[own] = value
+        for value in tree_leaves(arguments):
+            is_strided = isinstance(value, Tensor) and value.layout is torch.strided
+            if is_strided and address(value) not in self.memory:
+                self.constants[address(value)] = value
 
     # --- what is made ----------------------------------------------------------------------------
 
@@ -442,17 +442,6 @@ def place(value: Tensor) -> tuple[Any, ...]:
 def is_whole(value: Tensor) -> bool:
     """Whether a tensor is all of its memory."""
     return value.numel() * value.element_size() == value.untyped_storage().nbytes()
-
-
-def tensors(arguments: Any) -> Iterator[Tensor]:  # noqa: ANN401
-    """The tensors among arguments."""
-    if isinstance(arguments, Tensor) and arguments.layout is torch.strided:
-        yield arguments
-    elif isinstance(arguments, dict):
-        yield from tensors(list(arguments.values()))
-    elif isinstance(arguments, list | tuple):
-        for part in arguments:
-            yield from tensors(part)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, Path
 from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of
-from pyro_ebm.kernels.metropolis import metropolis
+from pyro_ebm.kernels.metropolis import AcceptanceInfo, metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
 from pyro_ebm.kernels.start import accept_at_door, check_reference, where
 from pyro_ebm.sites import Sites
@@ -25,12 +25,6 @@ class TemperedTransitionsState(NamedTuple):
     path: Path
     inner: Any
     journeys: int
-
-
-class TemperedTransitionsInfo(NamedTuple):
-    """What the Metropolis test of the whole journey did (*batch,)."""
-
-    acceptance_rate: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +110,7 @@ class TemperedTransitions(Kernel):
     @torch.no_grad()
     def step(
         self, energy: Energy, state: TemperedTransitionsState
-    ) -> tuple[TemperedTransitionsState, TemperedTransitionsInfo]:
+    ) -> tuple[TemperedTransitionsState, AcceptanceInfo]:
         betas = self.levels(energy)
         levels = [state.path.at(beta) for beta in betas[:-1]]
         steps, difference = betas.diff(), state.path.difference
@@ -138,7 +132,7 @@ class TemperedTransitions(Kernel):
         x = {name: where(verdict.accepted, value, state.x[name]) for name, value in x.items()}
         height = torch.where(verdict.accepted, energy.evaluate(x), state.energy)
         new = state._replace(x=x, energy=height, inner=inner, journeys=state.journeys + 1)
-        return new, TemperedTransitionsInfo(verdict.acceptance_rate)
+        return new, AcceptanceInfo(verdict.acceptance_rate)
 
 
 def both_ways(kernel: Kernel, energy: Energy, number: int) -> tuple[Kernel, Kernel]:

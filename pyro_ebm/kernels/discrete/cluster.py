@@ -10,6 +10,7 @@ It pays where all couplings can be satisfied at once: ferromagnets, and what a g
 units at temperatures at which nothing has been decided, and such machines are refused.
 """
 
+import itertools
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -184,11 +185,9 @@ def has_spins(terms: PairwiseTerms) -> bool:
 def read_bonds(terms: PairwiseTerms) -> Bonds:
     """The couplings of a machine of bits or spins as edges between spins, biases to the ghost."""
     terms = terms.substituted(Bernoulli(), Spin(), 0.5, 0.5)
-    first = {}
-    nodes = 0
-    for site, bias in terms.biases.items():
-        first[site] = nodes
-        nodes += bias.shape[-1]
+    sizes = [bias.shape[-1] for bias in terms.biases.values()]
+    first = dict(zip(terms.biases, itertools.accumulate(sizes, initial=0), strict=False))
+    nodes = sum(sizes)
     edges, weights = [], []
     for link in terms.links:
         if isinstance(link, GraphLink):

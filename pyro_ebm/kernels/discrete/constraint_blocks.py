@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_ebm.energies import BlockSet, Constraints, Energy, FactorGraph, factors_of, forbidding
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
+from pyro_ebm.kernels.metropolis import NoInfo
 from pyro_ebm.kernels.start import accept_at_door
 from pyro_ebm.sites import Sites
 
@@ -19,10 +20,6 @@ class ConstraintBlocksState(NamedTuple):
     x: Sites
     graph: FactorGraph
     sets: tuple[BlockSet, ...]
-
-
-class ConstraintBlocksInfo(NamedTuple):
-    """Nothing to tell: every draw is accepted, and `run` counts the flips."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +68,7 @@ class ConstraintBlocks(ReversibleKernel):
     @torch.no_grad()
     def step(
         self, energy: Energy, state: ConstraintBlocksState
-    ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
+    ) -> tuple[ConstraintBlocksState, NoInfo]:
         return self.decided(energy, 0).step(energy, state)
 
     def decided(self, energy: Energy, number: int) -> "OneSet":
@@ -105,13 +102,13 @@ class OneSet(ReversibleKernel):
     @torch.no_grad()
     def step(
         self, energy: Energy, state: ConstraintBlocksState
-    ) -> tuple[ConstraintBlocksState, ConstraintBlocksInfo]:
+    ) -> tuple[ConstraintBlocksState, NoInfo]:
         if not state.sets:
-            return state, ConstraintBlocksInfo()
+            return state, NoInfo()
         chosen = state.sets[number_of(self.share, len(state.sets))]
         ((name, value),) = state.x.items()
         labels = redrawn(state.graph, chosen, value.to(torch.int64))
-        return state._replace(x={name: labels.to(value.dtype)}), ConstraintBlocksInfo()
+        return state._replace(x={name: labels.to(value.dtype)}), NoInfo()
 
 
 def number_of(share: float, sets: int) -> int:

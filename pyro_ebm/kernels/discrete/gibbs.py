@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, Structure, Swept
 from pyro_ebm.kernels.base import ReversibleKernel
+from pyro_ebm.kernels.metropolis import NoInfo
 from pyro_ebm.kernels.settings import require_names
 from pyro_ebm.kernels.start import accept_at_door, read_terms, with_terms
 from pyro_ebm.sites import Sites
@@ -41,10 +42,6 @@ class GibbsState(NamedTuple):
     def newest(self) -> tuple[str, Tensor] | None:
         """The site that was drawn last, as a whole, and the field on it; None where unknown."""
         return None if self.swept is None else self.swept.newest
-
-
-class GibbsInfo(NamedTuple):
-    """Nothing to tell: every draw is accepted, and `run` counts the flips."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +102,10 @@ class Gibbs(ReversibleKernel):
         return GibbsState(x, with_terms(structure), None)
 
     @torch.no_grad()
-    def step(self, energy: Energy, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
+    def step(self, energy: Energy, state: GibbsState) -> tuple[GibbsState, NoInfo]:
         structure = state.structure or energy.structure()
         swept = structure.sweeps(self.moved(energy), state.x)
-        return GibbsState(swept.x, state.structure, swept), GibbsInfo()
+        return GibbsState(swept.x, state.structure, swept), NoInfo()
 
 
 @torch.no_grad()

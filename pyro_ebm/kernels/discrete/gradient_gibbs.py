@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, PairwiseTerms, Structure
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
-from pyro_ebm.kernels.metropolis import metropolis, require_known
+from pyro_ebm.kernels.metropolis import AcceptanceInfo, metropolis, require_known
 from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_set
 from pyro_ebm.kernels.start import accept_at_door, read_terms, where, with_terms
 from pyro_ebm.kernels.step_size import StepInfo, StepSize, as_length, reported
@@ -79,12 +79,6 @@ class GradientState(NamedTuple):
     def energy(self) -> Tensor:  # (*batch,)
         """E(x)."""
         return self.landscape.energy
-
-
-class GibbsWithGradientsInfo(NamedTuple):
-    """What the Metropolis test did (*batch,): the probability of acceptance."""
-
-    acceptance_rate: Tensor
 
 
 @torch.no_grad()
@@ -175,10 +169,10 @@ class GibbsWithGradients(ReversibleKernel):
     @torch.no_grad()
     def step(
         self, energy: Energy, state: GradientState | KeptFields
-    ) -> tuple[GradientState | KeptFields, GibbsWithGradientsInfo]:
+    ) -> tuple[GradientState | KeptFields, AcceptanceInfo]:
         if isinstance(state, KeptFields):
             kept, rate = kept_fields.step(energy, state)
-            return kept, GibbsWithGradientsInfo(rate)
+            return kept, AcceptanceInfo(rate)
         batch, alphabets = state.energy.shape, state.alphabets
         forward = single_changes(halved(state.landscape), state.x, alphabets, batch)
         change = chance.choose(forward)
@@ -190,7 +184,7 @@ class GibbsWithGradients(ReversibleKernel):
         log_ratio = log_ratio + log_chosen(backward, changed.undoing)
         log_ratio = log_ratio - log_chosen(forward, change)
         state, rate = settle(state, new, log_ratio)
-        return state, GibbsWithGradientsInfo(rate)
+        return state, AcceptanceInfo(rate)
 
 
 def halved(landscape: Landscape) -> Sites:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
-from pyro_ebm.kernels.metropolis import require_known
+from pyro_ebm.kernels.metropolis import NoInfo, require_known
 from pyro_ebm.kernels.settings import require_known_sites, require_names
 from pyro_ebm.kernels.start import accept_at_door, where
 from pyro_ebm.sites import Levels, Sites, describe, is_count, levels_of
@@ -34,10 +34,6 @@ class RandomBlocksState(NamedTuple):
     x: Sites
     energy: Tensor
     levels: dict[str, Levels]
-
-
-class RandomBlocksInfo(NamedTuple):
-    """Nothing to tell: every draw is accepted, and `run` counts the flips."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +128,7 @@ class RandomBlocks(ReversibleKernel):
             return state._replace(x=x, energy=energy.evaluate(x))
 
     @torch.no_grad()
-    def step(
-        self, energy: Energy, state: RandomBlocksState
-    ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
+    def step(self, energy: Energy, state: RandomBlocksState) -> tuple[RandomBlocksState, NoInfo]:
         return self.block_of(state.levels).step(energy, state)
 
     def decided(self, energy: Energy, number: int) -> "OneBlock":
@@ -174,9 +168,7 @@ class OneBlock(ReversibleKernel):
         return self.blocks.refresh(energy, state, x)
 
     @torch.no_grad()
-    def step(
-        self, energy: Energy, state: RandomBlocksState
-    ) -> tuple[RandomBlocksState, RandomBlocksInfo]:
+    def step(self, energy: Energy, state: RandomBlocksState) -> tuple[RandomBlocksState, NoInfo]:
         count, batch = len(self.options[0]), state.energy.shape
         every = {name: value.expand(count, *value.shape).clone() for name, value in state.x.items()}
         for (site, unit), values in zip(self.units, self.options, strict=True):
@@ -186,7 +178,7 @@ class OneBlock(ReversibleKernel):
         energies = energy.evaluate(every).expand(count, *batch)
         require_known(energies, 1)
         chosen = chance.choose(-energies.movedim(0, -1))
-        return taken(energy, state, every, energies, chosen), RandomBlocksInfo()
+        return taken(energy, state, every, energies, chosen), NoInfo()
 
 
 def taken(

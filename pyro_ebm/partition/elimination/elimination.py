@@ -545,16 +545,26 @@ def marginals_of(graph: FactorGraph, names: Sequence[str]) -> tuple[Tensor, dict
                 zeros[name] = table.new_zeros(shape, requires_grad=True)
                 table = table + zeros[name]
             groups[name] = FactorGroup(group.nodes, table)
-        n, q = len(graph.states), max(graph.states)
-        own = graph.constant.new_zeros((*graph.batch, n, q), requires_grad=True)
-        nodes = torch.arange(n, device=own.device)[:, None]
-        groups["each node"] = FactorGroup(nodes, own)
-        log_z = log_partition_of(FactorGraph(graph.states, groups, graph.constant))
-        require_possible(log_z, "field")
+        own, log_z = in_node_fields(FactorGraph(graph.states, groups, graph.constant))
         first, *others = torch.autograd.grad(
             log_z.sum(), [own, *zeros.values()], create_graph=differentiable
         )
     return first, dict(zip(zeros, others, strict=True))
+
+
+def in_node_fields(graph: FactorGraph) -> tuple[Tensor, Tensor]:
+    """Fields of zero on all labels of all nodes (*batch, n, q), and log Z as a function of them.
+
+    Raises:
+        ValueError: If no state is allowed.
+    """
+    n, q = len(graph.states), max(graph.states)
+    own = graph.constant.new_zeros((*graph.batch, n, q), requires_grad=True)
+    nodes = torch.arange(n, device=own.device)[:, None]
+    groups = {**graph.groups, "each node": FactorGroup(nodes, own)}
+    log_z = log_partition_of(FactorGraph(graph.states, groups, graph.constant))
+    require_possible(log_z, "field")
+    return own, log_z
 
 
 def likeliest(graph: FactorGraph) -> Tensor:  # (*batch, n)

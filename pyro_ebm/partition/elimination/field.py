@@ -1,5 +1,6 @@
 """What elimination works on: random fields, and machines of finite units written as such."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,9 +91,7 @@ def field_of(energy: Energy) -> Field:
 def field_of_terms(terms: PairwiseTerms) -> Field:
     """The terms of a machine of finite units as a factor graph."""
     sizes = {site: terms.count(site) for site in terms.units}
-    start, first = 0, {}
-    for site, size in sizes.items():
-        first[site], start = start, start + size
+    first = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
     device = terms.constant.device
     groups, levels, features, states = {}, {}, {}, []
     for site, unit in terms.units.items():

@@ -7,12 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import FactorGraph, FactorGroup
 from pyro_ebm.partition.elimination import elimination
 from pyro_ebm.partition.elimination.field import Field
 from pyro_ebm.sites import Sites
 
-from .enumeration import require_possible
 from .summation import Moments, Summation
 
 
@@ -49,12 +47,10 @@ class FieldSum(Summation):
         return elimination.log_partition_of(self.field.graph)
 
     def clamped(self, x: Sites) -> Self:
-        graph, sizes, start = self.field.graph, self.field.sizes, 0
-        nodes = []
-        for site, size in sizes.items():
-            if site in x:
-                nodes.append(torch.arange(start, start + size, device=graph.constant.device))
-            start += size
+        graph, sizes = self.field.graph, self.field.sizes
+        every = torch.arange(len(graph.states), device=graph.constant.device)
+        by_site = zip(sizes, every.split(list(sizes.values())), strict=True)
+        nodes = [own for site, own in by_site if site in x]
         values = {site: x[site] for site in sizes if site in x}
         part, _ = graph.clamped(torch.cat(nodes), self.field.labels(values))
         rest = {site: size for site, size in sizes.items() if site not in x}
@@ -63,15 +59,9 @@ class FieldSum(Summation):
         return type(self)(Field(part, rest, levels, features))
 
     def moments(self) -> Moments:
-        graph = self.field.graph
-        n, q = len(graph.states), max(graph.states)
-        # log Z as a function of a field on every label: its gradient and its second derivative.
-        own = graph.constant.new_zeros((*graph.batch, n, q), requires_grad=True)
-        nodes = torch.arange(n, device=own.device)[:, None]
-        groups = {**graph.groups, "every node": FactorGroup(nodes, own)}
         with torch.enable_grad():
-            log_z = elimination.log_partition_of(FactorGraph(graph.states, groups, graph.constant))
-            require_possible(log_z, "field")
+            # The gradient of log Z by these fields, and its second derivative.
+            own, log_z = elimination.in_node_fields(self.field.graph)
             (mean,) = torch.autograd.grad(log_z.sum(), own, create_graph=True)
             mine = torch.cat(list(self.feature_rows().values()))
             first = mean.flatten(-2) @ mine.mT  # (*batch, features)
