@@ -74,6 +74,11 @@ class AbstractEnergyDistribution(TorchDistribution):
         shape = self.machine.sites[self.site].shape
         super().__init__(self.machines, shape, validate_args=validate_args)
 
+    def __repr__(self) -> str:
+        shapes = f"batch {tuple(self.batch_shape)}, event {tuple(self.event_shape)}"
+        own = f"{type(self).__name__} of {self.site!r}, {shapes}, log Z {self.normalizer}"
+        return "\n".join([own, *(f"  {line}" for line in repr(self.machine).splitlines())])
+
     # ------------------------------------------------------------------ what it is
 
     @property

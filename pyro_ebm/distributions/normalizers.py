@@ -83,6 +83,9 @@ class Normalizer(ABC):
 class Exact(Normalizer):
     """log Z by structure, differentiable in the parameters."""
 
+    def __repr__(self) -> str:
+        return "by exact sums"
+
     def of(self, machine: Energy) -> Self:
         return self
 
@@ -103,7 +106,7 @@ class Exact(Normalizer):
         """It is."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimated(Normalizer):
     """A log Z that was handed in, for the parameters as they were then.
 
@@ -114,6 +117,9 @@ class Estimated(Normalizer):
 
     log_partition: LogPartition
     read_at: Versions = ()
+
+    def __repr__(self) -> str:
+        return "as estimated"
 
     def of(self, machine: Energy) -> "Estimated":
         found, machines = self.log_partition, machine.structure().batch
@@ -170,6 +176,9 @@ class Estimated(Normalizer):
 
 class UpToConstant(Normalizer):
     """A log Z that nobody needs, as long as the energy is fixed."""
+
+    def __repr__(self) -> str:
+        return "left out"
 
     def of(self, machine: Energy) -> Self:
         return self

@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.composite.tempering import ladder_findings
+from pyro_ebm.progress import progress
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
 from pyro_ebm.stopping import carry, whole_steps
@@ -262,7 +262,8 @@ class Course:
         done, steps = self.whole.warmup, self.draws.room * schedule.thinning
         total = schedule.warmup - done + steps
         self.watch.look(self.whole.state.x)
-        with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
+        name = type(self.whole.kernel).__name__
+        with progress(name, total, "step", at_end="goes") as bar:
 
             def between() -> None:
                 bar.update()

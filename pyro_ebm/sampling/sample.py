@@ -7,7 +7,6 @@ runs is returned, with the verdict on it. Whatever happens on the way, a finishe
 """
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_ebm.diagnostics import (
     DIVERGED,
@@ -53,6 +51,7 @@ from pyro_ebm.kernels import (
     said,
 )
 from pyro_ebm.partition import exact
+from pyro_ebm.progress import tell
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, whole
 from pyro_ebm.statistics import frozen_units, r_hat
@@ -66,7 +65,6 @@ FEWEST, MOST = 4, 32  # levels of a ladder
 FITTED = 20_000  # draws, of which a reference is made
 LONG = 4  # times as many steps
 GIVEN = "it was given"
-WHEN_SHOWN = 3600.0  # seconds before a bar that is only asked whether bars are shown would be
 
 
 class NotMixedWarning(UserWarning):
@@ -291,13 +289,6 @@ def first_run(mover: Kernel, task: Task, chains: int, initial: Sites | Tensor | 
     if isinstance(mover, ExactDraws) and initial is None:
         initial, warmup = exact.sample(energy, chains, task.seed), 0
     return run(mover, energy, draws, warmup=warmup, chains=chains, initial=initial, seed=task.seed)
-
-
-def tell(message: str) -> None:
-    """Writes a line above the progress bars, where `run` shows them."""
-    with tqdm(disable=None, leave=False, delay=WHEN_SHOWN) as bar:
-        if not bar.disable:
-            bar.write(message, file=sys.stderr)
 
 
 @torch.no_grad()

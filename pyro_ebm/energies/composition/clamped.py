@@ -78,6 +78,9 @@ class Clamped(Energy):
     def device(self) -> torch.device:
         return self.energy.device
 
+    def extra_repr(self) -> str:
+        return f"holds {self.held.in_words()}\nof {self.energy!r}"
+
     def complete(self, x: Sites | Tensor) -> Sites:
         """Values of all the sites of the whole, from those of the free ones."""
         return self.held.complete(self.accept(x, preferred=None))

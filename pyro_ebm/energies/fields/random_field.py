@@ -67,6 +67,11 @@ class RandomField(Energy):
         self.names = {}
         self.memory: Memory = {}
         self.states = numbers_of_states(states)
+        if not isinstance(factors, Mapping):
+            raise TypeError(
+                f"factors is a {type(factors).__name__}; wanted factors by name, for example "
+                f"{{'pairs': TableFactors(nodes, table)}}."
+            )
         taken = nn.ModuleDict()
         if bad := [name for name in factors if not name.isidentifier() or hasattr(taken, name)]:
             raise ValueError(
@@ -277,6 +282,9 @@ class RandomField(Energy):
     def table_sizes(self) -> dict[str, list[int]]:
         """The sizes of the tables of each group."""
         return {name: self.sizes(value.nodes) for name, value in self.factors.items()}
+
+    def extra_repr(self) -> str:
+        return "\n".join(f"{name}: {own!r}" for name, own in self.factors.items())
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.structure().energy(x)

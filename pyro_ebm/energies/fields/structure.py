@@ -39,7 +39,7 @@ from .labels import LabelDistribution, draw_labels
 from .overlay import FieldOverlay
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FieldStructure(Structure):
     """Labels at one site, by their factors.
 

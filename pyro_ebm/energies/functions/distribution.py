@@ -80,6 +80,9 @@ class DistributionEnergy(Energy):
                 f"energy is the negative."
             ) from None
 
+    def extra_repr(self) -> str:
+        return f"−ln of {self.distribution!r}"
+
     @property
     def dtype(self) -> torch.dtype:
         return self.like.dtype

@@ -33,7 +33,7 @@ from .overlay import PairwiseOverlay
 from .terms import PairwiseTerms, draw_features
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PairwiseStructure(Structure):
     """Units in fields, by their terms.
 
