@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from pyro_ebm.progress import progress
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
 from pyro_ebm.stopping import carry, whole_steps
+from pyro_ebm.version import __version__
 
 from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
         note_left_out(kernel, energy)
         attributes: Attributes = {
             "inference_library": "pyro_ebm",
-            "inference_library_version": version("pyro-ebm"),
+            "inference_library_version": __version__,
             "torch_version": str(torch.__version__),  # a subclass of str, which netCDF cannot store
             "energy": type(energy).__name__,
             "kernel": repr(moving),
