@@ -19,6 +19,7 @@ from pyro_ebm.kernels import (
     brief,
     in_warmup,
     parts_of,
+    read_structure,
     unmoved_sites,
 )
 from pyro_ebm.sites import Sites
@@ -106,7 +107,7 @@ class EnergyKernel(MCMCKernel):
                 all draws back by the first one's.
         """
         self.energy = self.energy_of(*args, **kwargs)
-        self.watch = Watch(self.energy, seed=0)
+        self.watch = Watch(read_structure(self.energy), seed=0)
         self.warmup_steps = warmup_steps
         self.moving = in_warmup(self.kernel, warmup_steps)
         if isinstance(self.energy, ModelEnergy):

@@ -44,7 +44,7 @@ class OurMover(Mover):
     def __init__(self, kernel: Kernel, energy: ModelEnergy, warmup_steps: int) -> None:
         self.kernel, self.energy = in_warmup(kernel, warmup_steps), energy
         self.warmup_steps, self.steps = warmup_steps, 0
-        self.watch = Watch(energy, seed=0)
+        self.watch = Watch(energy.structure(), seed=0)
         self.state: Any = None
 
     @torch.no_grad()

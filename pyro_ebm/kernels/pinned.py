@@ -13,7 +13,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, Unit, can_change, changes
+from pyro_ebm.energies import Energy, Structure, Unit, can_change, changes
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Sites, unit_names, values_at
 
@@ -136,18 +136,20 @@ def partners_of(energy: Energy, x: Sites, unit: Unit, every: Sequence[Unit]) -> 
 
 
 @torch.no_grad()
-def pinned_units(energy: Energy, draws: Sites) -> Pinned | None:
+def pinned_units(energy: Energy, structure: Structure, draws: Sites) -> Pinned | None:
     """The units of a run that are held in place; None if none is seen to be.
 
     Args:
         energy: The energy.
+        structure: What is known of it.
         draws: Values of all its sites (chain, draw, *shape).
     """
-    if not draws or not energy.structure().forbids:
+    if not draws or not structure.forbids:
         return None
     if next(iter(draws.values())).shape[1] < FEWEST:
         return None
-    names, causes = [], []
+    names: list[str] = []
+    causes: list[str] = []
     for site, unit, kept in candidates(energy, draws):
         held = kept
         for x in looked_at(energy, draws):
@@ -155,7 +157,9 @@ def pinned_units(energy: Energy, draws: Sites) -> Pinned | None:
         if bool(held.any()):
             names.append(unit_names(site, unit_shape(energy, site))[unit])
             chain = int(held.nonzero()[0])
-            causes += causes_of(energy, {n: v[chain] for n, v in x.items()}, site, unit)
+            tried, others = changes(energy, {n: v[chain] for n, v in x.items()}, (site, unit))
+            for k in others.nonzero()[:, 0].tolist():
+                causes += structure.what_forbids({n: v[k] for n, v in tried.items()})
     if not names:
         return None
     distinct = list(dict.fromkeys(causes))
@@ -194,14 +198,6 @@ def unit_shape(energy: Energy, site: str) -> torch.Size:
     values = values_at(energy.sites[site])
     shape = energy.sites[site].shape
     return shape if values is None else shape[: len(shape) - (values.dim() - 1)]
-
-
-def causes_of(energy: Energy, x: Sites, site: str, unit: int) -> list[str]:
-    """What forbids the other values of a unit, of one chain."""
-    tried, others = changes(energy, x, (site, unit))
-    rows = [{name: v[k] for name, v in tried.items()} for k in others.nonzero()[:, 0].tolist()]
-    structure = energy.structure()
-    return [cause for row in rows for cause in structure.what_forbids(row)]
 
 
 def warning_of(attributes: Mapping[str, object]) -> str:

@@ -21,14 +21,18 @@ def require_energy(energy: Energy, name: str) -> None:
         raise TypeError(f"{name} is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
 
 
-def require_kernel(kernel: Kernel) -> None:
+def require_kernel(kernel: Kernel, example: str = "Gibbs()") -> None:
     """Refuses what is no kernel, a class of kernels among it.
+
+    Args:
+        kernel: What was given.
+        example: A kernel that suits, for the message.
 
     Raises:
         TypeError: If it is none.
     """
     if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
+        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example {example}.")
 
 
 def require_settings(kernel: Kernel, user: str) -> None:

@@ -10,10 +10,8 @@ from pyro_ebm.energies import (
     Constraints,
     Energy,
     FieldStructure,
-    PairwiseTerms,
     Structure,
-    factors_of,
-    pairwise_terms,
+    graph_of,
 )
 from pyro_ebm.kernels import chance
 from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
@@ -21,8 +19,20 @@ from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_valu
 from .base import require_machines, same_batch
 
 
-def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sites:
-    """The door of a kernel: every site, with one batch shape, that of the parameters covered.
+@torch.no_grad()
+def read_structure(energy: Energy) -> Structure:
+    """What is known of an energy, its parameters read without a history."""
+    return energy.structure()
+
+
+def accept_all(energy: Energy, x: Sites, structure: Structure) -> Sites:
+    """Values of every site that a kernel is given, checked.
+
+    Args:
+        energy: The energy.
+        x: The values, with one batch shape.
+        structure: What is known of the energy; where it has terms, the batch shape of the
+            parameters has to be covered.
 
     Raises:
         TypeError, ValueError: If something is not what is wanted.
@@ -30,18 +40,9 @@ def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None) -> Sit
     x = energy.accept(x)
     check_names(x, energy.sites)
     batch = same_batch(x, energy)
-    if terms is not None:
-        require_machines(batch, terms.batch)
+    if structure.has_terms:
+        require_machines(batch, structure.batch)
     return x
-
-
-def read_terms(energy: Energy) -> PairwiseTerms | None:
-    """The parameters of a pairwise energy, read once and checked; None for any other energy."""
-    with torch.no_grad():
-        terms = pairwise_terms(energy)
-        if terms is not None:
-            terms.require_finite()
-    return terms
 
 
 def with_terms(structure: Structure) -> Structure | None:
@@ -66,20 +67,20 @@ def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
     """
     batch = same_batch(x, energy)
     try:
-        return energy(x).expand(batch)
+        return energy.evaluate(x).expand(batch)
     except (RuntimeError, ValueError):
-        require_machines(batch, laws(energy, x))
-        raise
+        require_machines(batch, laws(energy.structure(), x))
+        return energy(x).expand(batch)  # which says what is wrong
 
 
 @torch.no_grad()
-def laws(energy: Energy, x: Sites) -> torch.Size:
+def laws(structure: Structure, x: Sites) -> torch.Size:
     """The batch shape of an energy's laws: that of its answer for a single state of x."""
     first = {}
-    for name, site in energy.sites.items():
+    for name, site in structure.sites.items():
         batch = x[name].dim() - len(site.shape)
         first[name] = x[name][(0,) * batch]
-    return energy.evaluate(first).shape
+    return structure.energy(first).shape
 
 
 def is_one_law(energy: Energy, x: Sites) -> bool:
@@ -92,7 +93,7 @@ def is_one_law(energy: Energy, x: Sites) -> bool:
         energy: The energy.
         x: Values of all its sites, (*batch, *shape), of which the first are looked at.
     """
-    return not laws(energy, x)
+    return not laws(read_structure(energy), x)
 
 
 def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
@@ -123,22 +124,27 @@ PENALTY = 20.0  # nats, for what a field forbids, while a start is sought
 
 
 @torch.no_grad()
-def finite_start(energy: Energy, chains: int) -> Sites:
+def finite_start(energy: Energy, chains: int, structure: Structure | None = None) -> Sites:
     """A random start where p(x) is not 0; chains that have come elsewhere try again.
 
     In a random field they go on from where they are, to where less is forbidden.
+
+    Args:
+        energy: The energy.
+        chains: The number of chains.
+        structure: What is known of the energy, if it is at hand.
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
         ValueError: As `random_start`; or if a chain has not found such a place.
     """
-    structure = energy.structure()
+    structure = structure or energy.structure()
     if structure.starts is not None:  # a Pyro model can draw counts
         return structure.starts.initial(chains)
     x = random_start(energy, chains)
     if not structure.forbids:
         return x
-    mender = Mender.of(energy)
+    mender = Mender.of(structure)
     for _ in range(TRIES):
         outside = ~heights(energy, x).isfinite()
         if not bool(outside.any()):
@@ -167,16 +173,16 @@ class Mender(NamedTuple):
     constraints: Constraints
 
     @classmethod
-    def of(cls, energy: Energy) -> "Mender | None":
+    def of(cls, structure: Structure) -> "Mender | None":
         """That of a field; None for any other energy."""
-        graph = factors_of(energy)
+        graph = graph_of(structure)
         if graph is None:
             return None
         groups = {
             name: replace(group, table=-PENALTY * group.table.isneginf().to(group.table))
             for name, group in graph.groups.items()
         }
-        field = FieldStructure(energy.sites, replace(graph, groups=groups))
+        field = FieldStructure(structure.sites, replace(graph, groups=groups))
         return cls(field, Constraints.of(graph))
 
     def mended(self, x: Sites) -> Sites:

@@ -10,6 +10,7 @@ from pyro_ebm.sites import Sites, whole
 from pyro_ebm.stopping import carry, warn_with, whole_steps
 
 from .base import Kernel, after_warmup, in_warmup
+from .settings import require_energy, require_kernel
 
 
 def warmup(
@@ -49,10 +50,8 @@ def warmup(
         >>> kernel.unset(), state.x["visible"].shape
         ((), torch.Size([10, 3]))
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")
-    if not isinstance(energy, Energy):
-        raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
+    require_kernel(kernel, "HMC()")
+    require_energy(energy, "energy")
     count = whole(steps)
     if count is None or count < 1:
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")

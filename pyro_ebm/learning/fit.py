@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, PairwiseTerms, terms_of
+from pyro_ebm.kernels import read_structure
 from pyro_ebm.learning.observers.base import Observer
 from pyro_ebm.learning.observers.monitor import Monitor
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
@@ -84,8 +85,9 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     x = energy.accept(data)
     rows = rows_of(x, energy.sites)
     batch_size = check_counts(rows, epochs, batch_size)
-    parameters = learned_parameters(energy)
-    warn_of_constant_units(x, energy)
+    structure = read_structure(energy)
+    parameters = learned_parameters(energy, structure)
+    warn_of_constant_units(x, energy, terms_of(structure))
     calls = calls_of(observers)
     if held_batch(energy):
         require_all_rows(rows, batch_size)
@@ -186,14 +188,12 @@ def require_all_rows(rows: int, batch_size: int) -> None:
         )
 
 
-def warn_of_constant_units(x: Sites, energy: Energy) -> None:
+def warn_of_constant_units(x: Sites, energy: Energy, terms: PairwiseTerms | None) -> None:
     """Warns of units with one value in every row that the machine does not already have there.
 
     Their best bias, or their best precision, is infinite. From where `init_biases_from_data` puts
     it, a bias hardly moves any more.
     """
-    with torch.no_grad():
-        terms = pairwise_terms(energy)
     if terms is None:
         return
     learned = {name for name, value in energy.named_parameters() if value.requires_grad}

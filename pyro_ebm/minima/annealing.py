@@ -25,6 +25,7 @@ from pyro_ebm.kernels import (
     given_start,
     laws,
     random_start,
+    read_structure,
     require_energy,
     require_kernel,
     require_machines,
@@ -113,7 +114,7 @@ def anneal(
         require_kernel(kernel)
         require_settings(kernel, "anneal")
         x = allowed_start(energy, chains) if initial is None else given_start(energy, initial)
-        require_machines(same_batch(x, energy), laws(energy, x))
+        require_machines(same_batch(x, energy), laws(read_structure(energy), x))
         state: Any = None
         # Not 0, at which nothing is forbidden: chains would come to where no later step leads back.
         for beta in schedule.clamp_min(torch.finfo(schedule.dtype).tiny):

@@ -151,8 +151,6 @@ def require_factors(energy: Energy) -> FactorGraph:
     return graph
 
 
-def ties(energy: Energy) -> bool:
-    """Whether an energy is a random field with forbidding factors of two nodes or more."""
-    with torch.no_grad():
-        graph = factors_of(energy)
-    return graph is not None and any(True for _ in forbidding(graph))
+def ties(graph: FactorGraph) -> bool:
+    """Whether a random field has forbidding factors of two nodes or more."""
+    return any(True for _ in forbidding(graph))

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
+from pyro_ebm.energies import (
+    Energy,
+    PairwiseStructure,
+    PairwiseTerms,
+    mean_energy_difference,
+    require_pairwise,
+)
 from pyro_ebm.kernels import Gibbs, GibbsState, Kernel, Purpose, advance, joined, parts_of
 from pyro_ebm.learning.base import (
     Objective,
@@ -39,13 +45,8 @@ class ChainState(NamedTuple):
     kernel: Kernel
 
 
-def default_kernel(energy: Energy, observed: tuple[str, ...]) -> Kernel:
-    """The kernel that is chosen for steps without a warm-up, observed sites first."""
-    return joined(parts_of(energy, Purpose.FIXED, first=observed))
-
-
-def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, PairwiseTerms]:
-    """The checks that both rules make before they begin.
+def checked(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, PairwiseTerms]:
+    """The rows and the parameters, after the checks that both rules make before they begin.
 
     Raises:
         TypeError: If the energy is not pairwise.
@@ -59,6 +60,12 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
         terms = require_pairwise(energy, "Contrastive divergence")
     require_unbatched(terms, held_batch(energy))
     return x, terms
+
+
+def default_kernel(energy: Energy, terms: PairwiseTerms, observed: tuple[str, ...]) -> Kernel:
+    """The kernel that is chosen for steps without a warm-up, observed sites first."""
+    known = PairwiseStructure(energy.sites, terms)
+    return joined(parts_of(energy, Purpose.FIXED, first=observed, structure=known))
 
 
 def begin(
@@ -129,9 +136,9 @@ class ContrastiveDivergence(Objective):
     kernel: Kernel | None = None
 
     def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
-        x, terms = door(energy, data, self.steps)
+        x, terms = checked(energy, data, self.steps)
         observed = tuple(x)
-        kernel = self.kernel or default_kernel(energy, observed)
+        kernel = self.kernel or default_kernel(energy, terms, observed)
         # Every step starts its own chains: here one row is enough for the kernel's checks.
         one = {site: value[:1] for site, value in x.items()}
         start = terms.values(infer(self.positive, terms, one).draw())
@@ -203,12 +210,12 @@ class PersistentContrastiveDivergence(Objective):
     kernel: Kernel | None = None
 
     def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
-        x, terms = door(energy, data, self.steps)
+        x, terms = checked(energy, data, self.steps)
         if not is_count(self.chains):
             raise ValueError(f"chains is {self.chains!r}; wanted a positive whole number.")
         rows = torch.randint(rows_of(x, energy.sites), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
-        kernel = self.kernel or default_kernel(energy, tuple(x))
+        kernel = self.kernel or default_kernel(energy, terms, tuple(x))
         chain = kernel.init(energy, terms.values(posterior.draw()))
         return ChainState(chain, tuple(x), kernel)
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, terms_of
+from pyro_ebm.kernels import read_structure
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -43,11 +43,11 @@ class ExactLikelihood(Objective):
 
     def init(self, energy: Energy, data: Sites | Tensor) -> None:
         held = require_row_laws(energy, rows_of(energy.accept(data), energy.sites))
-        exact.require_small(energy)
-        with torch.no_grad():
-            terms = pairwise_terms(energy)
-            if terms is not None and not held:
-                require_unbatched(terms, held)
+        structure = read_structure(energy)
+        exact.require_small(energy, structure)
+        terms = terms_of(structure)
+        if terms is not None and not held:
+            require_unbatched(terms, held)
 
     def loss(
         self,
