@@ -140,7 +140,6 @@ def parts_of(
     edged = tuple(name for name in continuous if name in structure.walled)
     real = tuple(name for name in continuous if name not in structure.walled)
     longest = SHORT if purpose is Purpose.LADDER else LONGEST
-    hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
         tied_part(energy, structure, known, initial),
@@ -151,7 +150,13 @@ def parts_of(
         Part(RandomWalk(edged), edged, "they bound the data, of which a gradient knows nothing")
         if edged
         else None,
-        Part(hamiltonian, real, "continuous, with a gradient") if real else None,
+        Part(
+            HMC(real, target_acceptance=target_acceptance, longest=longest),
+            real,
+            "continuous, with a gradient",
+        )
+        if real
+        else None,
     ]
     parts = [part for part in found if part is not None]
     for part in parts:

@@ -314,17 +314,7 @@ def require_one_law(structure: Structure, x: Sites) -> None:
 def improved(first: Judged, task: Task) -> list[Judged | Failed]:
     """The first run, and those that go on from it, as long as there is a need and a way."""
     tried: list[Judged | Failed] = [first]
-    try:
-        improve(tried, first, task)
-        return tried
-    except KeyboardInterrupt:
-        return [*tried, STOPPED]
-
-
-def improve(tried: list[Judged | Failed], first: Judged, task: Task) -> None:
-    """Adds what goes on from the first run."""
     latest, target = first, CAREFUL
-    seeds = iter(other_seeds(task.seed, 4))
 
     def need() -> bool:
         return not latest.is_mixed and not tried[-1].interrupted
@@ -335,18 +325,23 @@ def improve(tried: list[Judged | Failed], first: Judged, task: Task) -> None:
         tried.append(outcome_of(what, way, latest))
         return tried[-1] if isinstance(tried[-1], Judged) else latest
 
-    if need() and first.suffers(DIVERGED) and task.kernel is None:
-        target = SMALLEST
-        seed = next(seeds)
-        latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
-    if need() and is_trapped(latest) and may_temper(task, latest.chains):
-        pair = next(seeds), next(seeds)
-        latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
-    best = best_of(tried)
-    curable = best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED)
-    if need() and curable and not best.suffers(DIVERGED):
-        attempt(f"{best.what}, longer", lambda _: longer(best, task))
-    tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}.")
+    try:
+        seeds = iter(other_seeds(task.seed, 4))
+        if need() and first.suffers(DIVERGED) and task.kernel is None:
+            target = SMALLEST
+            seed = next(seeds)
+            latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
+        if need() and is_trapped(latest) and may_temper(task, latest.chains):
+            pair = next(seeds), next(seeds)
+            latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
+        best = best_of(tried)
+        curable = best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED)
+        if need() and curable and not best.suffers(DIVERGED):
+            attempt(f"{best.what}, longer", lambda _: longer(best, task))
+        tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}.")
+        return tried
+    except KeyboardInterrupt:
+        return [*tried, STOPPED]
 
 
 def outcome_of(what: str, way: Callable[[Judged], Judged], latest: Judged) -> Judged | Failed:
