@@ -13,6 +13,7 @@ from pyro_ebm.energies import Energy, InitStrategy, ModelEnergy
 from pyro_ebm.kernels import (
     EVERY,
     Kernel,
+    KernelState,
     Part,
     Watch,
     after_warmup,
@@ -76,7 +77,7 @@ class EnergyKernel(MCMCKernel):
         self.transforms: dict[str, Any] | None = {} if self.model is None else None
         self.first: Sites | None = None
         self.last: dict[str, Tensor] = {}
-        self.state: Any = None
+        self.state: KernelState | None = None
         self.tally = Tally()
 
     def energy_of(self, *args: Any, **kwargs: Any) -> Energy:  # noqa: ANN401 (the model's)

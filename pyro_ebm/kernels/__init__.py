@@ -3,6 +3,7 @@
 from .base import (
     Findings as Findings,
     Kernel,
+    KernelState as KernelState,
     ReversibleKernel,
     TunableKernel,
     Tuning,
@@ -27,7 +28,11 @@ from .choice import (
 from .composite.cycle import Cycle, Mixture
 from .composite.reference import reference_of as reference_of
 from .composite.tempered_transitions import TemperedTransitions
-from .composite.tempering import ParallelTempering, TemperingReport
+from .composite.tempering import (
+    ParallelTempering,
+    TemperingReport,
+    TemperingState as TemperingState,
+)
 from .continuous.hmc import HMC
 from .continuous.langevin import MALA, Langevin
 from .continuous.mass import DenseMass, DiagonalMass, Mass, UnitMass

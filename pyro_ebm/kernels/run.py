@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,15 @@ from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_stat
 from pyro_ebm.sites import Site, Sites, describe, two_values
 from pyro_ebm.stopping import carry, whole_steps
 
-from .base import Kernel, after_warmup, findings_of, in_warmup, unmoved_sites
+from .base import (
+    Kernel,
+    KernelState,
+    after_warmup,
+    findings_of,
+    in_warmup,
+    known_energy,
+    unmoved_sites,
+)
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 from .pinned import ForbiddenStatesWarning, Pinned, pinned_units, warning_of
 from .settings import require_energy, require_kernel
@@ -238,7 +246,7 @@ class Whole(NamedTuple):
     """Where a run stands after a whole step of the warm-up, or after a draw."""
 
     kernel: Kernel
-    state: Any
+    state: KernelState
     generators: GeneratorState
     warmup: int  # steps done, those of earlier runs too
     kept: tuple[int, int]  # draws in the records, of the warm-up and after it
@@ -387,9 +395,9 @@ class Course:
 
 
 @torch.no_grad()
-def energy_at(energy: Energy, state: Any) -> Tensor:  # noqa: ANN401 (any kernel's State)
+def energy_at(energy: Energy, state: KernelState) -> Tensor:
     """E(x) (*batch,), from the state where the kernel knows it."""
-    known = getattr(state, "energy", None)
+    known = known_energy(state)
     return energy.evaluate(state.x) if known is None else known
 
 

@@ -49,9 +49,9 @@ def require_settings(kernel: Kernel, user: str) -> None:
         )
 
 
-def left_out(kernel: Kernel, *names: str) -> tuple[str, ...]:
-    """Those of some settings that are None."""
-    return tuple(name for name in names if getattr(kernel, name) is None)
+def left_out(**given: object) -> tuple[str, ...]:
+    """The names of those settings that are None."""
+    return tuple(name for name, value in given.items() if value is None)
 
 
 Length = float | Tensor  # of a step: one for all, or one for each element of the batch

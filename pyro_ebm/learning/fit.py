@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     batch_size: int | None = None,
     optimizer: Optimizer | MakeOptimizer = adam,
     observers: Sequence[Observer] = (Monitor(),),
-    state: Any = None,  # noqa: ANN401 (the objective's State)
+    state: object = None,
     seed: int | None = None,
 ) -> History:
     """Learns the parameters of an energy from data, in place.
@@ -118,7 +117,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         raise
 
 
-def beginning(task: Task, state: Any) -> Place:  # noqa: ANN401 (the objective's)
+def beginning(task: Task, state: object) -> Place:
     """Where learning begins: before the first epoch."""
     if state is None:
         state = task.objective.init(task.energy, task.data)

@@ -50,7 +50,7 @@ class ExactDrawsInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ExactDraws(TunableKernel):
+class ExactDraws(TunableKernel[ExactDrawsState, ExactDrawsInfo]):
     """Every step is an independent draw from p(x), by `exact.sample`; no warm-up is needed.
 
     A step forgets where its chain was: draws are independent of each other, and of the start.

@@ -42,6 +42,7 @@ from pyro_ebm.kernels import (
     Part,
     Purpose,
     Schedule,
+    TemperingState,
     beginning,
     carried_out,
     given_start,
@@ -491,8 +492,10 @@ def thawed(first: Judged, found: Chains) -> bool:
 
 def levels_for(trial: Chains) -> int:
     """The number of levels on which about half the exchanges would be accepted."""
-    assert isinstance(trial.kernel, ParallelTempering)
-    barrier = trial.kernel.report(trial.state).barrier
+    kernel, state = trial.kernel, trial.state
+    assert isinstance(kernel, ParallelTempering)
+    assert isinstance(state, TemperingState)
+    barrier = kernel.report(state).barrier
     return min(MOST, max(FEWEST, math.ceil(2 * barrier) + 2))
 
 

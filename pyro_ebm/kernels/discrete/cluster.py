@@ -63,7 +63,7 @@ class ClusterInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SwendsenWang(ReversibleKernel):
+class SwendsenWang(ReversibleKernel[ClusterState, ClusterInfo]):
     """All clusters at once: each is turned with the probability ½, but for the ghost's.
 
     It moves all units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -102,7 +102,7 @@ class SwendsenWang(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class Wolff(ReversibleKernel):
+class Wolff(ReversibleKernel[ClusterState, ClusterInfo]):
     """One cluster, that of a unit drawn at random: it is turned, unless it holds the ghost.
 
     It moves the units of a machine of bits or spins whose couplings can all be satisfied at once.

@@ -25,7 +25,7 @@ class ConstraintBlocksInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ConstraintBlocks(ReversibleKernel):
+class ConstraintBlocks(ReversibleKernel[ConstraintBlocksState, ConstraintBlocksInfo]):
     r"""Nodes of a random field that forbidding factors join, drawn anew together given the rest.
 
     .. math:: p(x_B \mid x_{-B}) \propto \prod_f \psi_f(x_f), \quad x_B \in L_B
@@ -81,7 +81,7 @@ class ConstraintBlocks(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneSet(ReversibleKernel):
+class OneSet(ReversibleKernel[ConstraintBlocksState, ConstraintBlocksInfo]):
     """What constraint blocks have chosen: a set that is drawn anew at every step.
 
     Args:

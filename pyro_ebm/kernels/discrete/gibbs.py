@@ -47,7 +47,7 @@ class GibbsInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Gibbs(ReversibleKernel):
+class Gibbs(ReversibleKernel[GibbsState, GibbsInfo]):
     """One sweep: the sites in the given order, each block of a site drawn given all the rest.
 
     Args:

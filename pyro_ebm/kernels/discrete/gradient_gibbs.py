@@ -119,7 +119,7 @@ def settle(
 
 
 @dataclass(frozen=True, eq=False)
-class GibbsWithGradients(ReversibleKernel):
+class GibbsWithGradients(ReversibleKernel[GradientState | KeptFields, GibbsWithGradientsInfo]):
     r"""One unit is proposed to change, chosen by how much its change lowers the energy.
 
     .. math:: q(x' \mid x) \propto e^{-\Delta E(x \to x') / 2}
@@ -216,7 +216,10 @@ def log_chosen(log_weights: Tensor, index: Tensor) -> Tensor:  # (*batch, n), (*
 
 
 @dataclass(frozen=True, eq=False)
-class DiscreteLangevin(TunableKernel, ReversibleKernel):
+class DiscreteLangevin(
+    TunableKernel[GradientState, DiscreteLangevinInfo],
+    ReversibleKernel[GradientState, DiscreteLangevinInfo],
+):
     r"""All units are proposed at once, each for itself, by the gradient: DMALA.
 
     .. math:: q(x' \mid x) \propto \prod_i
@@ -304,7 +307,7 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
         return found
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, "step_size")
+        return left_out(step_size=self.step_size)
 
     def reversed(self, energy: Energy) -> Self:
         return self

@@ -40,7 +40,7 @@ class RandomBlocksInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RandomBlocks(ReversibleKernel):
+class RandomBlocks(ReversibleKernel[RandomBlocksState, RandomBlocksInfo]):
     r"""A few units drawn at random, then drawn anew from their joint law given all the others.
 
     .. math:: p(x_B \mid x_{-B}) = e^{-E(x_B, x_{-B})} / \sum_{x'_B} e^{-E(x'_B, x_{-B})}
@@ -159,7 +159,7 @@ class RandomBlocks(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneBlock(ReversibleKernel):
+class OneBlock(ReversibleKernel[RandomBlocksState, RandomBlocksInfo]):
     """What random blocks have drawn: units that are drawn anew at every step.
 
     Args:

@@ -7,7 +7,7 @@ no likelihood, and it does not fall as learning goes on: watch the monitor's met
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,16 @@ from pyro_ebm.energies import (
     mean_energy_difference,
     require_pairwise,
 )
-from pyro_ebm.kernels import Gibbs, GibbsState, Kernel, Purpose, advance, joined, parts_of
+from pyro_ebm.kernels import (
+    Gibbs,
+    GibbsState,
+    Kernel,
+    KernelState,
+    Purpose,
+    advance,
+    joined,
+    parts_of,
+)
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -40,7 +49,7 @@ from pyro_ebm.sites import Sites, is_count
 class ChainState(NamedTuple):
     """The chains of the negative phase, which sites are observed, and what moves the chains."""
 
-    chain: Any  # the kernel's State
+    chain: KernelState
     observed: tuple[str, ...]
     kernel: Kernel
 
@@ -86,7 +95,7 @@ def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
 @torch.no_grad()
 def negative_means(
     terms: PairwiseTerms,
-    chain: Any,  # noqa: ANN401
+    chain: KernelState,
     observed: tuple[str, ...],
 ) -> tuple[Sites, tuple[str, ...]]:
     """The chain's features for the gradient: hidden units by their means, where those are exact.
@@ -106,7 +115,7 @@ def negative_means(
 
 
 @dataclass(frozen=True, eq=False)
-class ContrastiveDivergence(Objective):
+class ContrastiveDivergence(Objective[ChainState]):
     """CD-k: the negative phase starts at the data and takes k steps.
 
     It is biased, more so for small k and strong couplings, and cheap.
@@ -150,7 +159,7 @@ class ContrastiveDivergence(Objective):
         data: Sites | Tensor,
         state: ChainState,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[ChainState]:
         x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or state.kernel
         posterior = infer(self.positive, terms, x)
@@ -160,7 +169,7 @@ class ContrastiveDivergence(Objective):
         chain = advance(kernel, energy, chain, self.steps - 1)
         # Of the last sweep the hidden units' means are wanted, not a draw.
         by_means = self.kernel is None and uncoupled(terms, state.observed)
-        last = Gibbs(state.observed) if by_means else kernel
+        last: Kernel = Gibbs(state.observed) if by_means else kernel
         chain = advance(last, energy, chain, 1)
         negative, averaged = negative_means(terms, chain, state.observed)
         # Each chain starts at a row, so it carries that row's weight.
@@ -176,7 +185,7 @@ class ContrastiveDivergence(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class PersistentContrastiveDivergence(Objective):
+class PersistentContrastiveDivergence(Objective[ChainState]):
     """PCD-k: chains of their own, which go on from one step of learning to the next.
 
     With mean field in the positive phase it is the variational learning rule of Boltzmann machines
@@ -225,7 +234,7 @@ class PersistentContrastiveDivergence(Objective):
         data: Sites | Tensor,
         state: ChainState,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[ChainState]:
         x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or state.kernel
         with torch.no_grad():

@@ -19,7 +19,7 @@ from pyro_ebm.sites import Sites
 
 
 @dataclass(frozen=True)
-class ExactLikelihood(Objective):
+class ExactLikelihood(Objective[None]):
     r"""Minus the mean log-likelihood in nats, hidden units summed out.
 
     .. math:: -\frac1N \sum_n \ln p(v_n) = \frac1N \sum_n F(v_n) + \log Z
@@ -55,7 +55,7 @@ class ExactLikelihood(Objective):
         data: Sites | Tensor,
         state: None,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[None]:
         x = energy.accept(data)
         rows = rows_of(x, energy.sites)
         require_row_laws(energy, rows)

@@ -49,8 +49,7 @@ class Monitor(AtStart, AfterEpoch):
     rows: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("every", "rows"):
-            value = getattr(self, name)
+        for name, value in (("every", self.every), ("rows", self.rows)):
             if not is_count(value):
                 raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
 
