@@ -242,7 +242,7 @@ def tied_part(
     listed = tuple(name for name in known if can_share(structure, name))
     if not listed:
         return None
-    groups = tied_groups(energy, listed, initial)
+    groups = tied_groups(energy, structure, listed, initial)
     if groups is None:
         return None
     reason = "forbidden states hold units in place"

@@ -17,7 +17,7 @@ from pyro_ebm.energies import Energy, Structure, Unit, can_change, changes
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Sites, unit_names, values_at
 
-from .start import Starts, some_starts
+from .start import some_starts
 
 FEWEST = 100  # draws of each chain, with fewer of which nothing is said
 GLANCES = 8  # draws, at which units that move are told from those that may not
@@ -60,7 +60,7 @@ Groups = tuple[tuple[Unit, ...], ...]
 
 
 def tied_groups(
-    energy: Energy, sites: Sequence[str], initial: Sites | None = None
+    energy: Energy, structure: Structure, sites: Sequence[str], initial: Sites | None = None
 ) -> Groups | None:
     """Groups of units that forbidden states tie together, where chains may start.
 
@@ -70,23 +70,22 @@ def tied_groups(
 
     Args:
         energy: The energy.
+        structure: What is known of it.
         sites: Sites whose values can be listed.
         initial: Values of all sites (chain, *shape) where chains of one law start, if known.
     """
     try:
         with forked(0, energy.device), torch.no_grad():
-            x, inside = some_starts(energy, STARTS) if initial is None else some_of(energy, initial)
+            if initial is None:
+                x, inside = some_starts(energy, structure, STARTS)
+            else:  # a few of the places where chains start
+                x = {name: value[:STARTS] for name, value in initial.items()}
+                inside = structure.energy(x).isfinite()
             if int(inside.sum()) < 2:
                 return ()
             return groups_at(energy, x, inside, sites)
     except Exception:  # an energy that bears no random values says nothing of them
         return None
-
-
-def some_of(energy: Energy, initial: Sites) -> Starts:
-    """A few of the places where chains start."""
-    x = {name: value[:STARTS] for name, value in energy.accept(initial).items()}
-    return Starts(x, energy.evaluate(x).isfinite())
 
 
 def groups_at(energy: Energy, x: Sites, inside: Tensor, sites: Sequence[str]) -> Groups | None:

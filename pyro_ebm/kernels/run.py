@@ -118,7 +118,7 @@ def beginning(
     def begin(structure: Structure) -> Chains:
         if isinstance(start, Mapping):
             x = start
-            require_finite_start(energy, x)
+            require_finite_start(energy, structure, x)
         else:
             x = finite_start(energy, start, structure)
         moving = in_warmup(kernel, schedule.warmup)

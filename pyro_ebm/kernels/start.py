@@ -59,7 +59,7 @@ def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(chosen.reshape(*chosen.shape, *[1] * (new.dim() - chosen.dim())), new, old)
 
 
-def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
+def heights(energy: Energy, structure: Structure, x: Sites) -> Tensor:  # (chains,)
     """The energy of each chain's start.
 
     Raises:
@@ -67,9 +67,9 @@ def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
     """
     batch = same_batch(x, energy)
     try:
-        return energy.evaluate(x).expand(batch)
+        return structure.energy(x).expand(batch)
     except (RuntimeError, ValueError):
-        require_machines(batch, laws(energy.structure(), x))
+        require_machines(batch, laws(structure, x))
         return energy(x).expand(batch)  # which says what is wrong
 
 
@@ -146,7 +146,7 @@ def finite_start(energy: Energy, chains: int, structure: Structure | None = None
         return x
     mender = Mender.of(structure)
     for _ in range(TRIES):
-        outside = ~heights(energy, x).isfinite()
+        outside = ~heights(energy, structure, x).isfinite()
         if not bool(outside.any()):
             return x
         again = random_start(energy, chains) if mender is None else mender.mended(x)
@@ -209,12 +209,12 @@ class Starts(NamedTuple):
 
 
 @torch.no_grad()
-def some_starts(energy: Energy, count: int) -> Starts:
+def some_starts(energy: Energy, structure: Structure, count: int) -> Starts:
     """As many random values at least, tried a few times as long as none of them has p(x) > 0."""
     tried = []
     for _ in range(FEW_TRIES):
-        x = scattered(energy, count)
-        laws = energy.evaluate({name: value[:1] for name, value in x.items()}).shape
+        x = scattered(energy, structure, count)
+        laws = structure.energy({name: value[:1] for name, value in x.items()}).shape
         if laws.numel() > 1:
             x = {
                 name: value.reshape(count, *[1] * len(laws), *value.shape[1:]).expand(
@@ -222,7 +222,7 @@ def some_starts(energy: Energy, count: int) -> Starts:
                 )
                 for name, value in x.items()
             }
-        inside = energy.evaluate(x).isfinite().expand(same_batch(x, energy))
+        inside = structure.energy(x).isfinite().expand(same_batch(x, energy))
         tried.append(Starts(x, inside))
         if sum(int(found.inside.sum()) for found in tried) >= count:
             break
@@ -230,9 +230,9 @@ def some_starts(energy: Energy, count: int) -> Starts:
     return Starts(values, torch.cat([found.inside for found in tried]))
 
 
-def scattered(energy: Energy, count: int) -> Sites:
+def scattered(energy: Energy, structure: Structure, count: int) -> Sites:
     """Random values (count, *shape), of a model drawn from itself."""
-    starts = energy.structure().starts
+    starts = structure.starts
     if starts is None:
         return random_start(energy, count)
     rows = [starts.random_values() for _ in range(count)]
@@ -240,13 +240,18 @@ def scattered(energy: Energy, count: int) -> Sites:
 
 
 @torch.no_grad()
-def require_finite_start(energy: Energy, x: Sites) -> None:
+def require_finite_start(energy: Energy, structure: Structure, x: Sites) -> None:
     """Refuses a start that is impossible, or of which nothing is known.
+
+    Args:
+        energy: The energy.
+        structure: What is known of it.
+        x: The start (chain, *shape), checked.
 
     Raises:
         ValueError: If an energy is infinite or NaN.
     """
-    found = heights(energy, x)
+    found = heights(energy, structure, x)
     if not bool(found.isfinite().all()):
         where = (~found.isfinite()).nonzero()[:, 0].tolist()
         kind = "NaN" if bool(found.isnan().any()) else "infinite"
