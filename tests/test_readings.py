@@ -140,7 +140,7 @@ def test_a_log_probability_is_one_reading(hidden: int, counts: Counts) -> None:
     [
         (ContrastiveDivergence(), (3, 3), (2, 1)),
         (PersistentContrastiveDivergence(chains=5), (3, 3), (2, 1)),
-        (ExactLikelihood(), (2, 2), (1, 2)),
+        (ExactLikelihood(), (2, 2), (1, 1)),
     ],
     ids=lambda value: type(value).__name__,
 )

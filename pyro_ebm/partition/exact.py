@@ -135,9 +135,12 @@ def log_prob(
         tensor([0.4404, 0.0596], dtype=torch.float64, ...)
     """
     x = energy.accept(x)
-    sums = summation(energy, () if log_z is None else tuple(x))
-    if log_z is None:
-        log_z = sums.log_partition()
+    return log_prob_by(summation(energy, () if log_z is None else tuple(x)), energy, x, log_z)
+
+
+def log_prob_by(sums: Summation, energy: Energy, x: Sites, log_z: Tensor | None = None) -> Tensor:
+    """As `log_prob`, of values that are checked, by sums that are at hand."""
+    log_z = sums.log_partition() if log_z is None else log_z
     require_possible(log_z)
     return held(energy, sums, x).log_partition() - log_z
 

@@ -59,6 +59,6 @@ class ExactLikelihood(Objective[None]):
         x = energy.accept(data)
         rows = rows_of(x, energy.sites)
         require_row_laws(energy, rows)
-        log_probs = exact.log_prob(energy, x)
+        log_probs = exact.log_prob_by(exact.summation(energy), energy, x)
         row_weights = normalised(row_weights, rows, log_probs)
         return Step(-(log_probs.mean() if row_weights is None else row_weights @ log_probs), None)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_ebm.energies import Energy, terms_of
 from pyro_ebm.learning.base import held_batch, rows_of
-from pyro_ebm.partition import exact, require_possible
+from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, flat_features, is_count
 
 from .base import AfterEpoch, AtStart, Progress, Report
@@ -97,9 +97,7 @@ class Monitor(AtStart, AfterEpoch):
             if exact.seconds(energy, x, structure=structure) < AFFORDABLE:
                 sums = exact.summation(energy, (), structure)
                 log_z = sums.log_partition() if log_z is None else log_z
-                require_possible(log_z)
-                log_prob = exact.held(energy, sums, x).log_partition() - log_z
-                metrics[name] = float(log_prob.mean())
+                metrics[name] = float(exact.log_prob_by(sums, energy, x, log_z).mean())
         some = {site: value[:: -(-len(value) // self.rows)] for site, value in data.items()}
         if fantasies is not None:
             fantasies = {site: fantasies[site] for site in data}
