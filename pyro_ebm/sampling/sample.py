@@ -332,7 +332,8 @@ def improved(first: Judged, task: Task) -> list[Judged | Failed]:
             target = SMALLEST
             seed = next(seeds)
             latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
-        if need() and is_trapped(latest) and may_temper(task, latest.chains):
+        trapped = latest.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(latest)
+        if need() and trapped and may_temper(task, latest.chains):
             pair = next(seeds), next(seeds)
             latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
         best = best_of(tried)
@@ -451,11 +452,6 @@ def says_nothing(found: Judged) -> bool:
     units = frozen(found)
     all_of_them = all(bool(alike.all()) for alike in units.values())
     return len(units) == len(found.chains.sites) and (is_frozen(found) or all_of_them)
-
-
-def is_trapped(found: Judged) -> bool:
-    """Whether a ladder may help."""
-    return found.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(found)
 
 
 def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -> Judged:
