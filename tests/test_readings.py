@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_ebm import (
     BoltzmannMachine,
@@ -28,6 +29,7 @@ from pyro_ebm import (
     Monitor,
     PersistentContrastiveDivergence,
     RandomField,
+    RandomWalk,
     choose_kernel,
     clamp,
     fit,
@@ -37,9 +39,10 @@ from pyro_ebm import (
     sample,
 )
 from pyro_ebm.distributions import EnergyDistribution
-from pyro_ebm.sites import Sites
+from pyro_ebm.energies import Structure, WithoutTerms
+from pyro_ebm.sites import Site, Sites
 
-V = "visible"
+V, CPU = "visible", torch.device("cpu")
 
 
 class Counts:
@@ -176,6 +179,23 @@ def test_a_pyro_model_is_asked_once_by_a_run(counts: Counts) -> None:
     mcmc.run()
     # A state keeps no program: each step asks for it, at no cost.
     assert counts.of == {"structure": 2 + 50, "accept": 2}
+
+
+class Pooled(Energy):
+    """Adds up its batch, as an energy must not."""
+
+    sites, dtype, device = {"x": Site(constraints.real, torch.Size())}, torch.float32, CPU
+
+    def evaluate(self, x: Sites) -> Tensor:
+        return x["x"].square().sum()
+
+    def structure(self) -> Structure:
+        return WithoutTerms(self)
+
+
+def test_an_answer_of_the_wrong_shape_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="wanted one number for each element of the batch"):
+        run(RandomWalk(scale=1.0), Pooled(), 3, warmup=0, initial={"x": torch.ones(4)}, seed=0)
 
 
 # --- kernels of one's own ------------------------------------------------------------------------

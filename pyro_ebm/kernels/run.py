@@ -95,7 +95,6 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
     require_energy(energy, "energy")
     schedule = Schedule(draws=draws, warmup=warmup, thinning=thinning, keep=keep)
     seed = chosen_seed(seed)
-
     start = chains if initial is None else given_start(energy, initial)
     return carried_out(
         beginning(kernel, energy, schedule, start, seed), energy, seed, schedule.draws

@@ -1,5 +1,6 @@
 """Where chains start, and which energies a kernel accepts."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,15 @@ from pyro_ebm.energies import (
     graph_of,
 )
 from pyro_ebm.kernels import chance
-from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
+from pyro_ebm.sites import (
+    Sites,
+    check_names,
+    covers,
+    describe,
+    is_endless,
+    random_values,
+    whole,
+)
 
 from .base import require_machines, same_batch
 
@@ -66,11 +75,12 @@ def heights(energy: Energy, structure: Structure, x: Sites) -> Tensor:  # (chain
         ValueError: If the energy has a batch of laws that the chains do not cover.
     """
     batch = same_batch(x, energy)
-    try:
-        return structure.energy(x).expand(batch)
-    except (RuntimeError, ValueError):
-        require_machines(batch, laws(structure, x))
-        return energy(x).expand(batch)  # which says what is wrong
+    with suppress(RuntimeError, ValueError):
+        found = structure.energy(x)
+        if covers(found.shape, batch):
+            return found.expand(batch)
+    require_machines(batch, laws(structure, x))
+    return energy(x).expand(batch)  # which says what is wrong
 
 
 @torch.no_grad()
