@@ -332,8 +332,11 @@ def improved(first: Judged, task: Task) -> list[Judged | Failed]:
             target = SMALLEST
             seed = next(seeds)
             latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
-        trapped = latest.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(latest)
-        if need() and trapped and may_temper(task, latest.chains):
+        if (
+            need()
+            and (latest.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(latest))
+            and may_temper(task, latest.chains)
+        ):
             pair = next(seeds), next(seeds)
             latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
         best = best_of(tried)
