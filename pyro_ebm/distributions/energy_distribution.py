@@ -62,10 +62,11 @@ class AbstractEnergyDistribution(TorchDistribution):
             )
         require_precision(energy.dtype)
         self.site = chosen_site(energy, site)
-        summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
-        self.machines = self.machine.structure().batch
-        self.normalizer = normalizer.of(self.machine)
+        structure = self.machine.structure()
+        summation.require_summable(energy, structure, self.site)
+        self.machines = structure.batch
+        self.normalizer = normalizer.of(self.machine, self.machines)
         self.sampler = Sampler() if sampler is None else sampler
         self.context = self.normalizer.context()
         self.count = summation.number_of_states(self.machine.sites[self.site])

@@ -21,14 +21,18 @@ def require_energy(energy: Energy, name: str) -> None:
         raise TypeError(f"{name} is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
 
 
-def require_kernel(kernel: Kernel) -> None:
+def require_kernel(kernel: Kernel, example: str = "Gibbs()") -> None:
     """Refuses what is no kernel, a class of kernels among it.
+
+    Args:
+        kernel: What was given.
+        example: A kernel that suits, for the message.
 
     Raises:
         TypeError: If it is none.
     """
     if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
+        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example {example}.")
 
 
 def require_settings(kernel: Kernel, user: str) -> None:
@@ -45,9 +49,9 @@ def require_settings(kernel: Kernel, user: str) -> None:
         )
 
 
-def left_out(kernel: Kernel, *names: str) -> tuple[str, ...]:
-    """Those of some settings that are None."""
-    return tuple(name for name in names if getattr(kernel, name) is None)
+def left_out(**given: object) -> tuple[str, ...]:
+    """The names of those settings that are None."""
+    return tuple(name for name, value in given.items() if value is None)
 
 
 Length = float | Tensor  # of a step: one for all, or one for each element of the batch

@@ -19,7 +19,7 @@ OWN = ("epoch", "seconds")  # names in a row of metrics that no observer reports
 class Place(NamedTuple):
     """Where learning stands between two steps."""
 
-    state: Any  # the objective's
+    state: object  # the objective's
     generators: GeneratorState
     rows: int  # of the data
     epoch: int = 0  # under way, or the last one; from 1

@@ -344,7 +344,7 @@ class Copies:
         return self.made[value]
 
 
-def optimised(task: Task, batch: Sites, state: Any, loose: Loose) -> Step:  # noqa: ANN401
+def optimised(task: Task, batch: Sites, state: object, loose: Loose) -> Step:
     """What the objective said last in one step of the optimiser.
 
     Raises:

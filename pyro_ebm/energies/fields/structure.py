@@ -225,10 +225,14 @@ def sweep_field(
     return labels.to(value.dtype)
 
 
+def graph_of(structure: Structure) -> FactorGraph | None:
+    """The factors of a random field; None of anything else."""
+    return structure.graph if isinstance(structure, FieldStructure) else None
+
+
 def factors_of(energy: Energy) -> FactorGraph | None:
     """The factors of a random field, read once; None for any other energy."""
-    structure = energy.structure()
-    return structure.graph if isinstance(structure, FieldStructure) else None
+    return graph_of(energy.structure())
 
 
 def members(graph: FactorGraph) -> dict[str, Tensor]:

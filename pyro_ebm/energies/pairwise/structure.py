@@ -269,10 +269,14 @@ def sweep_machine(terms: PairwiseTerms, site: str, x: Tensor, field: Tensor) -> 
     return unit.values(wider.sweep(site, features, draw_features))
 
 
+def terms_of(structure: Structure) -> PairwiseTerms | None:
+    """The terms of units in fields; None of anything else."""
+    return structure.terms if isinstance(structure, PairwiseStructure) else None
+
+
 def pairwise_terms(energy: Energy) -> PairwiseTerms | None:
     """The terms of an energy of units in fields, read once; None for any other energy."""
-    structure = energy.structure()
-    return structure.terms if isinstance(structure, PairwiseStructure) else None
+    return terms_of(energy.structure())
 
 
 def require_pairwise(energy: Energy, what: str) -> PairwiseTerms:

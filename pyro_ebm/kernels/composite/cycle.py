@@ -9,7 +9,7 @@ import math
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.base import (
     Findings,
     Kernel,
+    KernelState,
     ReversibleKernel,
     TunableKernel,
     Tuning,
@@ -25,11 +26,14 @@ from pyro_ebm.kernels.base import (
     decided_by,
     findings_of,
     in_warmup,
+    known_energy,
     moved_by_any,
     reverse_of,
     unset_of,
 )
 from pyro_ebm.sites import Sites
+
+One = TypeVar("One")  # of several: a kernel, or a state
 
 
 class CompositionState(NamedTuple):
@@ -42,18 +46,17 @@ class CompositionState(NamedTuple):
     """
 
     x: Sites
-    states: tuple[Any, ...]
+    states: tuple[KernelState, ...]
     latest: int
 
     @property
     def energy(self) -> Tensor | None:  # (*batch,)
         """E(x), where the kernel that moved last knows it."""
-        known: Tensor | None = getattr(self.states[self.latest], "energy", None)
-        return known
+        return known_energy(self.states[self.latest])
 
 
 @dataclass(frozen=True, eq=False)
-class Cycle(TunableKernel):
+class Cycle(TunableKernel[CompositionState]):
     """One kernel after another, in the given order, as one step.
 
     It reports what the kernels report; of a name that several have, the second under the name with
@@ -107,7 +110,7 @@ class Cycle(TunableKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture(TunableKernel, ReversibleKernel):
+class Mixture(TunableKernel[CompositionState], ReversibleKernel[CompositionState]):
     """One of the kernels, chosen at random for all chains, as one step.
 
     Chains that follow the law stay independent, since each of the kernels leaves it unchanged. It
@@ -194,7 +197,7 @@ class Mixture(TunableKernel, ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneOf(ReversibleKernel):
+class OneOf(ReversibleKernel[CompositionState]):
     """What a mixture has chosen: one of its kernels, on a state of all of them.
 
     Args:
@@ -229,7 +232,7 @@ class OneOf(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class CompositionTuning(Tuning):
+class CompositionTuning(Tuning[CompositionState]):
     """A composition in its warm-up, in which each of its kernels is tuned.
 
     Args:
@@ -315,9 +318,9 @@ def step_one(
     return CompositionState(own.x, replaced(state.states, number, own), number), info
 
 
-def replaced(states: tuple[Any, ...], number: int, state: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """The states, with a new one in one place."""
-    return (*states[:number], state, *states[number + 1 :])
+def replaced(own: tuple[One, ...], number: int, new: One) -> tuple[One, ...]:
+    """The kernels, or their states, with a new one in one place."""
+    return (*own[:number], new, *own[number + 1 :])
 
 
 def together(reports: list[dict[str, Tensor]]) -> NamedTuple:

@@ -1,13 +1,20 @@
 """Tempered transitions: up a ladder of temperatures and down again."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, Path
-from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of, same_batch
+from pyro_ebm.kernels.base import (
+    Kernel,
+    KernelState,
+    decided_by,
+    moved_by_any,
+    reverse_of,
+    same_batch,
+)
 from pyro_ebm.kernels.metropolis import metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
 from pyro_ebm.kernels.start import check_reference, where
@@ -23,7 +30,7 @@ class TemperedTransitionsState(NamedTuple):
     x: Sites
     energy: Tensor  # (*batch,)
     path: Path
-    inner: Any
+    inner: KernelState
     journeys: int
 
 
@@ -34,7 +41,7 @@ class TemperedTransitionsInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TemperedTransitions(Kernel):
+class TemperedTransitions(Kernel[TemperedTransitionsState, TemperedTransitionsInfo]):
     r"""A journey up the ladder and down again as one proposal.
 
     With x₀ the start at β = 1, the journey visits every level upwards and downwards, one step of

@@ -45,7 +45,7 @@ class MALAInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Langevin(ReversibleKernel):
+class Langevin(ReversibleKernel[DynamicsState, LangevinInfo]):
     r"""Unadjusted Langevin dynamics. Biased: no step is rejected.
 
     Its law differs from :math:`e^{-E}` by O(τ): of a normal law with variance σ² it makes the
@@ -143,7 +143,7 @@ class Langevin(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class MALA(Mover, ReversibleKernel):
+class MALA(Mover[DynamicsState, MALAInfo], ReversibleKernel[DynamicsState, MALAInfo]):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
     `HMC` makes several such steps between two tests, and is the better choice of most.
@@ -203,7 +203,7 @@ class MALA(Mover, ReversibleKernel):
         return after, info
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, "step_size")
+        return left_out(step_size=self.step_size)
 
     def reversed(self, energy: Energy) -> Self:
         return self

@@ -52,7 +52,9 @@ class RandomWalkInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RandomWalk(Mover, ReversibleKernel):
+class RandomWalk(
+    Mover[RandomWalkState, RandomWalkInfo], ReversibleKernel[RandomWalkState, RandomWalkInfo]
+):
     r"""Metropolis with a normal proposal on the continuous sites, all at once.
 
     .. math:: u' = u + s L \xi, \quad \xi \sim N(0, I), \quad \Sigma = L L^\top = M^{-1}
@@ -124,7 +126,7 @@ class RandomWalk(Mover, ReversibleKernel):
         return RandomWalkState(x, point), info
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, "scale")
+        return left_out(scale=self.scale)
 
     def reversed(self, energy: Energy) -> Self:
         return self

@@ -16,10 +16,17 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, GraphLink, PairwiseTerms, pairwise_terms, require_pairwise
+from pyro_ebm.energies import (
+    Energy,
+    GraphLink,
+    PairwiseTerms,
+    Structure,
+    require_pairwise,
+    terms_of,
+)
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
-from pyro_ebm.kernels.start import accept_at_door
+from pyro_ebm.kernels.start import accept_all
 from pyro_ebm.sites import Site, Sites, two_values
 from pyro_ebm.units import Bernoulli, Spin
 
@@ -56,7 +63,7 @@ class ClusterInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SwendsenWang(ReversibleKernel):
+class SwendsenWang(ReversibleKernel[ClusterState, ClusterInfo]):
     """All clusters at once: each is turned with the probability ½, but for the ghost's.
 
     It moves all units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -95,7 +102,7 @@ class SwendsenWang(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class Wolff(ReversibleKernel):
+class Wolff(ReversibleKernel[ClusterState, ClusterInfo]):
     """One cluster, that of a unit drawn at random: it is turned, unless it holds the ghost.
 
     It moves the units of a machine of bits or spins whose couplings can all be satisfied at once.
@@ -136,9 +143,9 @@ class Wolff(ReversibleKernel):
 
 
 @torch.no_grad()
-def suits_clusters(energy: Energy) -> bool:
+def suits_clusters(structure: Structure) -> bool:
     """Whether it is bits or spins on a graph, all of whose couplings can be satisfied at once."""
-    terms = pairwise_terms(energy)
+    terms = terms_of(structure)
     if (
         terms is None
         or not has_spins(terms)
@@ -160,7 +167,8 @@ def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
         TypeError, ValueError: If the energy has no clusters, or x is not what is wanted.
     """
     with torch.no_grad():
-        terms = pairwise_terms(energy)
+        structure = energy.structure()
+        terms = terms_of(structure)
         if terms is None or not has_spins(terms):
             raise TypeError(
                 f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
@@ -168,7 +176,7 @@ def init_clusters(energy: Energy, x: Sites, mover: str) -> ClusterState:
             )
         terms.require_finite()
         bonds = read_bonds(terms)
-    x = accept_at_door(energy, x, terms)
+    x = accept_all(energy, x, structure)
     gauge(bonds, mover)
     return ClusterState(x, bonds)
 

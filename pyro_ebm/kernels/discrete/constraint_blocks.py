@@ -25,7 +25,7 @@ class ConstraintBlocksInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ConstraintBlocks(ReversibleKernel):
+class ConstraintBlocks(ReversibleKernel[ConstraintBlocksState, ConstraintBlocksInfo]):
     r"""Nodes of a random field that forbidding factors join, drawn anew together given the rest.
 
     .. math:: p(x_B \mid x_{-B}) \propto \prod_f \psi_f(x_f), \quad x_B \in L_B
@@ -81,7 +81,7 @@ class ConstraintBlocks(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneSet(ReversibleKernel):
+class OneSet(ReversibleKernel[ConstraintBlocksState, ConstraintBlocksInfo]):
     """What constraint blocks have chosen: a set that is drawn anew at every step.
 
     Args:
@@ -151,8 +151,6 @@ def require_factors(energy: Energy) -> FactorGraph:
     return graph
 
 
-def ties(energy: Energy) -> bool:
-    """Whether an energy is a random field with forbidding factors of two nodes or more."""
-    with torch.no_grad():
-        graph = factors_of(energy)
-    return graph is not None and any(True for _ in forbidding(graph))
+def ties(graph: FactorGraph) -> bool:
+    """Whether a random field has forbidding factors of two nodes or more."""
+    return any(True for _ in forbidding(graph))

@@ -52,7 +52,9 @@ class IntegerWalkInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerWalk(Mover, ReversibleKernel):
+class IntegerWalk(
+    Mover[IntegerWalkState, IntegerWalkInfo], ReversibleKernel[IntegerWalkState, IntegerWalkInfo]
+):
     r"""Metropolis with a normal step, rounded at random, on integer sites.
 
     .. math:: n' = n + \lfloor s L \xi + \upsilon \rfloor, \quad \xi \sim N(0, I), \quad
@@ -132,7 +134,7 @@ class IntegerWalk(Mover, ReversibleKernel):
         return IntegerWalkState(x, point), IntegerWalkInfo(rate, reported(self.scale, rate))
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, "scale")
+        return left_out(scale=self.scale)
 
     def reversed(self, energy: Energy) -> Self:
         return self
