@@ -12,7 +12,7 @@ VENV1 := .venv-arviz1
 STAMP1 := $(VENV1)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-all fuzz test-arviz1 lint benchmarks clean
+.PHONY: help demo quick test test-all fuzz test-arviz1 lint package benchmarks clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -49,6 +49,20 @@ lint: $(STAMP)  ## style, format, types and the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+package: $(STAMP)  ## the wheel and the source archive in dist/, installed in a new environment and tried
+	@echo "package: building dist/, installing each of its files in build/package, asking its version"
+	@rm -rf dist build/package && $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt build
+	@$(BIN)/python -m build --outdir dist . > /dev/null
+	@set -e; for file in dist/*.whl dist/*.tar.gz; do \
+		rm -rf build/package && $(PYTHON) -m venv build/package; \
+		build/package/bin/python -m pip install --quiet --disable-pip-version-check \
+			-c constraints.txt "$$file"; \
+		(cd build && package/bin/python -c "import pyro_ebm as p; from importlib.resources import files; \
+assert files(p).joinpath('py.typed').is_file() and p.datasets.southern_women().attendance.shape; \
+print('$$file', 'gives pyro_ebm', p.__version__)"); \
+	done
 
 benchmarks: $(STAMP)  ## speed, beside the bare products that bound it
 	@echo "benchmarks: each script in benchmarks/, one after the other"

@@ -95,6 +95,7 @@ from .units import (
     TruncatedGaussian,
     Unit,
 )
+from .version import __version__ as __version__
 
 __all__ = [
     # named tensors

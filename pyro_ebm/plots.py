@@ -1,7 +1,8 @@
 """Figures: what a machine learned, what it dreams, and how far it came.
 
 Each function returns a matplotlib `Figure` of its own, drawn without pyplot: nothing is shown,
-nothing is kept, and no display is needed. `figure.savefig("name.png")` writes it.
+nothing is kept, and no display is needed. `figure.savefig("name.png")` writes it, and a notebook
+shows it.
 
 Example:
     >>> import torch
@@ -10,7 +11,9 @@ Example:
     'log-likelihood (nats per row)'
 """
 
+import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -248,7 +251,17 @@ def empty(width: float, height: float) -> "Figure":
             "The figures need matplotlib, which is not installed: "
             "pip install 'pyro-ebm[plots]', or pip install matplotlib."
         ) from None
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    # Notebooks ask for this; without pyplot they do not know how to show a figure.
+    figure._repr_png_ = partial(as_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def as_png(figure: "Figure") -> bytes:
+    """A figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def columns_for(count: int) -> int:

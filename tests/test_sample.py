@@ -352,7 +352,7 @@ def trapped() -> Any:
 
 def before_run(number: int, action: Callable[[], Any], patch: pytest.MonkeyPatch) -> None:
     """Something happens before a run: the first is 1, the trial ladder 2, the ladder 3."""
-    right, count = MODULE.run, [0]
+    right, count = MODULE.carried_out, [0]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         count[0] += 1
@@ -360,7 +360,7 @@ def before_run(number: int, action: Callable[[], Any], patch: pytest.MonkeyPatch
             action()
         return right(*args, **kwargs)
 
-    patch.setattr(MODULE, "run", counted)
+    patch.setattr(MODULE, "carried_out", counted)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -497,7 +497,7 @@ def test_laws_are_counted_and_several_refused(name: str) -> None:
     count = max(1, sum(wanted))
     start = random_start(energy, count)
     chains = run(choose_kernel(energy), energy, 2, warmup=5, initial=start, seed=0)
-    task = MODULE.Task(energy, None, chains.schedule, 0)
+    task = MODULE.Task(energy, energy.structure(), None, chains.schedule, 0)
     assert MODULE.may_temper(task, chains) == (wanted == ())
     if count > 1:
         with pytest.raises(ValueError, match=rf"{count} laws.*one law.*`run` with chains={count}"):
@@ -542,9 +542,9 @@ def test_units_that_a_field_holds_cost_a_short_ladder_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runs: list[Any] = []
-    right = MODULE.run
+    right = MODULE.carried_out
     monkeypatch.setattr(
-        MODULE, "run", lambda *args, **kwargs: runs.append(args) or right(*args, **kwargs)
+        MODULE, "carried_out", lambda *args, **kwargs: runs.append(args) or right(*args, **kwargs)
     )
     bias = {V: torch.tensor([-40.0, 0, 0]), H: torch.zeros(2)}
     machine = BoltzmannMachine.restricted(3, 2, couplings=torch.zeros(3, 2), biases=bias)
@@ -552,7 +552,7 @@ def test_units_that_a_field_holds_cost_a_short_ladder_only(
     assert chains.attributes["tried"] == (
         "as chosen: cannot tell; tempered: on 8 levels the units that never changed do not either"
     )
-    assert [args[2] for args in runs] == [100, 10]
+    assert [args[3] for args in runs] == [100, 10]
     assert chains.draws[V].shape == (16, 100, 3)
 
 

@@ -40,7 +40,7 @@ class Evidence(NamedTuple):
     advice: str = ""  # what to try where the verdict is not "mixed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """One verdict in words, with the evidence and what to try next; `print` shows all three.
 
@@ -71,7 +71,7 @@ class Diagnosis:
         worst = (e for e in self.against if e.verdict is self.verdict)
         return tuple(dict.fromkeys(e.advice for e in worst if e.advice))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         found = [shown(evidence.value) for evidence in self.evidence]
         columns = [
             ("", *("  " if e.verdict is Verdict.MIXED else "! " for e in self.evidence)),

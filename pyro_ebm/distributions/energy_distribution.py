@@ -62,10 +62,11 @@ class AbstractEnergyDistribution(TorchDistribution):
             )
         require_precision(energy.dtype)
         self.site = chosen_site(energy, site)
-        summation.require_summable(energy, self.site)
         self.machine = read_once(energy)
-        self.machines = self.machine.structure().batch
-        self.normalizer = normalizer.of(self.machine)
+        structure = self.machine.structure()
+        summation.require_summable(energy, structure, self.site)
+        self.machines = structure.batch
+        self.normalizer = normalizer.of(self.machine, self.machines)
         self.sampler = Sampler() if sampler is None else sampler
         self.context = self.normalizer.context()
         self.count = summation.number_of_states(self.machine.sites[self.site])
@@ -73,6 +74,11 @@ class AbstractEnergyDistribution(TorchDistribution):
         self.token = object()  # carried by copies, so that a trace's site can be recognised
         shape = self.machine.sites[self.site].shape
         super().__init__(self.machines, shape, validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        shapes = f"batch {tuple(self.batch_shape)}, event {tuple(self.event_shape)}"
+        own = f"{type(self).__name__} of {self.site!r}, {shapes}, log Z {self.normalizer}"
+        return "\n".join([own, *(f"  {line}" for line in repr(self.machine).splitlines())])
 
     # ------------------------------------------------------------------ what it is
 

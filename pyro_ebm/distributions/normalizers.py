@@ -44,8 +44,12 @@ class Normalizer(ABC):
     """What is known of log Z."""
 
     @abstractmethod
-    def of(self, machine: Energy) -> "Normalizer":
+    def of(self, machine: Energy, machines: torch.Size) -> "Normalizer":
         """The one of a machine with the parameters that it has now.
+
+        Args:
+            machine: The energy, its parameters read.
+            machines: The batch shape of the parameters.
 
         Raises:
             TypeError, ValueError: If it is none of this machine.
@@ -83,18 +87,21 @@ class Normalizer(ABC):
 class Exact(Normalizer):
     """log Z by structure, differentiable in the parameters."""
 
-    def of(self, machine: Energy) -> Self:
+    def __repr__(self) -> str:
+        return "by exact sums"
+
+    def of(self, machine: Energy, machines: torch.Size) -> Self:
         return self
 
     def context(self) -> Context:
         return current_context()  # how it was called is of no interest
 
     def log_prob(self, law: Statement, value: Tensor) -> Tensor:
-        log_z = summation.log_partition(law.machine)
-        if log_z is None:
+        found = summation.log_prob(law.machine, law.site, value)
+        if found is None:
             raise intractable.missing(law.name, law.machine, summation.MAX_STATES)
         law.context.forget()
-        return summation.log_prob(law.machine, law.site, value, log_z)
+        return found
 
     def require_normalised(self, law: Statement) -> None:
         """It is."""
@@ -103,7 +110,7 @@ class Exact(Normalizer):
         """It is."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimated(Normalizer):
     """A log Z that was handed in, for the parameters as they were then.
 
@@ -115,8 +122,11 @@ class Estimated(Normalizer):
     log_partition: LogPartition
     read_at: Versions = ()
 
-    def of(self, machine: Energy) -> "Estimated":
-        found, machines = self.log_partition, machine.structure().batch
+    def __repr__(self) -> str:
+        return "as estimated"
+
+    def of(self, machine: Energy, machines: torch.Size) -> "Estimated":
+        found = self.log_partition
         if not isinstance(found, LogPartition):
             raise TypeError(
                 f"log_partition is a {type(found).__name__}; wanted a LogPartition, the value with "
@@ -171,7 +181,10 @@ class Estimated(Normalizer):
 class UpToConstant(Normalizer):
     """A log Z that nobody needs, as long as the energy is fixed."""
 
-    def of(self, machine: Energy) -> Self:
+    def __repr__(self) -> str:
+        return "left out"
+
+    def of(self, machine: Energy, machines: torch.Size) -> Self:
         return self
 
     def context(self) -> Context:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, terms_of
 from pyro_ebm.kernels import (
     Gibbs,
     Kernel,
@@ -110,7 +110,8 @@ def draw(
     energy: Energy, site: str, count: int, machines: torch.Size, sampler: Sampler
 ) -> Tensor:  # (count, *machines, *site.shape)
     """Independent draws of a site from each of the machines that the parameters make."""
-    law = energy.structure().law
+    structure = energy.structure()
+    law = structure.law
     if law is not None:
         return law.sample(torch.Size([count])).to(energy.dtype)
     if summation.number_of_states(energy.sites[site]) <= summation.MAX_STATES:
@@ -118,10 +119,10 @@ def draw(
             return from_table(energy, site, count)
         except TooManyStatesError:
             pass
-    terms = pairwise_terms(energy)
+    terms = terms_of(structure)
     if terms is not None and terms.coupled(list(energy.sites)) is None:
         sampler = Sampler(Gibbs(), steps=1)  # of independent units it is an exact draw
-    elif exact.seconds(energy) < sampler.patience:
+    elif exact.seconds(energy, structure=structure) < sampler.patience:
         return exact.sample(energy, count)[site]
     return sampler.draw(energy, site, (count, *machines))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, Structure
 from pyro_ebm.partition import TooManyStatesError, because, exact, log_sum_exp, require_possible
 from pyro_ebm.sites import Site, all_true, levels_of, trusting
 
@@ -32,15 +32,15 @@ def hidden_sites(energy: Energy, site: str) -> list[str]:
     return [name for name in energy.sites if name != site]
 
 
-def require_summable(energy: Energy, site: str) -> None:
+def require_summable(energy: Energy, structure: Structure, site: str) -> None:
     """Refuses an energy whose other sites cannot be summed out.
 
     Raises:
         ValueError: If they cannot.
     """
-    hidden = hidden_sites(energy, site)
-    if pairwise_terms(energy) is not None:
+    if structure.has_terms:
         return
+    hidden = hidden_sites(energy, site)
     if infinite := [name for name in hidden if levels_of(energy.sites[name]) is None]:
         raise ValueError(
             f"A distribution over {site!r} needs the other sites summed out, but of this "
@@ -62,28 +62,36 @@ def free_energy(energy: Energy, site: str, value: Tensor) -> Tensor:  # (*batch,
     return -exact.summation(energy, (site,)).clamped({site: value.double()}).log_partition()
 
 
-def log_partition(energy: Energy) -> Tensor | None:  # (*batch of the parameters,)
+def log_partition(
+    energy: Energy, structure: Structure | None = None
+) -> Tensor | None:  # (*batch of the parameters,)
     """log Z, exact and differentiable, in float64; None where there is no affordable sum."""
-    structure = energy.structure()
+    structure = structure or energy.structure()
     if structure.law is not None:
         return torch.zeros(structure.batch, dtype=torch.float64, device=energy.device)
     try:
-        return exact.log_partition(energy)
+        return exact.summation(energy, (), structure).log_partition()
     except (TooManyStatesError, TypeError):
         return None
 
 
-def log_prob(energy: Energy, site: str, value: Tensor, log_z: Tensor) -> Tensor:  # (*batch,)
-    """ln p(value) from an exact log Z; in float64 where it is a sum over other units.
+def log_prob(energy: Energy, site: str, value: Tensor) -> Tensor | None:  # (*batch,)
+    """ln p(value), exact; None where there is no affordable sum. Parameters are read once.
+
+    It is in float64 where it is a sum over other units.
 
     Raises:
         ValueError: If Z = 0.
     """
+    structure = energy.structure()
+    log_z = log_partition(energy, structure)
+    if log_z is None:
+        return None
     require_possible(log_z)
-    if not energy.structure().has_terms and not hidden_sites(energy, site):
+    if not structure.has_terms and not hidden_sites(energy, site):
         return -energy.evaluate({site: value}) - log_z
     with trusting():  # the parameters, which were looked at for log Z
-        sums = exact.summation(energy)
+        sums = exact.summation(energy, (), structure)
     return sums.clamped({site: value.double()}).log_partition() - log_z
 
 

@@ -21,7 +21,11 @@ from .fields.factor_graph import FactorGraph, FactorGroup, cut as cut
 from .fields.factors import Factors, PatternFactors, TableFactors
 from .fields.labels import draw_labels as draw_labels
 from .fields.random_field import RandomField
-from .fields.structure import FieldStructure as FieldStructure, factors_of as factors_of
+from .fields.structure import (
+    FieldStructure as FieldStructure,
+    factors_of as factors_of,
+    graph_of as graph_of,
+)
 from .forbidden import Unit as Unit, can_change as can_change, changes as changes
 from .functions.callable import CallableEnergy
 from .functions.distribution import DistributionEnergy
@@ -42,6 +46,7 @@ from .pairwise.structure import (
     PairwiseStructure as PairwiseStructure,
     pairwise_terms as pairwise_terms,
     require_pairwise as require_pairwise,
+    terms_of as terms_of,
 )
 from .pairwise.terms import PairwiseTerms as PairwiseTerms, draw_features as draw_features
 from .pyro_models.first_pass import (

@@ -37,6 +37,7 @@ from .modules import AbstractModule, register
 from .structure import Block, Memory, Structure, require_site
 from .weights import OfParameter, Weight, checked_number, inverse, rest
 from .without_terms import WithoutTerms, overlay
+from .words import headline, indented, number, plain
 
 
 class Energy(AbstractModule):
@@ -73,6 +74,10 @@ class Energy(AbstractModule):
     @abstractmethod
     def structure(self) -> Structure:
         """What is known of the energy, its parameters read once."""
+
+    def __repr__(self) -> str:
+        own = headline(self, self.sites, self.dtype, self.device)
+        return "\n".join([own, *indented(self.extra_repr()).splitlines()])
 
     def forward(self, x: Sites | Tensor) -> Tensor:  # (*batch,)
         """E(x) in nats.
@@ -364,6 +369,19 @@ class Sum(AbstractStructured):
         own = [weight() if isinstance(weight, OfParameter) else weight for weight in self.weights()]
         return list(zip(own, cast("Sequence[Energy]", self.energies), strict=True))
 
+    def extra_repr(self) -> str:
+        return "\n".join(
+            f"{self.weight_in_words(k)} × {energy!r}" for k, energy in enumerate(self.energies)
+        )
+
+    def weight_in_words(self, k: int) -> str:
+        """The weight of one of the energies, and whether it is learned."""
+        own = self._modules.get(f"weight{k}")
+        if isinstance(own, OfParameter):
+            return f"{number(own())} (learned)"
+        weight = plain(self, f"weight{k}")
+        return number(weight) + (" (learned)" if isinstance(weight, nn.Parameter) else "")
+
     def structure(self) -> Structure:
         weights, energies = zip(*self.weighted(), strict=True)
         parts = [energy.structure() for energy in energies]
@@ -385,6 +403,9 @@ class Constant(AbstractTyped):
         super().__init__()
         self.sites = {}
         register(self, "value", checked_number(value, "shifted by", like_of(like)))
+
+    def extra_repr(self) -> str:
+        return number(plain(self, "value"))
 
     def evaluate(self, x: Sites) -> Tensor:
         return self.value

@@ -115,6 +115,15 @@ class Held(nn.Module):
         values = {name: self.value(name) for name in self.names}
         return batch_shape(values, self.whole_sites) if values else torch.Size()
 
+    def in_words(self) -> str:
+        """What is held, and for how many rows."""
+        held = [*self.whole]
+        for name in self.parts:
+            count = self.whole_sites[name].shape.numel()
+            held.append(f"{count - self.sites[name].shape.numel()} of {count} of {name}")
+        rows = "×".join(map(str, self.batch))
+        return ", ".join(held) + (f", in {rows} rows" if rows else "")
+
     def elements(self, name: str) -> Tensor:  # bool (elements,)
         """Which elements of a site held in part are held."""
         free = self.free(name)

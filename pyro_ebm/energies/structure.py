@@ -30,7 +30,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_ebm.sites import Site, Sites
+from pyro_ebm.sites import Site, Sites, in_words
 
 from .finite import FiniteLaw
 from .held import Held
@@ -155,6 +155,10 @@ class Structure(ABC):
     starts: Starts | None = None  # where chains may start, if the energy itself says
     walled: frozenset[str] = frozenset()  # real sites that bound data, as no gradient tells
     swept: Callable[[str], SweptInField | None] | None = None  # sites that are energies themselves
+
+    def __repr__(self) -> str:
+        sites = ", ".join(in_words(name, site) for name, site in self.sites.items())
+        return f"{type(self).__name__}({sites})"
 
     @property
     @abstractmethod

@@ -98,7 +98,7 @@ class Termless(Blockwise, ABC):
 # --- an energy by its values ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WithoutTerms(Termless):
     """An energy of which no terms are known: its values, and what it says besides.
 
@@ -239,7 +239,7 @@ def mixed_sum(parts: Sequence[Structure], weights: Sequence[Tensor]) -> "MixedSu
 Weighted = Sequence[tuple[Tensor, Structure]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MixedSum(Termless):
     """A weighted sum of any structures.
 
@@ -397,7 +397,7 @@ def swept_part(weighted: Weighted, site: str) -> SweptPart | None:
 # --- what is held --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeldPart(Termless):
     """A structure without terms, of which some sites or elements are held.
 

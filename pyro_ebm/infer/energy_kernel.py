@@ -13,12 +13,14 @@ from pyro_ebm.energies import Energy, InitStrategy, ModelEnergy
 from pyro_ebm.kernels import (
     EVERY,
     Kernel,
+    KernelState,
     Part,
     Watch,
     after_warmup,
     brief,
     in_warmup,
     parts_of,
+    read_structure,
     unmoved_sites,
 )
 from pyro_ebm.sites import Sites
@@ -75,7 +77,7 @@ class EnergyKernel(MCMCKernel):
         self.transforms: dict[str, Any] | None = {} if self.model is None else None
         self.first: Sites | None = None
         self.last: dict[str, Tensor] = {}
-        self.state: Any = None
+        self.state: KernelState | None = None
         self.tally = Tally()
 
     def energy_of(self, *args: Any, **kwargs: Any) -> Energy:  # noqa: ANN401 (the model's)
@@ -106,7 +108,7 @@ class EnergyKernel(MCMCKernel):
                 all draws back by the first one's.
         """
         self.energy = self.energy_of(*args, **kwargs)
-        self.watch = Watch(self.energy, seed=0)
+        self.watch = Watch(read_structure(self.energy), seed=0)
         self.warmup_steps = warmup_steps
         self.moving = in_warmup(self.kernel, warmup_steps)
         if isinstance(self.energy, ModelEnergy):

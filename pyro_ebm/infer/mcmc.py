@@ -177,7 +177,7 @@ class MCMC(AbstractMCMC):
     def constrained(self, name: Literal["draws", "warmup_draws"]) -> Sites:
         """Draws in the model's space, which are found when they are first asked for."""
         if name not in self.in_model_space:
-            found = getattr(self.chains, name)
+            found = self.chains.draws if name == "draws" else self.chains.warmup_draws
             if found and isinstance(self.energy, ModelEnergy):
                 # Shapes come from values: of no draws, those of where the chains stand.
                 some = {

@@ -16,7 +16,7 @@ from pyro.infer import HMC, NUTS
 from torch import Tensor
 
 from pyro_ebm.energies import ModelEnergy
-from pyro_ebm.kernels import EVERY, Kernel, Watch, after_warmup, in_warmup
+from pyro_ebm.kernels import EVERY, Kernel, KernelState, Watch, after_warmup, in_warmup
 from pyro_ebm.sites import Sites
 
 from .tally import SampleStatistics
@@ -24,15 +24,15 @@ from .tally import SampleStatistics
 Update = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-class Mover(ABC):
-    """Moves a block."""
+class BlockMover(ABC):
+    """Moves a block of sites given all the rest."""
 
     @abstractmethod
     def move(self, x: Sites) -> tuple[Sites, SampleStatistics]:
         """All the values after one step, and what is to be told of it."""
 
 
-class OurMover(Mover):
+class OurMover(BlockMover):
     """A kernel of this library.
 
     Args:
@@ -44,8 +44,8 @@ class OurMover(Mover):
     def __init__(self, kernel: Kernel, energy: ModelEnergy, warmup_steps: int) -> None:
         self.kernel, self.energy = in_warmup(kernel, warmup_steps), energy
         self.warmup_steps, self.steps = warmup_steps, 0
-        self.watch = Watch(energy, seed=0)
-        self.state: Any = None
+        self.watch = Watch(energy.structure(), seed=0)
+        self.state: KernelState | None = None
 
     @torch.no_grad()
     def move(self, x: Sites) -> tuple[Sites, SampleStatistics]:
@@ -62,7 +62,7 @@ class OurMover(Mover):
         return self.state.x, {name: float(value) for name, value in info._asdict().items()}
 
 
-class PyroMover(Mover):
+class PyroMover(BlockMover):
     """Pyro's NUTS or HMC, on the model conditioned on the other sites as they are now.
 
     Args:
@@ -135,7 +135,7 @@ class PyroMover(Mover):
         return bool(self.kernel._t > self.warmup_steps)
 
 
-class FunctionMover(Mover):
+class FunctionMover(BlockMover):
     """A function that draws the block from its conditional law.
 
     Args:
@@ -178,7 +178,7 @@ class FunctionMover(Mover):
 def mover_of(
     kernel: Any,  # noqa: ANN401 (one of three kinds, or refused)
     sites: tuple[str, ...],
-) -> Callable[[ModelEnergy, int], Mover]:
+) -> Callable[[ModelEnergy, int], BlockMover]:
     """Makes the mover of a block, once the energy is there.
 
     Raises:

@@ -9,7 +9,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro_ebm.energies import InitStrategy, ModelEnergy
 from pyro_ebm.sites import Sites
 
-from .movers import Mover, mover_of
+from .movers import BlockMover, mover_of
 from .tally import SampleStatistics, Tally
 
 Block = tuple[Any, Sequence[str]]  # a kernel, and the sites that it moves
@@ -68,7 +68,7 @@ class WithinGibbs(MCMCKernel):
         ]
         self.transforms: dict[str, Any] | None = None
         self.first: Sites | None = None
-        self.movers: dict[str, Mover] = {}
+        self.movers: dict[str, BlockMover] = {}
         self.tally = Tally()
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401

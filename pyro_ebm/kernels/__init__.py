@@ -3,6 +3,7 @@
 from .base import (
     Findings as Findings,
     Kernel,
+    KernelState as KernelState,
     ReversibleKernel,
     TunableKernel,
     Tuning,
@@ -27,7 +28,11 @@ from .choice import (
 from .composite.cycle import Cycle, Mixture
 from .composite.reference import reference_of as reference_of
 from .composite.tempered_transitions import TemperedTransitions
-from .composite.tempering import ParallelTempering, TemperingReport
+from .composite.tempering import (
+    ParallelTempering,
+    TemperingReport,
+    TemperingState as TemperingState,
+)
 from .continuous.hmc import HMC
 from .continuous.langevin import MALA, Langevin
 from .continuous.mass import DenseMass, DiagonalMass, Mass, UnitMass
@@ -50,21 +55,26 @@ from .discrete.random_blocks import RandomBlocks, require_levels as require_leve
 from .metropolis import require_known as require_known
 from .metropolis_hastings import MetropolisHastings
 from .pinned import ForbiddenStatesWarning
-from .run import resume, run
+from .run import (
+    beginning as beginning,
+    carried_out as carried_out,
+    resume,
+    run,
+)
 from .settings import (
     require_energy as require_energy,
     require_kernel as require_kernel,
     require_settings as require_settings,
 )
 from .start import (
-    accept_at_door as accept_at_door,
+    accept_all as accept_all,
     check_reference as check_reference,
     finite_start as finite_start,
     given_start as given_start,
     is_one_law as is_one_law,
     laws as laws,
     random_start as random_start,
-    read_terms as read_terms,
+    read_structure as read_structure,
     where as where,
 )
 from .warmup import warmup

@@ -8,9 +8,11 @@ are batch dimensions: every tensor of a state is (*batch, ...), every one of an 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
+from typing_extensions import TypeVar
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.sites import Sites, covers
@@ -18,10 +20,24 @@ from pyro_ebm.sites import Sites, covers
 Findings = dict[str, str | int | float]
 
 
-class Kernel(ABC):
+class KernelState(Protocol):
+    """What the state of every kernel has: the values."""
+
+    @property
+    def x(self) -> Sites:
+        """The values (*batch, *shape) by site."""
+
+
+State = TypeVar("State", bound=KernelState, default=Any)  # of one kernel: its own
+Info = TypeVar("Info", bound=NamedTuple, default=NamedTuple, covariant=True)
+
+
+class Kernel(ABC, Generic[State, Info]):
     """A transition of Markov chains that leaves p(x) ∝ exp(−E(x)) unchanged.
 
-    It is settings only: one object serves any energy and any number of chains.
+    It is settings only: one object serves any energy and any number of chains. A kernel of one's
+    own is `class Mine(Kernel)`, or, for type checkers, `class Mine(Kernel[MyState, MyInfo])`: both
+    named tuples, the state with the values as `x`, and with E(x) as `energy` where it knows it.
 
     Example:
         >>> import torch
@@ -34,8 +50,8 @@ class Kernel(ABC):
     """
 
     @abstractmethod
-    def init(self, energy: Energy, x: Sites) -> Any:  # noqa: ANN401 (each kernel has its State)
-        """The state at x, after the checks at the door.
+    def init(self, energy: Energy, x: Sites) -> State:
+        """The state at x, after the checks of what is given.
 
         Args:
             energy: The energy.
@@ -46,18 +62,18 @@ class Kernel(ABC):
         """
 
     @abstractmethod
-    def step(self, energy: Energy, state: Any) -> tuple[Any, NamedTuple]:  # noqa: ANN401
+    def step(self, energy: Energy, state: State) -> tuple[State, Info]:
         """One transition, without gradients."""
 
     @abstractmethod
-    def refresh(self, energy: Energy, state: Any, x: Sites) -> Any:  # noqa: ANN401
+    def refresh(self, energy: Energy, state: State, x: Sites) -> State:
         """The state after x, or the energy's parameters, were changed from outside.
 
         What was computed from them is computed again; counters of deterministic schedules go on.
         """
 
 
-class ReversibleKernel(Kernel):
+class ReversibleKernel(Kernel[State, Info]):
     """A kernel that knows its reverse, as `TemperedTransitions` needs it.
 
     Example:
@@ -67,7 +83,7 @@ class ReversibleKernel(Kernel):
     """
 
     @abstractmethod
-    def reversed(self, energy: Energy) -> Kernel:
+    def reversed(self, energy: Energy) -> Kernel[State]:
         """The kernel that makes the steps of this one backwards in time, on its states.
 
         A kernel with a single Metropolis test is its own reverse. What a step decides for all
@@ -78,7 +94,7 @@ class ReversibleKernel(Kernel):
         """
 
 
-class TunableKernel(Kernel):
+class TunableKernel(Kernel[State, Info]):
     """A kernel whose settings may be left to a warm-up: those that are None are found there.
 
     Example:
@@ -101,7 +117,7 @@ class TunableKernel(Kernel):
         """The settings in short, for the attributes of a run."""
 
 
-class Tuning(Kernel):
+class Tuning(Kernel[State, Info]):
     """A kernel that changes its settings as it moves: for the warm-up, not for draws.
 
     What it has learned so far is in its state, so that it can be stopped and go on.
@@ -114,7 +130,7 @@ class Tuning(Kernel):
     """
 
     @abstractmethod
-    def tuned(self, state: Any) -> tuple[Kernel, Any]:  # noqa: ANN401
+    def tuned(self, state: State) -> tuple[Kernel, KernelState]:
         """The kernel with the settings found, and its state."""
 
 
@@ -123,9 +139,15 @@ def in_warmup(kernel: Kernel, steps: int) -> Kernel:
     return kernel.tuning(steps) if isinstance(kernel, TunableKernel) and steps else kernel
 
 
-def after_warmup(kernel: Kernel, state: Any) -> tuple[Kernel, Any]:  # noqa: ANN401
+def after_warmup(kernel: Kernel, state: KernelState) -> tuple[Kernel, KernelState]:
     """The kernel that makes the draws, and its state."""
     return kernel.tuned(state) if isinstance(kernel, Tuning) else (kernel, state)
+
+
+def known_energy(state: KernelState) -> Tensor | None:  # (*batch,)
+    """E(x), where a state knows it as its `energy`."""
+    known: Tensor | None = getattr(state, "energy", None)  # which no kernel has to know
+    return known
 
 
 def findings_of(kernel: Kernel) -> Findings:
@@ -194,7 +216,7 @@ def unmoved_sites(kernel: Kernel, energy: Energy) -> list[str]:
     return [name for name in energy.sites if name not in moved]
 
 
-def advance(kernel: Kernel, energy: Energy, state: Any, steps: int) -> Any:  # noqa: ANN401
+def advance(kernel: Kernel[State, Info], energy: Energy, state: State, steps: int) -> State:
     """The state after several steps.
 
     `run` does the same, and keeps draws and statistics.

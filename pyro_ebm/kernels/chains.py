@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.seeding import GeneratorState
 from pyro_ebm.sites import Site, Sites, storage_dtype, whole
 
-from .base import Kernel
+from .base import Kernel, KernelState
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -48,12 +48,11 @@ class Schedule:
     keep: Literal["draws", "everything"] = "draws"
 
     def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("warmup", 0), ("thinning", 1)):
-            value = whole(getattr(self, name))
+        counts = (("draws", self.draws, 1), ("warmup", self.warmup, 0))
+        for name, given, least in (*counts, ("thinning", self.thinning, 1)):
+            value = whole(given)
             if value is None or value < least:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; wanted a whole number of at least {least}."
-                )
+                raise ValueError(f"{name} is {given!r}; wanted a whole number of at least {least}.")
             object.__setattr__(self, name, value)
         if self.keep not in ("draws", "everything"):
             raise ValueError(f"keep is {self.keep!r}; wanted 'draws' or 'everything'.")
@@ -99,7 +98,7 @@ class Chains:
     attributes: Attributes
     kernel: Kernel
     schedule: Schedule
-    state: Any
+    state: KernelState
     generators: GeneratorState
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import NamedTuple
 
-from pyro_ebm.energies import Energy, factors_of
+from pyro_ebm.energies import Energy, Structure, graph_of
 from pyro_ebm.kernels.composite.cycle import Cycle, Mixture
 from pyro_ebm.kernels.continuous.hmc import HMC
 from pyro_ebm.kernels.continuous.random_walk import RandomWalk
@@ -18,6 +18,8 @@ from pyro_ebm.sites import Sites, describe, is_integer
 
 from .base import Kernel, reverse_of, unset_of
 from .pinned import tied_groups
+from .settings import require_energy
+from .start import read_structure
 
 # HMC's acceptance. Of 0.8, 0.9 and 0.95 the last diverges least on curved and quartic densities,
 # and makes two to three times the effective draws of the first there, for up to twice the work.
@@ -96,6 +98,9 @@ def choose_kernel(energy: Energy, purpose: Purpose = Purpose.RUN) -> Kernel:
         >>> choose_kernel(BoltzmannMachine.restricted(6, 4))
         Gibbs(sites=('visible', 'hidden'))
     """
+    require_energy(energy, "energy")
+    if not isinstance(purpose, Purpose):
+        raise TypeError(f"purpose is {purpose!r}; wanted one of {', '.join(map(str, Purpose))}.")
     return joined(parts_of(energy, purpose), purpose)
 
 
@@ -113,6 +118,7 @@ def parts_of(
     target_acceptance: float = CAREFUL,
     initial: Sites | None = None,
     first: tuple[str, ...] = (),
+    structure: Structure | None = None,
 ) -> list[Part]:
     """The kernels for the sites of an energy.
 
@@ -122,33 +128,35 @@ def parts_of(
         target_acceptance: Of HMC.
         initial: Values of all sites where chains will start, if known.
         first: Sites that a sweep of Gibbs visits before all others.
+        structure: What is known of the energy, if it is at hand.
 
     Raises:
-        TypeError, ValueError: As `choose_kernel`.
+        ValueError: As `choose_kernel`.
     """
-    if not isinstance(energy, Energy):
-        raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
-    if not isinstance(purpose, Purpose):
-        raise TypeError(f"purpose is {purpose!r}; wanted one of {', '.join(map(str, Purpose))}.")
-    known = drawn_sites(energy, purpose, first)
+    structure = structure or read_structure(energy)
+    known = drawn_sites(energy, structure, purpose, first)
     left = [name for name in energy.sites if name not in known]
     continuous = [name for name in left if not energy.sites[name].support.is_discrete]
-    walled = energy.structure().walled
-    edged = tuple(name for name in continuous if name in walled)
-    real = tuple(name for name in continuous if name not in walled)
+    edged = tuple(name for name in continuous if name in structure.walled)
+    real = tuple(name for name in continuous if name not in structure.walled)
     longest = SHORT if purpose is Purpose.LADDER else LONGEST
-    hamiltonian = HMC(real, target_acceptance=target_acceptance, longest=longest)
     found = [
         Part(Gibbs(known), known, "conditional laws are known") if known else None,
-        tied_part(energy, known, initial),
+        tied_part(energy, structure, known, initial),
         Part(SwendsenWang(), known, "no coupling is frustrated")
-        if purpose is Purpose.RUN and suits_clusters(energy)
+        if purpose is Purpose.RUN and suits_clusters(structure)
         else None,
-        *discrete_parts(energy, [name for name in left if name not in continuous], purpose),
+        *discrete_parts(structure, [name for name in left if name not in continuous], purpose),
         Part(RandomWalk(edged), edged, "they bound the data, of which a gradient knows nothing")
         if edged
         else None,
-        Part(hamiltonian, real, "continuous, with a gradient") if real else None,
+        Part(
+            HMC(real, target_acceptance=target_acceptance, longest=longest),
+            real,
+            "continuous, with a gradient",
+        )
+        if real
+        else None,
     ]
     parts = [part for part in found if part is not None]
     for part in parts:
@@ -164,10 +172,11 @@ def parts_of(
     return parts
 
 
-def drawn_sites(energy: Energy, purpose: Purpose, first: tuple[str, ...]) -> tuple[str, ...]:
+def drawn_sites(
+    energy: Energy, structure: Structure, purpose: Purpose, first: tuple[str, ...]
+) -> tuple[str, ...]:
     """The sites that `Gibbs` draws from their conditional laws, in the order of a sweep."""
     order = (*first, *(name for name in energy.sites if name not in first))
-    structure = energy.structure()
     known = tuple(name for name in order if structure.knows(name))
     if known and purpose is Purpose.REVERSE:
         try:
@@ -177,61 +186,67 @@ def drawn_sites(energy: Energy, purpose: Purpose, first: tuple[str, ...]) -> tup
     return known
 
 
-def discrete_parts(energy: Energy, names: list[str], purpose: Purpose) -> list[Part]:
+def discrete_parts(structure: Structure, names: list[str], purpose: Purpose) -> list[Part]:
     """The kernels for discrete sites whose conditional laws are not drawn from.
 
     Raises:
         ValueError: As `choose_kernel`.
     """
-    sloped = tuple(name for name in names if alphabet_of(energy, name) is not None)
-    listed = tuple(name for name in names if can_share(energy, name))
+    sloped = tuple(name for name in names if alphabet_of(structure, name) is not None)
+    listed = tuple(name for name in names if can_share(structure, name))
     # A block of one unit draws from a wide range, at one energy for each value: it needs no tuning.
     wide = tuple(
         name
         for name in names
-        if not purpose.has_warmup and name not in listed and can_move(energy, name)
+        if not purpose.has_warmup and name not in listed and can_move(structure, name)
     )
     walking = [
         name
         for name in names
-        if name not in (*sloped, *listed, *wide) and is_integer(energy.sites[name].support)
+        if name not in (*sloped, *listed, *wide) and is_integer(structure.sites[name].support)
     ]
     if stuck := [name for name in names if name not in (*sloped, *listed, *wide, *walking)]:
         raise ValueError(
             f"No kernel is known that moves {stuck[0]!r}, which is "
-            f"{describe(energy.sites[stuck[0]].support)}. Give a kernel: a "
+            f"{describe(structure.sites[stuck[0]].support)}. Give a kernel: a "
             f"MetropolisHastings({stuck[0]!r}, proposal) in a Cycle with what moves the others."
         )
     found = [Part(IntegerWalk((name,)), (name,), "counts, or a wide range") for name in walking]
     if wide:
-        found.insert(0, Part(blocks_of(energy, wide), wide, "one unit at a time"))
+        found.insert(0, Part(blocks_of(structure, wide), wide, "one unit at a time"))
     if listed:
-        found.insert(0, Part(blocks_of(energy, listed), listed, "a few units at a time"))
+        found.insert(0, Part(blocks_of(structure, listed), listed, "a few units at a time"))
     if sloped:
         mover = DiscreteLangevin(sloped) if purpose.has_warmup else GibbsWithGradients(sloped)
         found.insert(0, Part(mover, sloped, "changes are told by the gradient"))
     return found
 
 
-def tied_part(energy: Energy, known: tuple[str, ...], initial: Sites | None = None) -> Part | None:
+def tied_part(
+    energy: Energy, structure: Structure, known: tuple[str, ...], initial: Sites | None = None
+) -> Part | None:
     """What moves units together that forbidden states hold in place; None if none are held.
 
     Args:
         energy: The energy.
+        structure: What is known of it.
         known: The sites whose units have conditional laws.
         initial: Values of all sites where chains will start, if known.
     """
-    if factors_of(energy) is not None:
+    graph = graph_of(structure)
+    if graph is not None:
         reason = "factors forbid joint labels"
-        return Part(ConstraintBlocks(), known, reason) if ties(energy) else None
-    listed = tuple(name for name in known if can_share(energy, name))
-    if not listed or not energy.structure().forbids:
+        return Part(ConstraintBlocks(), known, reason) if ties(graph) else None
+    if not structure.forbids:
         return None
-    groups = tied_groups(energy, listed, initial)
+    listed = tuple(name for name in known if can_share(structure, name))
+    if not listed:
+        return None
+    groups = tied_groups(energy, structure, listed, initial)
     if groups is None:
         return None
     reason = "forbidden states hold units in place"
-    return Part(blocks_of(energy, listed, groups), listed, reason)
+    return Part(blocks_of(structure, listed, groups), listed, reason)
 
 
 def said(parts: list[Part]) -> str:

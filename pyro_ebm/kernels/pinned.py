@@ -13,11 +13,11 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, Unit, can_change, changes
+from pyro_ebm.energies import Energy, Structure, Unit, can_change, changes
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Sites, unit_names, values_at
 
-from .start import Starts, some_starts
+from .start import some_starts
 
 FEWEST = 100  # draws of each chain, with fewer of which nothing is said
 GLANCES = 8  # draws, at which units that move are told from those that may not
@@ -60,7 +60,7 @@ Groups = tuple[tuple[Unit, ...], ...]
 
 
 def tied_groups(
-    energy: Energy, sites: Sequence[str], initial: Sites | None = None
+    energy: Energy, structure: Structure, sites: Sequence[str], initial: Sites | None = None
 ) -> Groups | None:
     """Groups of units that forbidden states tie together, where chains may start.
 
@@ -70,23 +70,22 @@ def tied_groups(
 
     Args:
         energy: The energy.
+        structure: What is known of it.
         sites: Sites whose values can be listed.
         initial: Values of all sites (chain, *shape) where chains of one law start, if known.
     """
     try:
         with forked(0, energy.device), torch.no_grad():
-            x, inside = some_starts(energy, STARTS) if initial is None else some_of(energy, initial)
+            if initial is None:
+                x, inside = some_starts(energy, structure, STARTS)
+            else:  # a few of the places where chains start
+                x = {name: value[:STARTS] for name, value in initial.items()}
+                inside = structure.energy(x).isfinite()
             if int(inside.sum()) < 2:
                 return ()
             return groups_at(energy, x, inside, sites)
     except Exception:  # an energy that bears no random values says nothing of them
         return None
-
-
-def some_of(energy: Energy, initial: Sites) -> Starts:
-    """A few of the places where chains start."""
-    x = {name: value[:STARTS] for name, value in energy.accept(initial).items()}
-    return Starts(x, energy.evaluate(x).isfinite())
 
 
 def groups_at(energy: Energy, x: Sites, inside: Tensor, sites: Sequence[str]) -> Groups | None:
@@ -136,18 +135,20 @@ def partners_of(energy: Energy, x: Sites, unit: Unit, every: Sequence[Unit]) -> 
 
 
 @torch.no_grad()
-def pinned_units(energy: Energy, draws: Sites) -> Pinned | None:
+def pinned_units(energy: Energy, structure: Structure, draws: Sites) -> Pinned | None:
     """The units of a run that are held in place; None if none is seen to be.
 
     Args:
         energy: The energy.
+        structure: What is known of it.
         draws: Values of all its sites (chain, draw, *shape).
     """
-    if not draws or not energy.structure().forbids:
+    if not draws or not structure.forbids:
         return None
     if next(iter(draws.values())).shape[1] < FEWEST:
         return None
-    names, causes = [], []
+    names: list[str] = []
+    causes: list[str] = []
     for site, unit, kept in candidates(energy, draws):
         held = kept
         for x in looked_at(energy, draws):
@@ -155,7 +156,9 @@ def pinned_units(energy: Energy, draws: Sites) -> Pinned | None:
         if bool(held.any()):
             names.append(unit_names(site, unit_shape(energy, site))[unit])
             chain = int(held.nonzero()[0])
-            causes += causes_of(energy, {n: v[chain] for n, v in x.items()}, site, unit)
+            tried, others = changes(energy, {n: v[chain] for n, v in x.items()}, (site, unit))
+            for k in others.nonzero()[:, 0].tolist():
+                causes += structure.what_forbids({n: v[k] for n, v in tried.items()})
     if not names:
         return None
     distinct = list(dict.fromkeys(causes))
@@ -194,14 +197,6 @@ def unit_shape(energy: Energy, site: str) -> torch.Size:
     values = values_at(energy.sites[site])
     shape = energy.sites[site].shape
     return shape if values is None else shape[: len(shape) - (values.dim() - 1)]
-
-
-def causes_of(energy: Energy, x: Sites, site: str, unit: int) -> list[str]:
-    """What forbids the other values of a unit, of one chain."""
-    tried, others = changes(energy, x, (site, unit))
-    rows = [{name: v[k] for name, v in tried.items()} for k in others.nonzero()[:, 0].tolist()]
-    structure = energy.structure()
-    return [cause for row in rows for cause in structure.what_forbids(row)]
 
 
 def warning_of(attributes: Mapping[str, object]) -> str:

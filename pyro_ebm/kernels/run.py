@@ -3,25 +3,34 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, Structure
 from pyro_ebm.kernels.composite.tempering import ladder_findings
+from pyro_ebm.progress import progress
 from pyro_ebm.seeding import GeneratorState, chosen_seed, forked, generator_state
 from pyro_ebm.sites import Site, Sites, describe, two_values
 from pyro_ebm.stopping import carry, whole_steps
+from pyro_ebm.version import __version__
 
-from .base import Kernel, after_warmup, findings_of, in_warmup, same_batch, unmoved_sites
+from .base import (
+    Kernel,
+    KernelState,
+    after_warmup,
+    findings_of,
+    in_warmup,
+    known_energy,
+    unmoved_sites,
+)
 from .chains import Attributes, Chains, NonFiniteEnergyError, Record, Schedule
 from .pinned import ForbiddenStatesWarning, Pinned, pinned_units, warning_of
-from .start import finite_start, given_start, require_finite_start
+from .settings import require_energy, require_kernel
+from .start import finite_start, given_start, read_structure, require_finite_start
 from .watch import EVERY, Watch, WrongDependenceError
 
 LOOK = 100  # steps, after which the energy of where chains stand is computed anew
@@ -82,30 +91,54 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
         >>> chains.draws["visible"].shape, chains.statistics["lp"].shape
         (torch.Size([8, 50, 6]), torch.Size([8, 50]))
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
-    if not isinstance(energy, Energy):
-        raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
+    require_kernel(kernel)
+    require_energy(energy, "energy")
     schedule = Schedule(draws=draws, warmup=warmup, thinning=thinning, keep=keep)
     seed = chosen_seed(seed)
+    start = chains if initial is None else given_start(energy, initial)
+    return carried_out(
+        beginning(kernel, energy, schedule, start, seed), energy, seed, schedule.draws
+    )
 
-    def begin() -> Chains:
-        x = finite_start(energy, chains) if initial is None else given_start(energy, initial)
-        if initial is not None:
-            require_finite_start(energy, x)
+
+def beginning(
+    kernel: Kernel, energy: Energy, schedule: Schedule, start: Sites | int, seed: int
+) -> Callable[[Structure], Chains]:
+    """What makes chains before their first step, given what is known of the energy.
+
+    Args:
+        kernel: The kernel.
+        energy: The energy.
+        schedule: How long they are to run.
+        start: Where they start (chain, *shape), checked; or how many start at random.
+        seed: Of the run.
+    """
+
+    def begin(structure: Structure) -> Chains:
+        if isinstance(start, Mapping):
+            x = start
+            require_finite_start(energy, structure, x)
+        else:
+            x = finite_start(energy, start, structure)
         moving = in_warmup(kernel, schedule.warmup)
         state = moving.init(energy, x)
-        note_left_out(kernel, energy)
+        if left := unmoved_sites(kernel, energy):
+            held = ", ".join(f"{name!r}: value" for name in left)
+            warnings.warn(
+                f"The kernel does not move {left}, so all their draws are where the chains start. "
+                f"Add a kernel for them in a Cycle, or hold them: clamp(energy, {{{held}}}).",
+                stacklevel=4,
+            )
         attributes: Attributes = {
             "inference_library": "pyro_ebm",
-            "inference_library_version": version("pyro-ebm"),
+            "inference_library_version": __version__,
             "torch_version": str(torch.__version__),  # a subclass of str, which netCDF cannot store
             "energy": type(energy).__name__,
             "kernel": repr(moving),
             "dtype": str(energy.dtype).removeprefix("torch."),
             "device": str(energy.device),
             "seed": seed,
-            "chains": same_batch(x, energy)[0],
+            "chains": len(next(iter(x.values()))),
             "warmup": schedule.warmup,
             "warmup_done": 0,
             "thinning": schedule.thinning,
@@ -115,22 +148,7 @@ def run(  # noqa: PLR0913 (one run: each of its settings by its own word)
         now = generator_state(energy.device)
         return Chains(energy.sites, {}, {}, {}, {}, attributes, moving, schedule, state, now)
 
-    return carried_out(begin, energy, seed, schedule.draws)
-
-
-def note_left_out(kernel: Kernel, energy: Energy) -> None:
-    """Names the sites that a kernel does not move: their draws are where they start.
-
-    Warns:
-        UserWarning: If there are some.
-    """
-    if left := unmoved_sites(kernel, energy):
-        held = ", ".join(f"{name!r}: value" for name in left)
-        warnings.warn(
-            f"The kernel does not move {left}, so all their draws are where the chains start. Add "
-            f"a kernel for them in a Cycle, or hold them: clamp(energy, {{{held}}}).",
-            stacklevel=5,
-        )
+    return begin
 
 
 def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
@@ -163,19 +181,24 @@ def resume(chains: Chains, energy: Energy, draws: int) -> Chains:
     draws = Schedule(draws=draws).draws  # refuses what is no number of draws
     state = chains.kernel.refresh(energy, chains.state, chains.state.x)
     start = replace(chains, state=state)
-    return carried_out(lambda: start, energy, chains.generators, draws)
+    return carried_out(lambda _: start, energy, chains.generators, draws)
 
 
 def carried_out(
-    begin: Callable[[], Chains], energy: Energy, generators: int | GeneratorState, draws: int
+    begin: Callable[[Structure], Chains],
+    energy: Energy,
+    generators: int | GeneratorState,
+    draws: int,
+    structure: Structure | None = None,
 ) -> Chains:
     """The chains from `begin` after what is left of their warm-up and so many draws more.
 
     Args:
-        begin: Makes the chains to go on from.
+        begin: Makes the chains to go on from, given what is known of the energy.
         energy: The energy.
         generators: A seed, or the state of the generators.
         draws: How many more.
+        structure: What is known of the energy, if it is at hand: the run reads it once.
 
     Raises:
         NonFiniteEnergyError: If an energy becomes NaN; it carries the draws so far.
@@ -184,9 +207,13 @@ def carried_out(
     course: Course | None = None
     try:
         with whole_steps() as look, forked(generators, energy.device):
-            course = Course(begin(), energy, draws)
+            structure = structure or read_structure(energy)
+            course = Course(begin(structure), energy, structure, draws)
             course.go(look)
-            found = with_pinned(course.chains(), energy)
+            found = course.chains()
+            before = {k: v for k, v in found.attributes.items() if k not in Pinned._fields}
+            pinned = pinned_units(energy, structure, found.draws)
+            found = replace(found, attributes={**before, **(pinned._asdict() if pinned else {})})
             if "pinned" in found.attributes:
                 warnings.warn(warning_of(found.attributes), ForbiddenStatesWarning, stacklevel=3)
             return found
@@ -194,13 +221,6 @@ def carried_out(
         if course is None:
             raise
         return course.ended_by(error)
-
-
-def with_pinned(found: Chains, energy: Energy) -> Chains:
-    """The chains, with what is seen in their draws of units that are held in place."""
-    before = {k: v for k, v in found.attributes.items() if k not in Pinned._fields}
-    pinned = pinned_units(energy, found.draws)
-    return replace(found, attributes={**before, **(pinned._asdict() if pinned else {})})
 
 
 def joined(first: Chains, more: Chains) -> Chains:
@@ -225,7 +245,7 @@ class Whole(NamedTuple):
     """Where a run stands after a whole step of the warm-up, or after a draw."""
 
     kernel: Kernel
-    state: Any
+    state: KernelState
     generators: GeneratorState
     warmup: int  # steps done, those of earlier runs too
     kept: tuple[int, int]  # draws in the records, of the warm-up and after it
@@ -237,10 +257,11 @@ class Course:
     Args:
         start: The chains that it goes on from.
         energy: The energy.
+        structure: What is known of it.
         draws: How many more.
     """
 
-    def __init__(self, start: Chains, energy: Energy, draws: int) -> None:
+    def __init__(self, start: Chains, energy: Energy, structure: Structure, draws: int) -> None:
         schedule, count = start.schedule, int(start.attributes["chains"])
         done = int(start.attributes["warmup_done"])
         room = schedule.warmup // schedule.thinning - done // schedule.thinning
@@ -249,7 +270,10 @@ class Course:
         self.draws = Record(energy, count, draws)
         self.whole = Whole(start.kernel, start.state, start.generators, done, (0, 0))
         self.looked = self.whole  # where the energy was last computed anew
-        self.watch = Watch(energy, int(start.attributes["seed"]))
+        self.watch = Watch(structure, int(start.attributes["seed"]))
+        # A Metropolis test rejects what is NaN: chains would stand still where the energy was
+        # finite, and report that finite energy. A machine's parameters are checked when read.
+        self.may_break = structure.forbids
         self.interrupted, self.begun = False, time.perf_counter()
 
     def go(self, look: Callable[[], None]) -> None:
@@ -262,7 +286,8 @@ class Course:
         done, steps = self.whole.warmup, self.draws.room * schedule.thinning
         total = schedule.warmup - done + steps
         self.watch.look(self.whole.state.x)
-        with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
+        name = type(self.whole.kernel).__name__
+        with progress(name, total, "step", at_end="goes") as bar:
 
             def between() -> None:
                 bar.update()
@@ -276,6 +301,7 @@ class Course:
     def make(self, record: Record, steps: range, between: Callable[[], None]) -> None:
         """Makes steps of the warm-up or of the draws, and keeps those that are due."""
         energy, thinning = self.energy, self.start.schedule.thinning
+        device = energy.device
         warming = record is self.warmup
         kernel, state = self.whole.kernel, self.whole.state
         for step in steps:
@@ -290,7 +316,7 @@ class Course:
                 self.whole = Whole(
                     kernel,
                     state,
-                    generator_state(energy.device),
+                    generator_state(device),
                     step if warming else self.whole.warmup,
                     (self.warmup.filled, self.draws.filled),
                 )
@@ -306,11 +332,13 @@ class Course:
         Raises:
             FloatingPointError: If it is not finite.
         """
-        try:
-            require_still_finite(self.energy, x)
-        except FloatingPointError:
-            self.whole = self.looked
-            raise
+        if self.may_break:
+            try:
+                with torch.no_grad():
+                    require_finite(self.energy.evaluate(x).reshape(-1), x)
+            except FloatingPointError:
+                self.whole = self.looked
+                raise
         self.looked = self.whole
 
     def chains(self) -> Chains:
@@ -367,9 +395,9 @@ class Course:
 
 
 @torch.no_grad()
-def energy_at(energy: Energy, state: Any) -> Tensor:  # noqa: ANN401 (any kernel's State)
+def energy_at(energy: Energy, state: KernelState) -> Tensor:
     """E(x) (*batch,), from the state where the kernel knows it."""
-    known = getattr(state, "energy", None)
+    known = known_energy(state)
     return energy.evaluate(state.x) if known is None else known
 
 
@@ -403,20 +431,6 @@ def require_finite(lp: Tensor, x: Sites) -> None:
     what = f"The values of the sites {sites}" if sites else "The energy"
     kind = "NaN" if bool(lp.isnan().any()) else "infinite"
     raise FloatingPointError(f"{what} became {kind} in the chains {where[:10]}")
-
-
-@torch.no_grad()
-def require_still_finite(energy: Energy, x: Sites) -> None:
-    """Refuses an energy that has turned NaN under its chains.
-
-    A Metropolis test rejects what is NaN: chains would stand still where the energy was finite, and
-    report that finite energy. A machine's parameters are checked where they are read.
-
-    Raises:
-        FloatingPointError: As `require_finite`.
-    """
-    if energy.structure().forbids:
-        require_finite(energy.evaluate(x).reshape(-1), x)
 
 
 def require_same_sites(chains: Chains, energy: Energy) -> None:

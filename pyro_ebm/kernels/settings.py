@@ -1,7 +1,7 @@
 """The checks of kernels' settings."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -22,14 +22,18 @@ def require_energy(energy: Energy, name: str) -> None:
         raise TypeError(f"{name} is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
 
 
-def require_kernel(kernel: Kernel) -> None:
+def require_kernel(kernel: Kernel, example: str = "Gibbs()") -> None:
     """Refuses what is no kernel, a class of kernels among it.
+
+    Args:
+        kernel: What was given.
+        example: A kernel that suits, for the message.
 
     Raises:
         TypeError: If it is none.
     """
     if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example Gibbs().")
+        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example {example}.")
 
 
 def require_settings(kernel: Kernel, user: str) -> None:
@@ -58,14 +62,14 @@ def require_names(sites: Sequence[str] | None, example: str) -> None:
         )
 
 
-def require_known_sites(energy: Energy, names: Sequence[str], mover: str) -> None:
+def require_known_sites(known: Collection[str], names: Sequence[str], mover: str) -> None:
     """Refuses names that are none of the energy's sites.
 
     Raises:
         ValueError: If there is one.
     """
-    if unknown := [name for name in names if name not in energy.sites]:
-        raise ValueError(f"{mover} is to move {unknown}, but the energy has {list(energy.sites)}.")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{mover} is to move {unknown}, but the energy has {list(known)}.")
 
 
 def require_once(names: tuple[str, ...]) -> None:
@@ -78,9 +82,9 @@ def require_once(names: tuple[str, ...]) -> None:
         raise ValueError(f"sites is {names!r}; wanted every name once.")
 
 
-def left_out(kernel: Kernel, *names: str) -> tuple[str, ...]:
-    """Those of some settings that are None."""
-    return tuple(name for name in names if getattr(kernel, name) is None)
+def left_out(**given: object) -> tuple[str, ...]:
+    """The names of those settings that are None."""
+    return tuple(name for name, value in given.items() if value is None)
 
 
 Length = float | Tensor  # of a step: one for all, or one for each element of the batch

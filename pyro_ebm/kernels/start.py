@@ -1,5 +1,6 @@
 """Where chains start, and which energies a kernel accepts."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,19 +11,37 @@ from pyro_ebm.energies import (
     Constraints,
     Energy,
     FieldStructure,
-    PairwiseTerms,
     Structure,
-    factors_of,
-    pairwise_terms,
+    graph_of,
 )
 from pyro_ebm.kernels import chance
-from pyro_ebm.sites import Sites, check_names, describe, is_endless, random_values, whole
+from pyro_ebm.sites import (
+    Sites,
+    check_names,
+    covers,
+    describe,
+    is_endless,
+    random_values,
+    whole,
+)
 
 from .base import require_machines, same_batch
 
 
-def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None = None) -> Sites:
-    """The door of a kernel: every site, with one batch shape, that of the terms covered.
+@torch.no_grad()
+def read_structure(energy: Energy) -> Structure:
+    """What is known of an energy, its parameters read without a history."""
+    return energy.structure()
+
+
+def accept_all(energy: Energy, x: Sites, structure: Structure | None = None) -> Sites:
+    """Values of every site that a kernel is given, checked.
+
+    Args:
+        energy: The energy.
+        x: The values, with one batch shape.
+        structure: What is known of the energy, if that counts: where it has terms, the batch shape
+            of the parameters has to be covered.
 
     Raises:
         TypeError, ValueError: If something is not what is wanted.
@@ -30,18 +49,9 @@ def accept_at_door(energy: Energy, x: Sites, terms: PairwiseTerms | None = None)
     x = energy.accept(x)
     check_names(x, energy.sites)
     batch = same_batch(x, energy)
-    if terms is not None:
-        require_machines(batch, terms.batch)
+    if structure is not None and structure.has_terms:
+        require_machines(batch, structure.batch)
     return x
-
-
-def read_terms(energy: Energy) -> PairwiseTerms | None:
-    """The parameters of a pairwise energy, read once and checked; None for any other energy."""
-    with torch.no_grad():
-        terms = pairwise_terms(energy)
-        if terms is not None:
-            terms.require_finite()
-    return terms
 
 
 def with_terms(structure: Structure) -> Structure | None:
@@ -58,28 +68,29 @@ def where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(chosen.reshape(*chosen.shape, *[1] * (new.dim() - chosen.dim())), new, old)
 
 
-def heights(energy: Energy, x: Sites) -> Tensor:  # (chains,)
+def heights(energy: Energy, structure: Structure, x: Sites) -> Tensor:  # (chains,)
     """The energy of each chain's start.
 
     Raises:
         ValueError: If the energy has a batch of laws that the chains do not cover.
     """
     batch = same_batch(x, energy)
-    try:
-        return energy(x).expand(batch)
-    except (RuntimeError, ValueError):
-        require_machines(batch, laws(energy, x))
-        raise
+    with suppress(RuntimeError, ValueError):
+        found = structure.energy(x)
+        if covers(found.shape, batch):
+            return found.expand(batch)
+    require_machines(batch, laws(structure, x))
+    return energy(x).expand(batch)  # which says what is wrong
 
 
 @torch.no_grad()
-def laws(energy: Energy, x: Sites) -> torch.Size:
+def laws(structure: Structure, x: Sites) -> torch.Size:
     """The batch shape of an energy's laws: that of its answer for a single state of x."""
     first = {}
-    for name, site in energy.sites.items():
+    for name, site in structure.sites.items():
         batch = x[name].dim() - len(site.shape)
         first[name] = x[name][(0,) * batch]
-    return energy.evaluate(first).shape
+    return structure.energy(first).shape
 
 
 def is_one_law(energy: Energy, x: Sites) -> bool:
@@ -92,7 +103,7 @@ def is_one_law(energy: Energy, x: Sites) -> bool:
         energy: The energy.
         x: Values of all its sites, (*batch, *shape), of which the first are looked at.
     """
-    return not laws(energy, x)
+    return not laws(read_structure(energy), x)
 
 
 def check_reference(energy: Energy, reference: Energy | None, lowest: float) -> None:
@@ -123,24 +134,29 @@ PENALTY = 20.0  # nats, for what a field forbids, while a start is sought
 
 
 @torch.no_grad()
-def finite_start(energy: Energy, chains: int) -> Sites:
+def finite_start(energy: Energy, chains: int, structure: Structure | None = None) -> Sites:
     """A random start where p(x) is not 0; chains that have come elsewhere try again.
 
     In a random field they go on from where they are, to where less is forbidden.
+
+    Args:
+        energy: The energy.
+        chains: The number of chains.
+        structure: What is known of the energy, if it is at hand.
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
         ValueError: As `random_start`; or if a chain has not found such a place.
     """
-    structure = energy.structure()
+    structure = structure or energy.structure()
     if structure.starts is not None:  # a Pyro model can draw counts
         return structure.starts.initial(chains)
     x = random_start(energy, chains)
     if not structure.forbids:
         return x
-    mender = Mender.of(energy)
+    mender = Mender.of(structure)
     for _ in range(TRIES):
-        outside = ~heights(energy, x).isfinite()
+        outside = ~heights(energy, structure, x).isfinite()
         if not bool(outside.any()):
             return x
         again = random_start(energy, chains) if mender is None else mender.mended(x)
@@ -167,16 +183,16 @@ class Mender(NamedTuple):
     constraints: Constraints
 
     @classmethod
-    def of(cls, energy: Energy) -> "Mender | None":
+    def of(cls, structure: Structure) -> "Mender | None":
         """That of a field; None for any other energy."""
-        graph = factors_of(energy)
+        graph = graph_of(structure)
         if graph is None:
             return None
         groups = {
             name: replace(group, table=-PENALTY * group.table.isneginf().to(group.table))
             for name, group in graph.groups.items()
         }
-        field = FieldStructure(energy.sites, replace(graph, groups=groups))
+        field = FieldStructure(structure.sites, replace(graph, groups=groups))
         return cls(field, Constraints.of(graph))
 
     def mended(self, x: Sites) -> Sites:
@@ -203,12 +219,12 @@ class Starts(NamedTuple):
 
 
 @torch.no_grad()
-def some_starts(energy: Energy, count: int) -> Starts:
+def some_starts(energy: Energy, structure: Structure, count: int) -> Starts:
     """As many random values at least, tried a few times as long as none of them has p(x) > 0."""
     tried = []
     for _ in range(FEW_TRIES):
-        x = scattered(energy, count)
-        laws = energy.evaluate({name: value[:1] for name, value in x.items()}).shape
+        x = scattered(energy, structure, count)
+        laws = structure.energy({name: value[:1] for name, value in x.items()}).shape
         if laws.numel() > 1:
             x = {
                 name: value.reshape(count, *[1] * len(laws), *value.shape[1:]).expand(
@@ -216,7 +232,7 @@ def some_starts(energy: Energy, count: int) -> Starts:
                 )
                 for name, value in x.items()
             }
-        inside = energy.evaluate(x).isfinite().expand(same_batch(x, energy))
+        inside = structure.energy(x).isfinite().expand(same_batch(x, energy))
         tried.append(Starts(x, inside))
         if sum(int(found.inside.sum()) for found in tried) >= count:
             break
@@ -224,9 +240,9 @@ def some_starts(energy: Energy, count: int) -> Starts:
     return Starts(values, torch.cat([found.inside for found in tried]))
 
 
-def scattered(energy: Energy, count: int) -> Sites:
+def scattered(energy: Energy, structure: Structure, count: int) -> Sites:
     """Random values (count, *shape), of a model drawn from itself."""
-    starts = energy.structure().starts
+    starts = structure.starts
     if starts is None:
         return random_start(energy, count)
     rows = [starts.random_values() for _ in range(count)]
@@ -234,13 +250,18 @@ def scattered(energy: Energy, count: int) -> Sites:
 
 
 @torch.no_grad()
-def require_finite_start(energy: Energy, x: Sites) -> None:
+def require_finite_start(energy: Energy, structure: Structure, x: Sites) -> None:
     """Refuses a start that is impossible, or of which nothing is known.
+
+    Args:
+        energy: The energy.
+        structure: What is known of it.
+        x: The start (chain, *shape), checked.
 
     Raises:
         ValueError: If an energy is infinite or NaN.
     """
-    found = heights(energy, x)
+    found = heights(energy, structure, x)
     if not bool(found.isfinite().all()):
         where = (~found.isfinite()).nonzero()[:, 0].tolist()
         kind = "NaN" if bool(found.isnan().any()) else "infinite"

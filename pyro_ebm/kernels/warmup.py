@@ -1,7 +1,5 @@
 """Tuning a kernel before its draws."""
 
-from typing import Any
-
 from torch import Tensor
 
 from pyro_ebm.energies import Energy
@@ -9,7 +7,8 @@ from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import Sites, whole
 from pyro_ebm.stopping import carry, warn_with, whole_steps
 
-from .base import Kernel, after_warmup, in_warmup
+from .base import Kernel, KernelState, after_warmup, in_warmup
+from .settings import require_energy, require_kernel
 
 
 def warmup(
@@ -19,7 +18,7 @@ def warmup(
     *,
     steps: int = 500,
     seed: int | None = None,
-) -> tuple[Kernel, Any]:
+) -> tuple[Kernel, KernelState]:
     """A tuned kernel, and its state after the warm-up.
 
     Ctrl-C ends the warm-up after the step under way and keeps what it has found so far. Any other
@@ -49,10 +48,8 @@ def warmup(
         >>> kernel.unset(), state.x["visible"].shape
         ((), torch.Size([10, 3]))
     """
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"kernel is {kernel!r}; wanted a kernel, for example HMC().")
-    if not isinstance(energy, Energy):
-        raise TypeError(f"energy is {energy!r}; wanted an energy, for example a BoltzmannMachine.")
+    require_kernel(kernel, "HMC()")
+    require_energy(energy, "energy")
     count = whole(steps)
     if count is None or count < 1:
         raise ValueError(f"steps is {steps!r}; wanted a positive whole number.")

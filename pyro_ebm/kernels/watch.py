@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Structure
 from pyro_ebm.sites import Sites
 
 if TYPE_CHECKING:
@@ -42,15 +42,14 @@ class Watch:
     how often there was time to look.
 
     Args:
-        energy: The energy of the run.
+        structure: What is known of the energy of the run.
         seed: Of what is looked at.
     """
 
-    def __init__(self, energy: Energy, seed: int) -> None:
+    def __init__(self, structure: Structure, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.begin, self.spent = time.perf_counter(), 0.0
-        with torch.no_grad():
-            self.structure = energy.structure()
+        self.structure = structure
         self.is_needed = True  # until nothing is seen to be claimed
 
     def look(self, x: Sites) -> None:

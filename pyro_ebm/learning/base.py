@@ -6,16 +6,19 @@ settings only; what goes on from step to step (persistent chains) is its state.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from pyro_ebm.energies import Clamped, Energy, PairwiseTerms
 from pyro_ebm.sites import Site, Sites
 
+State = TypeVar("State", default=Any)  # of one objective: its own
 
-class Step(NamedTuple):
+
+class Step(NamedTuple, Generic[State]):
     """What an objective says of some rows.
 
     Args:
@@ -35,12 +38,14 @@ class Step(NamedTuple):
     """
 
     loss: Tensor
-    state: Any
+    state: State
     fantasies: Sites | None = None
 
 
-class Objective(ABC):
+class Objective(ABC, Generic[State]):
     """A learning rule: a surrogate loss whose gradient is the wanted one.
+
+    One of one's own is `class Mine(Objective)`, or, for type checkers, `Objective[MyState]`.
 
     Example:
         >>> import torch
@@ -53,8 +58,8 @@ class Objective(ABC):
     """
 
     @abstractmethod
-    def init(self, energy: Energy, data: Sites | Tensor) -> Any:  # noqa: ANN401 (each its State)
-        """The state before the first step, after the checks at the door.
+    def init(self, energy: Energy, data: Sites | Tensor) -> State:
+        """The state before the first step, after the checks of what is given.
 
         Args:
             energy: What is to be learned.
@@ -69,9 +74,9 @@ class Objective(ABC):
         self,
         energy: Energy,
         data: Sites | Tensor,
-        state: Any,  # noqa: ANN401
+        state: State,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[State]:
         """The surrogate loss at these rows, and the next state.
 
         Args:

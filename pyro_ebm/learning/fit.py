@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, PairwiseTerms, terms_of
+from pyro_ebm.kernels import read_structure
 from pyro_ebm.learning.observers.base import Observer
 from pyro_ebm.learning.observers.monitor import Monitor
 from pyro_ebm.seeding import chosen_seed, forked, generator_state
@@ -37,7 +37,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     batch_size: int | None = None,
     optimizer: Optimizer | MakeOptimizer = adam,
     observers: Sequence[Observer] = (Monitor(),),
-    state: Any = None,  # noqa: ANN401 (the objective's State)
+    state: object = None,
     seed: int | None = None,
 ) -> History:
     """Learns the parameters of an energy from data, in place.
@@ -84,8 +84,9 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
     x = energy.accept(data)
     rows = rows_of(x, energy.sites)
     batch_size = check_counts(rows, epochs, batch_size)
-    parameters = learned_parameters(energy)
-    warn_of_constant_units(x, energy)
+    structure = read_structure(energy)
+    parameters = learned_parameters(energy, structure)
+    warn_of_constant_units(x, energy, terms_of(structure))
     calls = calls_of(observers)
     if held_batch(energy):
         require_all_rows(rows, batch_size)
@@ -116,7 +117,7 @@ def fit(  # noqa: PLR0913 (the settings of one loop, each by its name)
         raise
 
 
-def beginning(task: Task, state: Any) -> Place:  # noqa: ANN401 (the objective's)
+def beginning(task: Task, state: object) -> Place:
     """Where learning begins: before the first epoch."""
     if state is None:
         state = task.objective.init(task.energy, task.data)
@@ -186,14 +187,12 @@ def require_all_rows(rows: int, batch_size: int) -> None:
         )
 
 
-def warn_of_constant_units(x: Sites, energy: Energy) -> None:
+def warn_of_constant_units(x: Sites, energy: Energy, terms: PairwiseTerms | None) -> None:
     """Warns of units with one value in every row that the machine does not already have there.
 
     Their best bias, or their best precision, is infinite. From where `init_biases_from_data` puts
     it, a bias hardly moves any more.
     """
-    with torch.no_grad():
-        terms = pairwise_terms(energy)
     if terms is None:
         return
     learned = {name for name, value in energy.named_parameters() if value.requires_grad}

@@ -1,6 +1,6 @@
 """What learning has come to, and what it takes to go on from there."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -12,13 +12,14 @@ from .base import Step
 
 Moment = Literal["at_start", "after_update", "after_epoch", "at_end"]
 Stage = Literal["between", "learning", "over"] | Moment
+ENDS = 4  # rows shown at both ends of a history
 OWN = ("epoch", "seconds")  # names in a row of metrics that no observer reports
 
 
 class Place(NamedTuple):
     """Where learning stands between two steps."""
 
-    state: Any  # the objective's
+    state: object  # the objective's
     generators: GeneratorState
     rows: int  # of the data
     epoch: int = 0  # under way, or the last one; from 1
@@ -45,7 +46,7 @@ class Place(NamedTuple):
         return {name: value for name, value in self.metrics[-1].items() if name not in OWN}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class History:
     """What `fit` did.
 
@@ -68,11 +69,17 @@ class History:
     """
 
     metrics: list[dict[str, float]]
-    state: Any = field(repr=False)
+    state: Any
     seed: int
     interrupted: bool
-    optimizer: Optimizer = field(repr=False)
-    place: Place = field(repr=False)
+    optimizer: Optimizer
+    place: Place
+
+    def __repr__(self) -> str:
+        done = f"{self.place.epochs_done} epochs, {self.place.updates} updates, seed {self.seed}"
+        ended = ", interrupted" if self.interrupted else ""
+        reason = f", stopped: {self.stopped}" if self.stopped else ""
+        return "\n".join([f"History of {done}{ended}{reason}", *table(self.metrics)])
 
     @property
     def stopped(self) -> str | None:
@@ -90,3 +97,17 @@ class History:
             known = sorted({key for row in self.metrics for key in row})
             raise KeyError(f"{name!r} was not reported; the observers reported {known}.")
         return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+
+def table(rows: list[dict[str, float]]) -> list[str]:
+    """The first rows of metrics and the last ones, in columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[f"{row[name]:.5g}" if name in row else "" for name in names] for row in rows]
+    if len(cells) > 2 * ENDS + 1:
+        cells = [*cells[:ENDS], ["…"] * len(names), *cells[-ENDS:]]
+    lines = [names, *cells] if names else []
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]

@@ -7,19 +7,23 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, Structure
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 NAMED = 5  # of a list in a message
 
 
-def learned_parameters(energy: Energy) -> dict[str, nn.Parameter]:
+def learned_parameters(energy: Energy, structure: Structure) -> dict[str, nn.Parameter]:
     """The parameters that are learned, by name; each once, however often it is used.
+
+    Args:
+        energy: What is to be learned.
+        structure: What is known of it.
 
     Raises:
         ValueError: If there is none, or a given tensor has gradients that no step would follow.
-        FloatingPointError: If a parameter is NaN.
+        FloatingPointError: If a parameter is NaN, or not finite in a machine.
     """
     learned = {name: p for name, p in energy.named_parameters() if p.requires_grad}
     # Layers and couplings keep a plain tensor, with its history, as a buffer.
@@ -33,7 +37,13 @@ def learned_parameters(energy: Energy) -> dict[str, nn.Parameter]:
             "What a plain function or a distribution was made of is not the energy's: make it an "
             "nn.Parameter of a module and give that, CallableEnergy(module, sites)."
         )
-    require_numbers(energy)
+    structure.require_finite()
+    bad = [name for name, value in energy.named_parameters() if bool(value.isnan().any())]
+    if bad:
+        raise FloatingPointError(
+            f"The parameters {some(bad)} contain NaN before the first step. Begin at finite "
+            f"numbers, for example those of an earlier machine."
+        )
     return learned
 
 
@@ -54,22 +64,6 @@ def not_learned(kept: dict[str, Tensor]) -> str:
         f"call torch.nn.utils.parametrize.register_parametrization({owner}, {name!r}, module), "
         f"where module computes it and module.right_inverse goes back."
     )
-
-
-def require_numbers(energy: Energy) -> None:
-    """Refuses to begin at parameters that are NaN, or not finite in a machine.
-
-    Raises:
-        FloatingPointError: If there is one.
-    """
-    with torch.no_grad():
-        energy.structure().require_finite()
-    bad = [name for name, value in energy.named_parameters() if bool(value.isnan().any())]
-    if bad:
-        raise FloatingPointError(
-            f"The parameters {some(bad)} contain NaN before the first step. Begin at finite "
-            f"numbers, for example those of an earlier machine."
-        )
 
 
 def optimizer_of(given: Optimizer | MakeOptimizer, learned: dict[str, nn.Parameter]) -> Optimizer:

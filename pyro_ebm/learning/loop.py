@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from pyro_ebm.energies import Energy
 from pyro_ebm.learning.observers.base import (
@@ -24,6 +23,7 @@ from pyro_ebm.learning.observers.base import (
     Progress,
     Report,
 )
+from pyro_ebm.progress import progress
 from pyro_ebm.seeding import GeneratorState, generator_state, set_generators
 from pyro_ebm.sites import Sites
 
@@ -124,7 +124,8 @@ class Learning:
             FloatingPointError: If the loss is not finite.
         """
         done = self.place.epochs_done
-        with tqdm(total=self.task.epochs, initial=done, disable=None, unit="epoch") as bar:
+        name = type(self.task.objective).__name__
+        with progress(name, self.task.epochs, "epoch", at_end="stays", done=done) as bar:
             while step := self.next_step():
                 step()
                 if self.place.epochs_done > done:
@@ -343,7 +344,7 @@ class Copies:
         return self.made[value]
 
 
-def optimised(task: Task, batch: Sites, state: Any, loose: Loose) -> Step:  # noqa: ANN401
+def optimised(task: Task, batch: Sites, state: object, loose: Loose) -> Step:
     """What the objective said last in one step of the optimiser.
 
     Raises:

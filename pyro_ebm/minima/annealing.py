@@ -10,7 +10,7 @@ beyond it to large β.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_ebm.energies import Energy, Path
 from pyro_ebm.kernels import (
     Kernel,
+    KernelState,
     Purpose,
     check_reference,
     choose_kernel,
@@ -25,6 +26,7 @@ from pyro_ebm.kernels import (
     given_start,
     laws,
     random_start,
+    read_structure,
     require_energy,
     require_kernel,
     require_machines,
@@ -113,13 +115,14 @@ def anneal(
         require_kernel(kernel)
         require_settings(kernel, "anneal")
         x = allowed_start(energy, chains) if initial is None else given_start(energy, initial)
-        require_machines(same_batch(x, energy), laws(energy, x))
-        state: Any = None
+        require_machines(same_batch(x, energy), laws(read_structure(energy), x))
+        state: KernelState | None = None
         # Not 0, at which nothing is forbidden: chains would come to where no later step leads back.
         for beta in schedule.clamp_min(torch.finfo(schedule.dtype).tiny):
             here = path.at(beta)
             state = kernel.init(here, x) if state is None else kernel.refresh(here, state, state.x)
             state, _ = kernel.step(here, state)
+        assert state is not None  # a schedule has a step at least
         return Annealed(state.x, energy.evaluate(state.x))
 
 

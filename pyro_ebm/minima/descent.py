@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, Structure, terms_of
 from pyro_ebm.kernels import (
     Alphabet,
     alphabet_of,
     change_one,
     given_start,
     laws,
+    read_structure,
     require_energy,
     require_known,
     require_levels,
@@ -56,11 +57,10 @@ def descend(energy: Energy, x: Sites | Tensor) -> Annealed:
         {'visible': tensor([[1., 1., 1.]])}
     """
     require_energy(energy, "energy")
-    x = given_start(energy, x)
-    with torch.no_grad():
-        energy.structure().require_finite()
-    require_machines(same_batch(x, energy), laws(energy, x))
-    if stuck := stuck_in_descent(energy):
+    x, structure = given_start(energy, x), read_structure(energy)
+    structure.require_finite()
+    require_machines(same_batch(x, energy), laws(structure, x))
+    if stuck := stuck_in_descent(structure):
         raise ValueError(
             f"The sites {stuck} are not discrete, or their units have values of their own; "
             f"descend moves bits, spins, labels and one-hot units, and the units of machines. "
@@ -85,16 +85,16 @@ def descended(energy: Energy, x: Sites) -> Annealed:
     return Annealed(x, height)
 
 
-def stuck_in_descent(energy: Energy) -> list[str]:
+def stuck_in_descent(structure: Structure) -> list[str]:
     """The sites for whose units `descend` knows no change."""
-    if pairwise_terms(energy) is not None:
+    if terms_of(structure) is not None:
         return []
-    by_law = knows_all(energy)
+    by_law = all(map(structure.knows, structure.sites))
     return [
         name
-        for name, site in energy.sites.items()
+        for name, site in structure.sites.items()
         if not site.support.is_discrete
-        or not (by_law or alphabet_of(energy, name) or levels_of(site))
+        or not (by_law or alphabet_of(structure, name) or levels_of(site))
     ]
 
 
@@ -172,14 +172,15 @@ class SingleChanges:
         Raises:
             ValueError: If the values of a site's units cannot be listed.
         """
+        structure = energy.structure()
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
         alphabets, others = {}, {}
         for name, site in energy.sites.items():
-            alphabet = alphabet_of(energy, name)
+            alphabet = alphabet_of(structure, name)
             if alphabet is not None:
                 alphabets[name] = alphabet
             elif site.support.is_discrete:
-                levels = require_levels(energy, name)
+                levels = require_levels(structure, name)
                 others[name] = units_of_values(levels, energy.device), torch.cat(levels).to(like)
         return cls(energy, alphabets, others)
 

@@ -5,7 +5,7 @@ import math
 import torch
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels import local_differences, random_start, require_energy
+from pyro_ebm.kernels import local_differences, random_start, read_structure, require_energy
 from pyro_ebm.partition import Mode, TooManyStatesError, exact
 from pyro_ebm.seeding import chosen_seed, forked
 from pyro_ebm.sites import describe, is_count
@@ -63,7 +63,7 @@ def mode(energy: Energy, *, sweeps: int = 1000, chains: int = 64, seed: int | No
     require_one(energy)
     if (proved := exactly(energy)) is not None:
         return proved
-    if stuck := stuck_in_descent(energy):
+    if stuck := stuck_in_descent(read_structure(energy)):
         raise ValueError(
             f"mode moves bits, spins, labels and one-hot units, and the units of machines, but "
             f"{stuck[0]!r} is {describe(energy.sites[stuck[0]].support)}; minimise the energy over "

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, FieldStructure, PairwiseStructure
+from pyro_ebm.energies import Energy, FieldStructure, PairwiseStructure, Structure
 from pyro_ebm.partition.elimination.field import field_of
 from pyro_ebm.partition.sums.enumeration import (
     MAX_STATES,
@@ -49,23 +49,26 @@ __all__ = [
 ]
 
 
-def summation(energy: Energy, given: Collection[str] = ()) -> Summation:
+def summation(
+    energy: Energy, given: Collection[str] = (), structure: Structure | None = None
+) -> Summation:
     """The way in which an energy is summed.
 
     Args:
         energy: The energy.
         given: Sites that will be held, whatever values they have.
+        structure: What is known of the energy, if it is at hand.
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If there is none: it has sites with infinitely many values, and no structure.
     """
-    match energy.structure():
+    match structure := structure or energy.structure():
         case PairwiseStructure(terms=terms):
             terms.require_finite()
             return MachineSum(terms.to(torch.float64))
         case FieldStructure():
-            return FieldSum(field_of(energy))
+            return FieldSum(field_of(energy, structure))
     levels = {name: levels_of(site) for name, site in energy.sites.items() if name not in given}
     found = {name: values for name, values in levels.items() if values is not None}
     if infinite := [name for name in levels if name not in found]:
@@ -132,9 +135,12 @@ def log_prob(
         tensor([0.4404, 0.0596], dtype=torch.float64, ...)
     """
     x = energy.accept(x)
-    sums = summation(energy, () if log_z is None else tuple(x))
-    if log_z is None:
-        log_z = sums.log_partition()
+    return log_prob_by(summation(energy, () if log_z is None else tuple(x)), energy, x, log_z)
+
+
+def log_prob_by(sums: Summation, energy: Energy, x: Sites, log_z: Tensor | None = None) -> Tensor:
+    """As `log_prob`, of values that are checked, by sums that are at hand."""
+    log_z = sums.log_partition() if log_z is None else log_z
     require_possible(log_z)
     return held(energy, sums, x).log_partition() - log_z
 
@@ -271,18 +277,22 @@ def states(energy: Energy, sites: Sequence[str] | None = None) -> Sites:  # (sta
     return numbered(energy.sites, levels, torch.arange(count, device=energy.device), like)
 
 
-def require_small(energy: Energy) -> None:
+def require_small(energy: Energy, structure: Structure | None = None) -> None:
     """Refuses an energy that is too large for exact summation.
+
+    Args:
+        energy: The energy.
+        structure: What is known of it, if it is at hand.
 
     Raises:
         TooManyStatesError: If it is.
         TypeError: As `log_partition`.
     """
     with torch.no_grad():
-        _ = summation(energy).seconds
+        _ = summation(energy, (), structure).seconds
 
 
-def seconds(energy: Energy, x: Sites | None = None) -> float:
+def seconds(energy: Energy, x: Sites | None = None, *, structure: Structure | None = None) -> float:
     """Roughly how long `log_partition`, or with x `log_prob`, takes on one core.
 
     It is infinity where they refuse.
@@ -290,6 +300,7 @@ def seconds(energy: Energy, x: Sites | None = None) -> float:
     Args:
         energy: The energy.
         x: Values that have passed the door.
+        structure: What is known of the energy, `energy.structure()`, if it is at hand.
 
     Example:
         >>> from pyro_ebm import BoltzmannMachine, exact
@@ -300,7 +311,7 @@ def seconds(energy: Energy, x: Sites | None = None) -> float:
     """
     try:
         with torch.no_grad():
-            sums = summation(energy)
+            sums = summation(energy, (), structure)
             return sums.seconds + (0.0 if x is None else held(energy, sums, x).seconds)
     except (FloatingPointError, TooManyStatesError, TypeError, ValueError):
         return math.inf

@@ -7,10 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
-from pyro_ebm.kernels import Findings, Kernel, TunableKernel, accept_at_door, read_terms
+from pyro_ebm.energies import Energy, Structure
+from pyro_ebm.kernels import (
+    Findings,
+    Kernel,
+    Schedule,
+    TunableKernel,
+    accept_all,
+    read_structure,
+)
 from pyro_ebm.partition import exact
-from pyro_ebm.sites import Sites, batch_shape
+from pyro_ebm.sites import Sites, batch_shape, is_count
 
 NUMBERS = 2**21  # that are drawn at a time, about
 SHARE = 1.0  # of what a warm-up costs, up to which exact sums are preferred; 0 for never
@@ -43,7 +50,7 @@ class ExactDrawsInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ExactDraws(TunableKernel):
+class ExactDraws(TunableKernel[ExactDrawsState, ExactDrawsInfo]):
     """Every step is an independent draw from p(x), by `exact.sample`; no warm-up is needed.
 
     A step forgets where its chain was: draws are independent of each other, and of the start.
@@ -57,10 +64,11 @@ class ExactDraws(TunableKernel):
     """
 
     def init(self, energy: Energy, x: Sites) -> ExactDrawsState:
-        x = accept_at_door(energy, x, read_terms(energy))
-        exact.require_small(energy)
+        structure = read_structure(energy)
+        x = accept_all(energy, x, structure)
+        exact.require_small(energy, structure)
         with torch.no_grad():
-            height = energy.evaluate(x)
+            height = structure.energy(x)
         return ExactDrawsState(x, height, {}, height[None, ...][:0], 0, 0)
 
     def refresh(self, energy: Energy, state: ExactDrawsState, x: Sites) -> ExactDrawsState:
@@ -110,12 +118,14 @@ def at_once(energy: Energy, chains: int) -> int:
     return max(1, NUMBERS // max(1, chains * numbers_of(energy)))
 
 
-def pays(energy: Energy, chains: int, warmup: int, draws: int) -> bool:
+def pays(energy: Energy, structure: Structure, chains: int, schedule: Schedule) -> bool:
     """Whether exact draws cost less than the warm-up of chains, which they do without.
 
     Costs are reckoned, not measured, so that the choice is the same every time.
     """
+    if not is_count(chains):
+        return False  # which is refused where chains start
     of_one, of_number = EVALUATION
-    evaluation = of_one + of_number * numbers_of(energy)
-    sums = math.ceil(draws / at_once(energy, chains))
-    return sums * exact.seconds(energy) < SHARE * warmup * (STEP + chains * evaluation)
+    step = STEP + chains * (of_one + of_number * numbers_of(energy))
+    sums = math.ceil(schedule.draws / at_once(energy, chains))
+    return sums * exact.seconds(energy, structure=structure) < SHARE * schedule.warmup * step

@@ -7,7 +7,6 @@ runs is returned, with the verdict on it. Whatever happens on the way, a finishe
 """
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_ebm.diagnostics import (
     DIVERGED,
@@ -31,7 +29,7 @@ from pyro_ebm.diagnostics import (
     diagnose,
     weigh,
 )
-from pyro_ebm.energies import Energy, Path
+from pyro_ebm.energies import Energy, Path, Structure
 from pyro_ebm.kernels import (
     CAREFUL,
     SMALLEST,
@@ -42,31 +40,35 @@ from pyro_ebm.kernels import (
     Part,
     Purpose,
     Schedule,
+    TemperingState,
+    beginning,
+    carried_out,
     given_start,
-    is_one_law,
     joined,
+    laws,
     parts_of,
     random_start,
+    read_structure,
     reference_of,
+    require_energy,
+    require_kernel,
     resume,
-    run,
     said,
 )
 from pyro_ebm.partition import exact
+from pyro_ebm.progress import tell
 from pyro_ebm.seeding import chosen_seed, forked
-from pyro_ebm.sites import Sites, whole
+from pyro_ebm.sites import Sites
 from pyro_ebm.statistics import frozen_units, r_hat
 from pyro_ebm.stopping import carry, warn_with
 
-from . import exact_draws
-from .exact_draws import ExactDraws
+from .exact_draws import ExactDraws, pays
 
 TRIAL = 8  # levels, on which the barrier of the path is measured
 FEWEST, MOST = 4, 32  # levels of a ladder
 FITTED = 20_000  # draws, of which a reference is made
 LONG = 4  # times as many steps
 GIVEN = "it was given"
-WHEN_SHOWN = 3600.0  # seconds before a bar that is only asked whether bars are shown would be
 
 
 class NotMixedWarning(UserWarning):
@@ -137,9 +139,15 @@ class Task(NamedTuple):
     """What is to be sampled, and how long."""
 
     energy: Energy
+    structure: Structure  # what is known of the energy, read once
     kernel: Kernel | None  # if it was given
     schedule: Schedule
     seed: int
+
+    def run(self, kernel: Kernel, schedule: Schedule, start: Sites | int, seed: int) -> Chains:
+        """Chains of a kernel, as `run` makes them of what is checked."""
+        begin = beginning(kernel, self.energy, schedule, start, seed)
+        return carried_out(begin, self.energy, seed, schedule.draws, self.structure)
 
     def on_path(self, path: Energy, target_acceptance: float) -> tuple[Kernel, str]:
         """The kernel that was given, or one that suits all energies of a path; and why that."""
@@ -210,15 +218,25 @@ def sample(
         >>> sample(BoltzmannMachine.restricted(4, 3), seed=0).attributes["picked"]
         'ExactDraws()'
     """
-    task = Task(energy, kernel, Schedule(draws=draws, warmup=warmup), chosen_seed(seed))
-    exactly = initial is None and can_draw_exactly(task, chains)
-    if isinstance(energy, Energy):  # what is none is refused below
-        with forked(task.seed, energy.device):
-            starts = energy.structure().starts
-            if initial is None and starts is not None and not exactly:
-                initial = starts.initial(chains)  # of finite energy
-            require_one_law(energy, initial)
-    parts = exact_part(energy) if exactly else [] if kernel else suited_parts(energy, initial)
+    require_energy(energy, "energy")
+    if kernel is not None:
+        require_kernel(kernel)
+    schedule, seed = Schedule(draws=draws, warmup=warmup), chosen_seed(seed)
+    x = None if initial is None else given_start(energy, initial)
+    with forked(seed, energy.device):
+        structure = read_structure(energy)
+        exactly = kernel is None and x is None and pays(energy, structure, chains, schedule)
+        if x is None and structure.starts is not None and not exactly:
+            x = structure.starts.initial(chains)  # of finite energy
+        require_one_law(structure, random_start(energy, 1) if x is None else x)
+    task, start = Task(energy, structure, kernel, schedule, seed), chains if x is None else x
+    parts: list[Part] = []
+    if exactly:
+        reason = "exact sums cost less than a warm-up, and make independent draws"
+        parts = [Part(ExactDraws(), tuple(energy.sites), reason)]
+        schedule, start = replace(schedule, warmup=0), exact.sample(energy, int(chains), seed)
+    elif kernel is None:
+        parts = parts_of(energy, initial=x, structure=structure)
     mover = kernel or joined(parts)
     because = said(parts) if parts else GIVEN
     tell(f"Picked {mover!r}: {because}.")
@@ -228,7 +246,7 @@ def sample(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ForbiddenStatesWarning)  # the verdict says it
-            first = first_run(mover, task, chains, initial)
+            first = task.run(mover, schedule, start, seed)
             found = judged("as chosen", first)
             tried = [found]
             warnings.filterwarnings("ignore", "The kernel does not move")  # the first run said it
@@ -264,51 +282,17 @@ def with_notes(tried: Sequence[Judged | Failed], picked: Mapping[str, str]) -> C
     return chains
 
 
-def can_draw_exactly(task: Task, chains: int) -> bool:
-    """Whether exact draws are cheap enough, and no kernel is given."""
-    count = whole(chains)
-    if task.kernel is not None or not isinstance(task.energy, Energy) or not count or count < 1:
-        return False
-    return exact_draws.pays(task.energy, count, task.schedule.warmup, task.schedule.draws)
-
-
-def exact_part(energy: Energy) -> list[Part]:
-    """All sites drawn exactly, as a kernel with its reason."""
-    reason = "exact sums cost less than a warm-up, and make independent draws"
-    return [Part(ExactDraws(), tuple(energy.sites), reason)]
-
-
-def suited_parts(energy: Energy, initial: Sites | Tensor | None) -> list[Part]:
-    """The kernels that suit an energy, seen from where its chains start if that is known."""
-    if not isinstance(energy, Energy) or initial is None:
-        return parts_of(energy)
-    return parts_of(energy, initial=given_start(energy, initial))
-
-
-def first_run(mover: Kernel, task: Task, chains: int, initial: Sites | Tensor | None) -> Chains:
-    """The run that was chosen; of exact draws without a warm-up, from an exact draw."""
-    energy, draws, warmup = task.energy, task.schedule.draws, task.schedule.warmup
-    if isinstance(mover, ExactDraws) and initial is None:
-        initial, warmup = exact.sample(energy, chains, task.seed), 0
-    return run(mover, energy, draws, warmup=warmup, chains=chains, initial=initial, seed=task.seed)
-
-
-def tell(message: str) -> None:
-    """Writes a line above the progress bars, where `run` shows them."""
-    with tqdm(disable=None, leave=False, delay=WHEN_SHOWN) as bar:
-        if not bar.disable:
-            bar.write(message, file=sys.stderr)
-
-
-@torch.no_grad()
-def require_one_law(energy: Energy, initial: Sites | Tensor | None) -> None:
+def require_one_law(structure: Structure, x: Sites) -> None:
     """Refuses an energy whose chains follow several laws.
 
+    Args:
+        structure: What is known of it.
+        x: Values of all its sites (chain, *shape), of which the first are looked at.
+
     Raises:
-        TypeError, ValueError: If there are several; or if there is no start, as `run`.
+        ValueError: If there are several.
     """
-    x = random_start(energy, 1) if initial is None else given_start(energy, initial)
-    found = energy.evaluate({name: value[:1] for name, value in x.items()}).shape
+    found = laws(structure, x)
     if found.numel() > 1:
         raise ValueError(
             f"The energy has {found.numel()} laws, of the batch shape {tuple(found)}: one for each "
@@ -322,17 +306,7 @@ def require_one_law(energy: Energy, initial: Sites | Tensor | None) -> None:
 def improved(first: Judged, task: Task) -> list[Judged | Failed]:
     """The first run, and those that go on from it, as long as there is a need and a way."""
     tried: list[Judged | Failed] = [first]
-    try:
-        improve(tried, first, task)
-        return tried
-    except KeyboardInterrupt:
-        return [*tried, STOPPED]
-
-
-def improve(tried: list[Judged | Failed], first: Judged, task: Task) -> None:
-    """Adds what goes on from the first run."""
     latest, target = first, CAREFUL
-    seeds = iter(other_seeds(task.seed, 4))
 
     def need() -> bool:
         return not latest.is_mixed and not tried[-1].interrupted
@@ -343,18 +317,27 @@ def improve(tried: list[Judged | Failed], first: Judged, task: Task) -> None:
         tried.append(outcome_of(what, way, latest))
         return tried[-1] if isinstance(tried[-1], Judged) else latest
 
-    if need() and first.suffers(DIVERGED) and task.kernel is None:
-        target = SMALLEST
-        seed = next(seeds)
-        latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
-    if need() and is_trapped(latest) and may_temper(task, latest.chains):
-        pair = next(seeds), next(seeds)
-        latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
-    best = best_of(tried)
-    curable = best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED)
-    if need() and curable and not best.suffers(DIVERGED):
-        attempt(f"{best.what}, longer", lambda _: longer(best, task))
-    tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}.")
+    try:
+        seeds = iter(other_seeds(task.seed, 4))
+        if need() and first.suffers(DIVERGED) and task.kernel is None:
+            target = SMALLEST
+            seed = next(seeds)
+            latest = attempt("shorter steps", lambda run: with_shorter_steps(run, task, seed))
+        if (
+            need()
+            and (latest.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(latest))
+            and may_temper(task, latest.chains)
+        ):
+            pair = next(seeds), next(seeds)
+            latest = attempt("tempered", lambda run: tempered(run, task, target, pair))
+        best = best_of(tried)
+        curable = best.suffers(LONGER, NO_TRIPS, SLOW, SLOW_ON_LADDER, TRAPPED)
+        if need() and curable and not best.suffers(DIVERGED):
+            attempt(f"{best.what}, longer", lambda _: longer(best, task))
+        tell(f"{tried[-1].what.capitalize()}: {tried[-1].outcome}.")
+        return tried
+    except KeyboardInterrupt:
+        return [*tried, STOPPED]
 
 
 def outcome_of(what: str, way: Callable[[Judged], Judged], latest: Judged) -> Judged | Failed:
@@ -426,10 +409,9 @@ def badness(found: Judged) -> tuple[bool, int, float]:
 
 def with_shorter_steps(first: Judged, task: Task, seed: int) -> Judged:
     """The run that goes on from another, by shorter steps."""
-    kernel = joined(parts_of(task.energy, target_acceptance=SMALLEST))
-    draws, warmup = task.schedule.draws, task.schedule.warmup
-    chains = run(kernel, task.energy, draws, warmup=warmup, initial=first.chains.last, seed=seed)
-    return judged("shorter steps", chains)
+    parts = parts_of(task.energy, target_acceptance=SMALLEST, structure=task.structure)
+    kernel = joined(parts)
+    return judged("shorter steps", task.run(kernel, task.schedule, first.chains.last, seed))
 
 
 def may_temper(task: Task, chains: Chains) -> bool:
@@ -437,7 +419,7 @@ def may_temper(task: Task, chains: Chains) -> bool:
     if isinstance(task.kernel, ParallelTempering):
         return False
     try:
-        return is_one_law(task.energy, chains.last)
+        return not laws(task.structure, chains.last)
     except Exception:  # an energy that cannot be asked about one state has no place on a ladder
         return False
 
@@ -466,11 +448,6 @@ def says_nothing(found: Judged) -> bool:
     return len(units) == len(found.chains.sites) and (is_frozen(found) or all_of_them)
 
 
-def is_trapped(found: Judged) -> bool:
-    """Whether a ladder may help."""
-    return found.diagnosis.verdict is Verdict.NOT_MIXED or is_frozen(found)
-
-
 def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -> Judged:
     """The run that goes on from another, on a ladder.
 
@@ -478,26 +455,20 @@ def tempered(first: Judged, task: Task, target: float, seeds: tuple[int, int]) -
         InVainError: If units that were frozen are so on a short ladder too.
         KeyboardInterrupt: If the short ladder was stopped by hand.
     """
-    energy, draws, warmup = task.energy, task.schedule.draws, task.schedule.warmup
+    energy, warmup = task.energy, task.schedule.warmup
     # Draws that are all alike would hold the ladder where they are.
     reference = None if says_nothing(first) else reference_of(energy, some_draws(first.chains))
     end = torch.ones((), dtype=energy.dtype, device=energy.device)
     kernel, because = task.on_path(Path.between(reference, energy).at(end), target)
     trial = ParallelTempering(kernel, TRIAL, reference)
-    found = run(
-        trial,
-        energy,
-        max(1, warmup // 4),
-        warmup=max(1, warmup // 2),
-        initial=first.chains.last,
-        seed=seeds[0],
-    )
+    short = Schedule(draws=max(1, warmup // 4), warmup=max(1, warmup // 2))
+    found = task.run(trial, short, first.chains.last, seeds[0])
     if found.interrupted:
         raise KeyboardInterrupt
     if is_frozen(first) and not thawed(first, found):
         raise InVainError(f"on {TRIAL} levels the units that never changed do not either")
     ladder = ParallelTempering(kernel, levels_for(found), reference)
-    chains = run(ladder, energy, draws, warmup=warmup, initial=found.last, seed=seeds[1])
+    chains = task.run(ladder, task.schedule, found.last, seeds[1])
     return judged("tempered", chains)._replace(ladder=because)
 
 
@@ -511,8 +482,10 @@ def thawed(first: Judged, found: Chains) -> bool:
 
 def levels_for(trial: Chains) -> int:
     """The number of levels on which about half the exchanges would be accepted."""
-    assert isinstance(trial.kernel, ParallelTempering)
-    barrier = trial.kernel.report(trial.state).barrier
+    kernel, state = trial.kernel, trial.state
+    assert isinstance(kernel, ParallelTempering)
+    assert isinstance(state, TemperingState)
+    barrier = kernel.report(state).barrier
     return min(MOST, max(FEWEST, math.ceil(2 * barrier) + 2))
 
 

@@ -35,6 +35,7 @@ from .values import (
     bounded as bounded,
     describe as describe,
     flat_features as flat_features,
+    in_words as in_words,
     is_endless as is_endless,
     is_integer as is_integer,
     is_one_hot as is_one_hot,

@@ -148,6 +148,35 @@ def describe(support: Constraint) -> str:
     return f"{{{low}, …, {high}}}"
 
 
+def in_words(name: str, site: Site) -> str:
+    """A site in words: how many values of which kind, under its name."""
+    kind, shape = kind_of(site.support), "×".join(map(str, site.shape))
+    if not site.shape:
+        return f"{name} ({kind[0]})"
+    return f"{name} ({shape} {kind[1]})"
+
+
+def kind_of(support: Constraint) -> tuple[str, str]:
+    """What one value, and several values, of a support are called."""
+    own = of_one_element(support)
+    if isinstance(own, type(boolean)):
+        return "bit", "bits"
+    if isinstance(own, SpinConstraint):
+        return "spin", "spins"
+    if is_one_hot(own):
+        return "one-hot vector", "one-hot vectors"
+    if is_real(own):
+        return "real number", "real numbers"
+    bounds = label_bounds(own)
+    if bounds is None:
+        return f"of {own}", f"of {own}"
+    low, high = int(bounds[0].min()), int(bounds[1].max())
+    states = f"{high - low + 1} states"
+    if any(bound.dim() for bound in bounds):
+        states = f"at most {states}"
+    return f"label of {states}", f"labels of {states}"
+
+
 def storage_dtype(support: Constraint) -> torch.dtype | None:
     """The smallest integer dtype that holds a support of whole numbers; None for any other."""
     low, high = two_values(support) or (

@@ -441,7 +441,7 @@ def test_looks_take_at_most_their_share_of_the_time(monkeypatch: pytest.MonkeyPa
         def structure(self) -> Structure:
             return WithoutTerms(self, claims=self)
 
-    own = Watch(Slow(), 0)
+    own = Watch(Slow().structure(), 0)
     for _ in range(10_000):
         now[0] += 0.1
         own.look({"x": torch.zeros(2, 1)})

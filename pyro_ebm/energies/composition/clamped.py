@@ -72,6 +72,9 @@ class Clamped(AbstractStructured):
         self.energy, self.held, self.sites = energy, held, held.sites
         self.memory: Memory = {}
 
+    def extra_repr(self) -> str:
+        return f"holds {self.held.in_words()}\nof {self.energy!r}"
+
     def complete(self, x: Sites | Tensor) -> Sites:
         """Values of all the sites of the whole, from those of the free ones."""
         return self.held.complete(self.accept(x, preferred=None))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.modules import AbstractModule, check_real, register
+from pyro_ebm.energies.words import plain
 
 from .factor_graph import FactorGroup
 
@@ -103,7 +104,7 @@ class TableFactors(Factors):
         return FactorGroup(self.nodes, table)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.nodes.shape)}, table {tuple(self.table.shape)}"
+        return factors_in_words(self, "table")
 
 
 class PatternFactors(Factors):
@@ -160,7 +161,15 @@ class PatternFactors(Factors):
         return FactorGroup(self.nodes, weight * self.pattern)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.nodes.shape)}, weight {tuple(self.weight.shape)}"
+        return factors_in_words(self, "weight")
+
+
+def factors_in_words(factors: Factors, parameter: str) -> str:
+    """How many factors of how many nodes there are, and the shape of their parameter."""
+    count, arity = factors.nodes.shape
+    own = plain(factors, parameter)
+    shape = "random" if own is None else str(tuple(own.shape))
+    return f"{count} of {arity} node{'' if arity == 1 else 's'}, {parameter} {shape}"
 
 
 # ---------------------------------------------------------------------- the doors

@@ -69,6 +69,11 @@ class RandomField(AbstractStructured):
         self.names = {}
         self.memory: Memory = {}
         self.states = numbers_of_states(states)
+        if not isinstance(factors, Mapping):
+            raise TypeError(
+                f"factors is a {type(factors).__name__}; wanted factors by name, for example "
+                f"{{'pairs': TableFactors(nodes, table)}}."
+            )
         require_module_names(factors, "factor")
         for name, value in factors.items():
             if not isinstance(value, Factors):
@@ -266,6 +271,9 @@ class RandomField(AbstractStructured):
     def table_sizes(self) -> dict[str, list[int]]:
         """The sizes of the tables of each group."""
         return {name: self.sizes(value.nodes) for name, value in self.factors.items()}
+
+    def extra_repr(self) -> str:
+        return "\n".join(f"{name}: {own!r}" for name, own in self.factors.items())
 
     def structure(self) -> FieldStructure:
         return FieldStructure(self.sites, self.read(), self.memory)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -36,7 +35,7 @@ from .labels import LabelDistribution, draw_labels
 from .overlay import FieldOverlay
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FieldStructure(Blockwise):
     """Labels at one site, by their factors.
 
@@ -129,7 +128,10 @@ class FieldStructure(Blockwise):
         if any(own.keys() != first.keys() for own in others):
             return mixed(parts)
         order = constants_last(parts)
-        laid = FieldOverlay.of([graph_of(parts[k]) for k in order])
+        ordered = [parts[k] for k in order]
+        laid = FieldOverlay.of(
+            [graph_of(part) or FactorGraph((), {}, part.energy({})) for part in ordered]
+        )
         return Overlay(partial(weighted_sum, first, memory, laid, order))
 
     def field(self, site: str, x: Sites) -> Tensor:
@@ -174,11 +176,6 @@ class FieldStructure(Blockwise):
         return neighbourhood(members(self.graph), nodes, n)
 
 
-def graph_of(part: Structure) -> FactorGraph:
-    """The factors of a part of a sum: of a random field, or of a constant."""
-    return cast(Any, part).graph if part.sites else FactorGraph((), {}, part.energy({}))
-
-
 def weighted_sum(
     sites: Mapping[str, Site],
     memory: Memory,
@@ -207,10 +204,14 @@ def sweep_field(
     return labels.to(value.dtype)
 
 
+def graph_of(structure: Structure) -> FactorGraph | None:
+    """The factors of a random field; None of anything else."""
+    return structure.graph if isinstance(structure, FieldStructure) else None
+
+
 def factors_of(energy: Energy) -> FactorGraph | None:
     """The factors of a random field, read once; None for any other energy."""
-    structure = energy.structure()
-    return structure.graph if isinstance(structure, FieldStructure) else None
+    return graph_of(energy.structure())
 
 
 def members(graph: FactorGraph) -> dict[str, Tensor]:

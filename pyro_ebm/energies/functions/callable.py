@@ -108,6 +108,11 @@ class CallableEnergy(AbstractTyped):
         own = parameter_like(module_of(self.function)) if self.follows_module else None
         return self.like if own is None else own
 
+    def extra_repr(self) -> str:
+        if isinstance(self.function, nn.Module):
+            return f"of {self.function!r}"
+        return f"of {getattr(self.function, '__qualname__', type(self.function).__name__)}"
+
     def evaluate(self, x: Sites) -> Tensor:
         batch = batch_shape(x, self.sites)
         rows = {name: self.as_rows(name, value, batch) for name, value in x.items()}

@@ -80,6 +80,9 @@ class DistributionEnergy(AbstractTyped):
                 f"energy is the negative."
             ) from None
 
+    def extra_repr(self) -> str:
+        return f"−ln of {self.distribution!r}"
+
     @functools.cached_property
     def is_normalised(self) -> bool:
         """Whether ln Z = 0, as far as the kinds of distributions tell.

@@ -438,6 +438,16 @@ class BoltzmannMachine(AbstractStructured):
 
     # ------------------------------------------------------------------ the energy
 
+    def extra_repr(self) -> str:
+        couplings = [coupling.extra_repr() for coupling in self.couplings.values()]
+        return "\n".join([*self.layers_in_words(), *couplings])
+
+    def layers_in_words(self) -> list[str]:
+        """The units of each layer, where their values do not say which they are."""
+        told = Bernoulli | Spin
+        layers = self.layers.items()
+        return [f"{name}: {own.unit!r}" for name, own in layers if not isinstance(own.unit, told)]
+
     def structure(self) -> PairwiseStructure:
         return PairwiseStructure(self.sites, self.read())
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ebm.energies.modules import AbstractModule, check_real, register
+from pyro_ebm.energies.words import plain
 from pyro_ebm.sites import all_true
 from pyro_ebm.units import Unit, name_of
 
@@ -31,7 +32,14 @@ class Coupling(AbstractModule):
         """The parameters, read once."""
 
     def extra_repr(self) -> str:
-        return f"{self.ends}, weight {tuple(self.weight.shape)}"
+        first, second = self.ends
+        where = f"inside {first}" if first == second else f"{first} – {second}"
+        return f"{where}: {type(self).__name__}{self.size_in_words()}"
+
+    def size_in_words(self) -> str:
+        """How many numbers there are; nothing where Pyro draws them."""
+        weight = plain(self, "weight")
+        return "" if weight is None else f", {' × '.join(map(str, weight.shape))} couplings"
 
 
 def check_parameter(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -228,6 +236,11 @@ class Graph:
             warn_of_weights(edges, "−Σ w x x", "couplings={w}")
         self.nodes = numbered(edges)
         self.edges, self.couplings = self.nodes.edges, couplings
+
+    def __repr__(self) -> str:
+        given = self.couplings
+        shown = repr(given) if isinstance(given, str) else f"a tensor {tuple(given.shape)}"
+        return f"Graph({len(self.edges)} edges, couplings={shown})"
 
     def coupling(self, ends: tuple[str, str], sizes: tuple[int, int], like: Tensor) -> "Sparse":
         """The module, once the layers are known; learned couplings are made `like` a tensor."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -32,7 +31,7 @@ from .overlay import PairwiseOverlay
 from .terms import PairwiseTerms, draw_features
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PairwiseStructure(Structure):
     """Units in fields, by their terms.
 
@@ -154,7 +153,9 @@ class PairwiseStructure(Structure):
     def overlaid(cls, parts: Sequence[Structure], memory: Memory) -> Overlay:
         sites = {name: site for part in parts for name, site in part.sites.items()}
         order = constants_last(parts)
-        laid = PairwiseOverlay.of([terms_of(parts[k]) for k in order], memory)
+        ordered = [parts[k] for k in order]
+        own = [terms_of(part) or PairwiseTerms({}, {}, (), part.energy({})) for part in ordered]
+        laid = PairwiseOverlay.of(own, memory)
         return Overlay(partial(weighted_sum, sites, laid, order))
 
     def field(self, site: str, x: Sites) -> Tensor:
@@ -212,11 +213,6 @@ def likeliest_features(unit: Unit, field: Tensor) -> Tensor:
     return unit.features(unit.mode(field))
 
 
-def terms_of(part: Structure) -> PairwiseTerms:
-    """The terms of a part of a sum: of a machine, or of a constant."""
-    return cast(Any, part).terms if part.sites else PairwiseTerms({}, {}, (), part.energy({}))
-
-
 def weighted_sum(
     sites: Mapping[str, Site],
     laid: PairwiseOverlay,
@@ -263,10 +259,14 @@ def sweep_machine(terms: PairwiseTerms, site: str, x: Tensor, field: Tensor) -> 
     return unit.values(wider.sweep(site, features, draw_features))
 
 
+def terms_of(structure: Structure) -> PairwiseTerms | None:
+    """The terms of units in fields; None of anything else."""
+    return structure.terms if isinstance(structure, PairwiseStructure) else None
+
+
 def pairwise_terms(energy: Energy) -> PairwiseTerms | None:
     """The terms of an energy of units in fields, read once; None for any other energy."""
-    structure = energy.structure()
-    return structure.terms if isinstance(structure, PairwiseStructure) else None
+    return terms_of(energy.structure())
 
 
 def require_pairwise(energy: Energy, what: str) -> PairwiseTerms:

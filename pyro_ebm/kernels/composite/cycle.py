@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.kernels.base import (
     Findings,
     Kernel,
+    KernelState,
     ReversibleKernel,
     TunableKernel,
     Tuning,
@@ -26,11 +27,14 @@ from pyro_ebm.kernels.base import (
     decided_by,
     findings_of,
     in_warmup,
+    known_energy,
     moved_by_any,
     reverse_of,
     unset_of,
 )
 from pyro_ebm.sites import Sites
+
+One = TypeVar("One")  # of several: a kernel, or a state
 
 
 class CompositionState(NamedTuple):
@@ -43,17 +47,16 @@ class CompositionState(NamedTuple):
     """
 
     x: Sites
-    states: tuple[Any, ...]
+    states: tuple[KernelState, ...]
     latest: int
 
     @property
     def energy(self) -> Tensor | None:  # (*batch,)
         """E(x), where the kernel that moved last knows it."""
-        known: Tensor | None = getattr(self.states[self.latest], "energy", None)
-        return known
+        return known_energy(self.states[self.latest])
 
 
-class Composed(Kernel, ABC):
+class Composed(Kernel[CompositionState], ABC):
     """A kernel on the states of several kernels."""
 
     kernels: tuple[Kernel, ...]
@@ -68,7 +71,7 @@ class Composed(Kernel, ABC):
         return CompositionState(x, replaced(state.states, latest, new), latest)
 
 
-class Composition(Composed, TunableKernel):
+class Composition(Composed, TunableKernel[CompositionState]):
     """A kernel made of kernels, each of which is tuned in a warm-up."""
 
     @abstractmethod
@@ -135,7 +138,7 @@ class Cycle(Composition):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture(Composition, ReversibleKernel):
+class Mixture(Composition, ReversibleKernel[CompositionState]):
     """One of the kernels, chosen at random for all chains, as one step.
 
     Chains that follow the law stay independent, since each of the kernels leaves it unchanged. It
@@ -203,7 +206,7 @@ class Mixture(Composition, ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneOf(Composed, ReversibleKernel):
+class OneOf(Composed, ReversibleKernel[CompositionState]):
     """What a mixture has chosen: one of its kernels, on a state of all of them.
 
     Args:
@@ -232,7 +235,7 @@ class OneOf(Composed, ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class CompositionTuning(Tuning):
+class CompositionTuning(Tuning[CompositionState]):
     """A composition in its warm-up, in which each of its kernels is tuned.
 
     Args:
@@ -282,9 +285,9 @@ def step_one(
     return CompositionState(own.x, replaced(state.states, number, own), number), info
 
 
-def replaced(states: tuple[Any, ...], number: int, state: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """The states, with a new one in one place."""
-    return (*states[:number], state, *states[number + 1 :])
+def replaced(own: tuple[One, ...], number: int, new: One) -> tuple[One, ...]:
+    """The kernels, or their states, with a new one in one place."""
+    return (*own[:number], new, *own[number + 1 :])
 
 
 def together(reports: list[dict[str, Tensor]]) -> NamedTuple:

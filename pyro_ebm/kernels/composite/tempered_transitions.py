@@ -1,16 +1,22 @@
 """Tempered transitions: up a ladder of temperatures and down again."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_ebm.energies import Energy, Path
-from pyro_ebm.kernels.base import Kernel, decided_by, moved_by_any, reverse_of
+from pyro_ebm.kernels.base import (
+    Kernel,
+    KernelState,
+    decided_by,
+    moved_by_any,
+    reverse_of,
+)
 from pyro_ebm.kernels.metropolis import AcceptanceInfo, metropolis
 from pyro_ebm.kernels.settings import require_energy, require_kernel, require_settings
-from pyro_ebm.kernels.start import accept_at_door, check_reference, where
+from pyro_ebm.kernels.start import accept_all, check_reference, where
 from pyro_ebm.sites import Sites
 
 from .tempering import checked_ladder
@@ -23,12 +29,12 @@ class TemperedTransitionsState(NamedTuple):
     x: Sites
     energy: Tensor  # (*batch,)
     path: Path
-    inner: Any
+    inner: KernelState
     journeys: int
 
 
 @dataclass(frozen=True, eq=False)
-class TemperedTransitions(Kernel):
+class TemperedTransitions(Kernel[TemperedTransitionsState, AcceptanceInfo]):
     r"""A journey up the ladder and down again as one proposal.
 
     With x₀ the start at β = 1, the journey visits every level upwards and downwards, one step of
@@ -93,7 +99,7 @@ class TemperedTransitions(Kernel):
         check_reference(energy, self.reference, self.betas[0])
         require_settings(self.kernel, "TemperedTransitions")
         reverse_of(self.kernel, energy)
-        x = accept_at_door(energy, x)
+        x = accept_all(energy, x)
         path = Path.between(self.reference, energy)
         with torch.no_grad():
             height = energy.evaluate(x)

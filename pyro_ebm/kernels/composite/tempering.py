@@ -14,7 +14,7 @@ the values, the last one: (chains, levels, *shape).
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import (
     Findings,
     Kernel,
+    KernelState,
     TunableKernel,
     Tuning,
     after_warmup,
@@ -36,7 +37,7 @@ from pyro_ebm.kernels.base import (
 from pyro_ebm.kernels.start import check_reference, is_one_law
 from pyro_ebm.sites import Sites, check_names, whole
 
-from .cycle import Cycle, Mixture, report_type
+from .cycle import CompositionState, Cycle, Mixture, report_type
 
 ROUNDS = (0.05, 0.1, 0.2, 0.4, 0.8)  # the shares of the warm-up after which there is a new ladder
 
@@ -77,7 +78,7 @@ class TemperingState(NamedTuple):
     x: Sites
     energy: Tensor
     path: Energy
-    replicas: Any
+    replicas: KernelState
     ladder: Ladder
 
 
@@ -113,7 +114,7 @@ class TemperingReport(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ParallelTempering(TunableKernel):
+class ParallelTempering(TunableKernel[TemperingState]):
     """A kernel at every level of a ladder, with exchanges of neighbours in even–odd turns.
 
     It reports `swap_rate`, the mean probability of an exchange over all pairs of neighbours,
@@ -305,7 +306,7 @@ class TemperingTuningState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TemperingTuning(Tuning):
+class TemperingTuning(Tuning[TemperingTuningState]):
     """Tempering in its warm-up: the ladder is placed anew after rounds that double in length.
 
     Args:
@@ -369,20 +370,20 @@ def recounted(state: TemperingState) -> TemperingState:
     return state._replace(ladder=ladder)
 
 
-def ladder_findings(kernel: Kernel, state: Any) -> Findings:  # noqa: ANN401 (the kernel's State)
+def ladder_findings(kernel: Kernel, state: KernelState) -> Findings:
     """What the ladder of a kernel has done since its warm-up, for the attributes of a run.
 
     Nothing for other kernels; for the ladders in a composition with the kernel's number before the
     names, as in its findings.
     """
-    if isinstance(kernel, ParallelTempering):
+    if isinstance(kernel, ParallelTempering) and isinstance(state, TemperingState):
         report = kernel.report(state)
         return {
             "barrier": report.barrier,
             "round_trips": float(report.round_trips.double().mean()),
             "swap_rates": ", ".join(f"{1 - rate:.4g}" for rate in report.rejection_rates.tolist()),
         }
-    if not isinstance(kernel, Cycle | Mixture):
+    if not isinstance(kernel, Cycle | Mixture) or not isinstance(state, CompositionState):
         return {}
     return {
         f"kernel_{number}_{name}": value

@@ -220,7 +220,7 @@ def require_continuous(energy: Energy, sites: Sequence[str] | None, mover: str) 
     """
     require_names(sites, "x")
     names = moved_sites(energy, sites)
-    require_known_sites(energy, names, mover)
+    require_known_sites(energy.sites, names, mover)
     require_once(names)
     for name in names:
         support = energy.sites[name].support

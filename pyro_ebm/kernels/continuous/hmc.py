@@ -37,7 +37,7 @@ class HMCInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class HMC(Mover):
+class HMC(Mover[DynamicsState, HMCInfo]):
     r"""Hamiltonian Monte Carlo with trajectories of varied length, the same for all chains.
 
     The n-th trajectory has the length :math:`T (1 - j h_n)`, in leapfrog steps of length
@@ -131,7 +131,7 @@ class HMC(Mover):
         return after, info
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, "step_size", "trajectory_length")
+        return left_out(step_size=self.step_size, trajectory_length=self.trajectory_length)
 
     def decided(self, energy: Energy, number: int) -> Self:
         """The same, whose trajectories are all as that of a number."""

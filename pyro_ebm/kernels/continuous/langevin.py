@@ -31,7 +31,7 @@ class LangevinInfo(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Langevin(ReversibleKernel):
+class Langevin(ReversibleKernel[DynamicsState, LangevinInfo]):
     r"""Unadjusted Langevin dynamics. Biased: no step is rejected.
 
     Its law differs from :math:`e^{-E}` by O(τ): of a normal law with variance σ² it makes the
@@ -129,7 +129,7 @@ class Langevin(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class MALA(SingleStepMover):
+class MALA(SingleStepMover[DynamicsState]):
     """Langevin dynamics with a Metropolis test: exact for every step size.
 
     `HMC` makes several such steps between two tests, and is the better choice of most.

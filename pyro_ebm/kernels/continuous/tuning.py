@@ -7,15 +7,24 @@ ones are of laws that may differ, as those of the levels of a ladder: each has a
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from pyro_ebm.energies import Energy
-from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
+from pyro_ebm.kernels.base import (
+    Findings,
+    Info,
+    Kernel,
+    KernelState,
+    ReversibleKernel,
+    TunableKernel,
+    Tuning,
+)
 from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_probability
-from pyro_ebm.kernels.step_size import StepSize, as_length, least, of_sizes
+from pyro_ebm.kernels.step_size import StepInfo, StepSize, as_length, least, of_sizes
 from pyro_ebm.sites import Sites
 
 from .adaptation import Reach, Spread
@@ -47,7 +56,34 @@ class Settings(NamedTuple):
     most: int = LONGEST
 
 
-class Mover(TunableKernel, ReversibleKernel):
+class Point(Protocol):
+    """Where a vector is."""
+
+    @property
+    def position(self) -> Tensor:
+        """The vector (*batch, d)."""
+
+    @property
+    def potential(self) -> Tensor:
+        """What the Metropolis test compares (*batch,)."""
+
+
+class MoverState(KernelState, Protocol):
+    """What the state of every mover has."""
+
+    @property
+    def point(self) -> Point:
+        """Where the vector is."""
+
+    @property
+    def energy(self) -> Tensor:
+        """E(x) (*batch,)."""
+
+
+Moved = TypeVar("Moved", bound=MoverState, default=Any)
+
+
+class Mover(TunableKernel[Moved, Info], ReversibleKernel[Moved, Info]):
     """A kernel that moves sites as one vector, by a step size and a mass, with one test a step."""
 
     target_acceptance: float
@@ -90,7 +126,7 @@ class Mover(TunableKernel, ReversibleKernel):
         return {**numbers, "mass": repr(self.settings.mass)}
 
 
-class SingleStepMover(Mover, ABC):
+class SingleStepMover(Mover[Moved, StepInfo], ABC):
     """A mover without trajectories: its settings are the size of a step, and the mass.
 
     Every concrete one is a dataclass, of which `size_name` names the field with the size.
@@ -110,7 +146,7 @@ class SingleStepMover(Mover, ABC):
         return size
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, self.size_name)
+        return left_out(**{self.size_name: self.size})
 
     @property
     def settings(self) -> Settings:
@@ -136,7 +172,7 @@ class MoverTuningState(NamedTuple):
         done: The steps so far.
     """
 
-    inner: Any
+    inner: MoverState
     mass: Mass
     size: StepSize
     spread: Spread
@@ -146,18 +182,16 @@ class MoverTuningState(NamedTuple):
     @property
     def x(self) -> Sites:
         """The values."""
-        x: Sites = self.inner.x
-        return x
+        return self.inner.x
 
     @property
     def energy(self) -> Tensor:  # (*batch,)
         """E(x)."""
-        energy: Tensor = self.inner.energy
-        return energy
+        return self.inner.energy
 
 
 @dataclass(frozen=True, eq=False)
-class MoverTuning(Tuning):
+class MoverTuning(Tuning[MoverTuningState]):
     r"""A mover in its warm-up.
 
     At first chains may be far from where they belong, where the law is steep or flat: each has a
@@ -190,7 +224,7 @@ class MoverTuning(Tuning):
     def refresh(self, energy: Energy, state: MoverTuningState, x: Sites) -> MoverTuningState:
         return state._replace(inner=self.kernel.refresh(energy, state.inner, x))
 
-    def sought_size(self, energy: Energy, inner: Any, mass: Mass, size: Tensor) -> Tensor:  # noqa: ANN401
+    def sought_size(self, energy: Energy, inner: MoverState, mass: Mass, size: Tensor) -> Tensor:
         """The largest step sizes that may have the wanted acceptance, by doubling or halving.
 
         Single steps are tried. At the acceptance δ of trajectories theirs is above δ⁴, and below it
@@ -283,7 +317,7 @@ class MoverTuning(Tuning):
         chains_have_their_own = size.dim() == state.inner.point.potential.dim()
         return size.median(0).values if chains_have_their_own else size
 
-    def tuned(self, state: MoverTuningState) -> tuple[Mover, Any]:
+    def tuned(self, state: MoverTuningState) -> tuple[Mover, MoverState]:
         given = self.kernel.settings
         size = given.size
         if size is None:
@@ -292,9 +326,9 @@ class MoverTuning(Tuning):
         return self.kernel.at(Settings(size, length, state.mass)), state.inner
 
 
-def rows(inner: Any) -> Tensor:  # noqa: ANN401 (the mover's State)
+def rows(inner: MoverState) -> Tensor:
     """The positions of all chains (n, d)."""
-    position: Tensor = inner.point.position
+    position = inner.point.position
     return position.reshape(-1, position.shape[-1])
 
 

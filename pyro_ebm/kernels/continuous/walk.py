@@ -25,7 +25,7 @@ class WalkState(NamedTuple):
         return self.point.energy
 
 
-class Walk(SingleStepMover):
+class Walk(SingleStepMover[WalkState]):
     """A random walk: every concrete one is a dataclass with its settings."""
 
     scale: Length | None

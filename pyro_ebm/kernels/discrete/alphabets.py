@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_ebm.energies import Change, Energy, UnitLevels
+from pyro_ebm.energies import Change, Energy, Structure, UnitLevels
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.settings import require_known_sites, require_names
 from pyro_ebm.sites import Sites, describe, is_one_hot, two_values
@@ -278,11 +278,9 @@ class ListedLevels(Alphabet):
         return log_chosen_places(self.places(x), self.places(y), log_weights)
 
 
-def alphabet_of(energy: Energy, name: str) -> Alphabet | None:
+def alphabet_of(structure: Structure, name: str) -> Alphabet | None:
     """The alphabet of a site; None if its units cannot be moved by a gradient."""
-    support = energy.sites[name].support
-    with torch.no_grad():
-        levels = energy.structure().levels(name)
+    support, levels = structure.sites[name].support, structure.levels(name)
     two = two_values(support)
     if two and (levels is None or levels.features.shape[-1] == 1):
         return TwoValued(sum(two))
@@ -302,7 +300,7 @@ def alphabet_of_levels(levels: UnitLevels) -> Alphabet:
     return ListedLevels(values, features)
 
 
-def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[str, Alphabet]:
+def movable(structure: Structure, sites: tuple[str, ...] | None, mover: str) -> dict[str, Alphabet]:
     """The sites that a kernel moves, with their alphabets; all the discrete ones for None.
 
     Raises:
@@ -310,17 +308,17 @@ def movable(energy: Energy, sites: tuple[str, ...] | None, mover: str) -> dict[s
     """
     require_names(sites, "visible")
     if sites is None:
-        sites = tuple(name for name, site in energy.sites.items() if site.support.is_discrete)
+        sites = tuple(name for name, site in structure.sites.items() if site.support.is_discrete)
         if not sites:
             raise ValueError(
                 f"{mover} moves discrete sites, but the energy has none. "
                 f"Real sites are moved by HMC, MALA or RandomWalk."
             )
-    require_known_sites(energy, sites, mover)
+    require_known_sites(structure.sites, sites, mover)
     found = {}
     for name in sites:
-        support = energy.sites[name].support
-        alphabet = alphabet_of(energy, name)
+        support = structure.sites[name].support
+        alphabet = alphabet_of(structure, name)
         if alphabet is None:
             cure = (
                 "Write it as one-hot, Site(constraints.one_hot, (units, values)), of which the "

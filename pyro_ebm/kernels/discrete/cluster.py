@@ -18,10 +18,17 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, GraphLink, PairwiseTerms, pairwise_terms, require_pairwise
+from pyro_ebm.energies import (
+    Energy,
+    GraphLink,
+    PairwiseTerms,
+    Structure,
+    require_pairwise,
+    terms_of,
+)
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
-from pyro_ebm.kernels.start import accept_at_door
+from pyro_ebm.kernels.start import accept_all
 from pyro_ebm.sites import Site, Sites, two_values
 from pyro_ebm.units import Bernoulli, Spin
 
@@ -57,7 +64,7 @@ class ClusterInfo(NamedTuple):
     cluster_size: Tensor
 
 
-class ClusterKernel(ReversibleKernel):
+class ClusterKernel(ReversibleKernel[ClusterState, ClusterInfo]):
     """Turns some of the clusters, never that of the ghost."""
 
     @abstractmethod
@@ -75,7 +82,8 @@ class ClusterKernel(ReversibleKernel):
     def init(self, energy: Energy, x: Sites) -> ClusterState:
         mover = type(self).__name__
         with torch.no_grad():
-            terms = pairwise_terms(energy)
+            structure = energy.structure()
+            terms = terms_of(structure)
             if terms is None or not has_spins(terms):
                 raise TypeError(
                     f"{mover} moves machines of bits or spins; {type(energy).__name__} is none. "
@@ -83,7 +91,7 @@ class ClusterKernel(ReversibleKernel):
                 )
             terms.require_finite()
             bonds = read_bonds(terms)
-        x = accept_at_door(energy, x, terms)
+        x = accept_all(energy, x, structure)
         gauge(bonds, mover)
         return ClusterState(x, bonds)
 
@@ -160,9 +168,9 @@ class Wolff(ClusterKernel):
 
 
 @torch.no_grad()
-def suits_clusters(energy: Energy) -> bool:
+def suits_clusters(structure: Structure) -> bool:
     """Whether it is bits or spins on a graph, all of whose couplings can be satisfied at once."""
-    terms = pairwise_terms(energy)
+    terms = terms_of(structure)
     if (
         terms is None
         or not has_spins(terms)

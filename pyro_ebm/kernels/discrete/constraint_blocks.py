@@ -10,7 +10,7 @@ from pyro_ebm.energies import BlockSet, Constraints, Energy, FactorGraph, factor
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.metropolis import NoInfo
-from pyro_ebm.kernels.start import accept_at_door
+from pyro_ebm.kernels.start import accept_all
 from pyro_ebm.sites import Sites
 
 
@@ -23,7 +23,7 @@ class ConstraintBlocksState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ConstraintBlocks(ReversibleKernel):
+class ConstraintBlocks(ReversibleKernel[ConstraintBlocksState, NoInfo]):
     r"""Nodes of a random field that forbidding factors join, drawn anew together given the rest.
 
     .. math:: p(x_B \mid x_{-B}) \propto \prod_f \psi_f(x_f), \quad x_B \in L_B
@@ -53,7 +53,7 @@ class ConstraintBlocks(ReversibleKernel):
 
     def init(self, energy: Energy, x: Sites) -> ConstraintBlocksState:
         graph = require_factors(energy)
-        x = accept_at_door(energy, x)
+        x = accept_all(energy, x)
         return ConstraintBlocksState(x, graph, Constraints.of(graph).sets)
 
     def refresh(
@@ -77,7 +77,7 @@ class ConstraintBlocks(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneSet(ReversibleKernel):
+class OneSet(ReversibleKernel[ConstraintBlocksState, NoInfo]):
     """What constraint blocks have chosen: a set that is drawn anew at every step.
 
     Args:
@@ -147,8 +147,6 @@ def require_factors(energy: Energy) -> FactorGraph:
     return graph
 
 
-def ties(energy: Energy) -> bool:
-    """Whether an energy is a random field with forbidding factors of two nodes or more."""
-    with torch.no_grad():
-        graph = factors_of(energy)
-    return graph is not None and any(True for _ in forbidding(graph))
+def ties(graph: FactorGraph) -> bool:
+    """Whether a random field has forbidding factors of two nodes or more."""
+    return any(True for _ in forbidding(graph))

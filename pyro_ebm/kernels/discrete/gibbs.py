@@ -15,7 +15,7 @@ from pyro_ebm.energies import Energy, Structure, Swept
 from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.metropolis import NoInfo
 from pyro_ebm.kernels.settings import require_names
-from pyro_ebm.kernels.start import accept_at_door, read_terms, with_terms
+from pyro_ebm.kernels.start import accept_all, read_structure, with_terms
 from pyro_ebm.sites import Sites
 
 
@@ -45,7 +45,7 @@ class GibbsState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Gibbs(ReversibleKernel):
+class Gibbs(ReversibleKernel[GibbsState, NoInfo]):
     """One sweep: the sites in the given order, each block of a site drawn given all the rest.
 
     Args:
@@ -91,14 +91,13 @@ class Gibbs(ReversibleKernel):
 
     def init(self, energy: Energy, x: Sites) -> GibbsState:
         require_names(self.sites, "visible")
-        require_blocks(energy, self.moved(energy))
-        x = accept_at_door(energy, x, read_terms(energy))
-        return self.refresh(energy, GibbsState(x, None, None), x)
+        structure = require_blocks(energy, self.moved(energy))
+        structure.require_normalisable()
+        return GibbsState(accept_all(energy, x, structure), with_terms(structure), None)
 
     def refresh(self, energy: Energy, state: GibbsState, x: Sites) -> GibbsState:
-        with torch.no_grad():
-            structure = energy.structure()
-            structure.require_normalisable()
+        structure = read_structure(energy)
+        structure.require_normalisable()
         return GibbsState(x, with_terms(structure), None)
 
     @torch.no_grad()
@@ -108,7 +107,6 @@ class Gibbs(ReversibleKernel):
         return GibbsState(swept.x, state.structure, swept), NoInfo()
 
 
-@torch.no_grad()
 def require_blocks(energy: Energy, sites: tuple[str, ...]) -> Structure:
     """What is known of the energy, conditional laws of some sites among it.
 
@@ -116,7 +114,7 @@ def require_blocks(energy: Energy, sites: tuple[str, ...]) -> Structure:
         TypeError: If it knows none.
         ValueError: If it does not know those of one of the sites, or does not have it.
     """
-    structure = energy.structure()
+    structure = read_structure(energy)
     for site in sites:
         structure.blocks(site)
     return structure

@@ -15,12 +15,12 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms, Structure
+from pyro_ebm.energies import Energy, Structure, terms_of
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import Findings, Kernel, ReversibleKernel, TunableKernel, Tuning
 from pyro_ebm.kernels.metropolis import AcceptanceInfo, metropolis, require_known
 from pyro_ebm.kernels.settings import Length, left_out, require_positive, require_set
-from pyro_ebm.kernels.start import accept_at_door, read_terms, where, with_terms
+from pyro_ebm.kernels.start import accept_all, read_structure, where, with_terms
 from pyro_ebm.kernels.step_size import StepInfo, StepSize, as_length, reported
 from pyro_ebm.sites import Sites
 
@@ -82,9 +82,8 @@ class GradientState(NamedTuple):
 
 
 @torch.no_grad()
-def start(energy: Energy, x: Sites, alphabets: dict[str, Alphabet]) -> GradientState:
-    """The state at x, which has passed the door."""
-    structure = energy.structure()
+def start(structure: Structure, x: Sites, alphabets: dict[str, Alphabet]) -> GradientState:
+    """The state at x, whose values are checked."""
     structure.require_finite()
     landscape = local_differences(structure, x, alphabets)
     return GradientState(x, landscape, with_terms(structure), alphabets)
@@ -107,7 +106,7 @@ def settle(
 
 
 @dataclass(frozen=True, eq=False)
-class GibbsWithGradients(ReversibleKernel):
+class GibbsWithGradients(ReversibleKernel[GradientState | KeptFields, AcceptanceInfo]):
     r"""One unit is proposed to change, chosen by how much its change lowers the energy.
 
     .. math:: q(x' \mid x) \propto e^{-\Delta E(x \to x') / 2}
@@ -137,7 +136,7 @@ class GibbsWithGradients(ReversibleKernel):
 
     def moved(self, energy: Energy) -> dict[str, Alphabet]:
         """The sites that it moves, with their alphabets."""
-        return movable(energy, self.sites, "GibbsWithGradients")
+        return movable(read_structure(energy), self.sites, "GibbsWithGradients")
 
     def reversed(self, energy: Energy) -> Self:
         return self
@@ -147,24 +146,29 @@ class GibbsWithGradients(ReversibleKernel):
         return tuple(self.moved(energy))
 
     def init(self, energy: Energy, x: Sites) -> GradientState | KeptFields:
-        terms = read_terms(energy)
-        return self.begun(energy, terms, accept_at_door(energy, x, terms), self.moved(energy))
+        structure = read_structure(energy)
+        structure.require_finite()
+        x = accept_all(energy, x, structure)
+        return self.begun(structure, x, movable(structure, self.sites, "GibbsWithGradients"))
 
     def begun(
-        self, energy: Energy, terms: PairwiseTerms | None, x: Sites, alphabets: dict[str, Alphabet]
+        self, structure: Structure, x: Sites, alphabets: dict[str, Alphabet]
     ) -> GradientState | KeptFields:
-        """The state at x, which has passed the door."""
+        """The state at x, whose values are checked."""
+        terms = terms_of(structure)
         if terms is None or not kept_fields.can_be_kept(terms):
-            return start(energy, x, alphabets)
+            return start(structure, x, alphabets)
         return kept_fields.started(kept_fields.copied(terms), x, alphabets)
 
     def refresh(
         self, energy: Energy, state: GradientState | KeptFields, x: Sites
     ) -> GradientState | KeptFields:
-        terms = read_terms(energy)
+        structure = read_structure(energy)
+        structure.require_finite()
+        terms = terms_of(structure)
         if isinstance(state, KeptFields) and terms is not None and kept_fields.can_be_kept(terms):
             return kept_fields.refreshed(state, terms, x)
-        return self.begun(energy, terms, x, state.alphabets)
+        return self.begun(structure, x, state.alphabets)
 
     @torch.no_grad()
     def step(
@@ -199,7 +203,10 @@ def log_chosen(log_weights: Tensor, index: Tensor) -> Tensor:  # (*batch, n), (*
 
 
 @dataclass(frozen=True, eq=False)
-class DiscreteLangevin(TunableKernel, ReversibleKernel):
+class DiscreteLangevin(
+    TunableKernel[GradientState, StepInfo],
+    ReversibleKernel[GradientState, StepInfo],
+):
     r"""All units are proposed at once, each for itself, by the gradient: DMALA.
 
     .. math:: q(x' \mid x) \propto \prod_i
@@ -239,7 +246,7 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
 
     def moved(self, energy: Energy) -> dict[str, Alphabet]:
         """The sites that it moves, with their alphabets."""
-        return movable(energy, self.sites, "DiscreteLangevin")
+        return movable(read_structure(energy), self.sites, "DiscreteLangevin")
 
     def moves(self, energy: Energy) -> tuple[str, ...]:
         """The sites that it moves."""
@@ -247,11 +254,12 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
 
     def init(self, energy: Energy, x: Sites) -> GradientState:
         require_set(self)
-        terms = read_terms(energy)
-        return start(energy, accept_at_door(energy, x, terms), self.moved(energy))
+        structure = read_structure(energy)
+        x = accept_all(energy, x, structure)
+        return start(structure, x, movable(structure, self.sites, "DiscreteLangevin"))
 
     def refresh(self, energy: Energy, state: GradientState, x: Sites) -> GradientState:
-        return start(energy, x, state.alphabets)
+        return start(read_structure(energy), x, state.alphabets)
 
     @torch.no_grad()
     def step(self, energy: Energy, state: GradientState) -> tuple[GradientState, StepInfo]:
@@ -284,7 +292,7 @@ class DiscreteLangevin(TunableKernel, ReversibleKernel):
         return found
 
     def unset(self) -> tuple[str, ...]:
-        return left_out(self, "step_size")
+        return left_out(step_size=self.step_size)
 
     def reversed(self, energy: Energy) -> Self:
         return self

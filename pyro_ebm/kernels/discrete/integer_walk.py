@@ -114,7 +114,7 @@ def require_integers(energy: Energy, sites: Sequence[str] | None) -> None:
     """
     require_names(sites, "count")
     names = integer_sites(energy) if sites is None else tuple(sites)
-    require_known_sites(energy, names, "IntegerWalk")
+    require_known_sites(energy.sites, names, "IntegerWalk")
     require_once(names)
     for name in names:
         if not is_integer(energy.sites[name].support):

@@ -7,12 +7,12 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, Structure
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.metropolis import NoInfo, require_known
 from pyro_ebm.kernels.settings import require_known_sites, require_names
-from pyro_ebm.kernels.start import accept_at_door, where
+from pyro_ebm.kernels.start import accept_all, read_structure, where
 from pyro_ebm.sites import Levels, Sites, describe, is_count, levels_of
 
 MOST_OPTIONS = 4096  # joint values of a block, each of which costs an energy
@@ -37,7 +37,7 @@ class RandomBlocksState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RandomBlocks(ReversibleKernel):
+class RandomBlocks(ReversibleKernel[RandomBlocksState, NoInfo]):
     r"""A few units drawn at random, then drawn anew from their joint law given all the others.
 
     .. math:: p(x_B \mid x_{-B}) = e^{-E(x_B, x_{-B})} / \sum_{x'_B} e^{-E(x'_B, x_{-B})}
@@ -86,11 +86,12 @@ class RandomBlocks(ReversibleKernel):
         require_names(self.sites, "visible")
         discrete = [name for name, site in energy.sites.items() if site.support.is_discrete]
         names = self.sites or tuple(discrete)
-        require_known_sites(energy, names, "RandomBlocks")
+        require_known_sites(energy.sites, names, "RandomBlocks")
         if not names:
             raise ValueError("RandomBlocks moves discrete sites, but the energy has none.")
         like = torch.empty((), dtype=energy.dtype, device=energy.device)
-        return {name: [v.to(like) for v in require_levels(energy, name)] for name in names}
+        structure = read_structure(energy)
+        return {name: [v.to(like) for v in require_levels(structure, name)] for name in names}
 
     def reversed(self, energy: Energy) -> Self:
         return self
@@ -120,7 +121,7 @@ class RandomBlocks(ReversibleKernel):
                 f"wanted pairs of a site and the number of a unit, for example "
                 f"(({next(iter(levels))!r}, 0), ({next(iter(levels))!r}, 1))."
             )
-        x = accept_at_door(energy, x)
+        x = accept_all(energy, x)
         return self.refresh(energy, RandomBlocksState(x, torch.empty(0), levels), x)
 
     def refresh(self, energy: Energy, state: RandomBlocksState, x: Sites) -> RandomBlocksState:
@@ -145,7 +146,7 @@ class RandomBlocks(ReversibleKernel):
 
 
 @dataclass(frozen=True, eq=False)
-class OneBlock(ReversibleKernel):
+class OneBlock(ReversibleKernel[RandomBlocksState, NoInfo]):
     """What random blocks have drawn: units that are drawn anew at every step.
 
     Args:
@@ -197,29 +198,28 @@ def taken(
     return state._replace(x=x, energy=height)
 
 
-def levels_at(energy: Energy, name: str) -> Levels | None:
+def levels_at(structure: Structure, name: str) -> Levels | None:
     """The values of each unit of a site; None where they are not finitely many."""
-    site = energy.sites[name]
+    site = structure.sites[name]
     found = levels_of(site)
     if found is not None:
         return found
-    with torch.no_grad():
-        levels = energy.structure().levels(name)
+    levels = structure.levels(name)
     return None if levels is None else [levels.values] * site.shape.numel()
 
 
-def require_levels(energy: Energy, name: str) -> Levels:
+def require_levels(structure: Structure, name: str) -> Levels:
     """The values of each unit of a site.
 
     Raises:
         ValueError: If they are not finitely many.
     """
-    found = levels_at(energy, name)
+    found = levels_at(structure, name)
     if found is None:
         raise ValueError(
             f"RandomBlocks moves bits, spins, labels of a few values and one-hot units, but "
-            f"{name!r} is {describe(energy.sites[name].support)}. Leave it out of sites, and move "
-            f"it with another kernel in a Cycle: integers with IntegerWalk."
+            f"{name!r} is {describe(structure.sites[name].support)}. Leave it out of sites, and "
+            f"move it with another kernel in a Cycle: integers with IntegerWalk."
         )
     return found
 
@@ -229,15 +229,15 @@ def most_values(levels: Mapping[str, Levels]) -> int:
     return max(len(values) for units in levels.values() for values in units)
 
 
-def can_move(energy: Energy, name: str) -> bool:
+def can_move(structure: Structure, name: str) -> bool:
     """Whether the units of a site have few enough values for a block of one."""
-    found = levels_at(energy, name)
+    found = levels_at(structure, name)
     return found is not None and most_values({name: found}) <= MOST_OPTIONS
 
 
-def can_share(energy: Energy, name: str) -> bool:
+def can_share(structure: Structure, name: str) -> bool:
     """Whether the units of a site have so few values that two can be drawn at once."""
-    found = levels_at(energy, name)
+    found = levels_at(structure, name)
     return found is not None and largest_block(most_values({name: found})) > 1
 
 
@@ -249,9 +249,9 @@ def largest_block(values: int) -> int:
     return size
 
 
-def blocks_of(energy: Energy, sites: tuple[str, ...], groups: Groups = ()) -> RandomBlocks:
+def blocks_of(structure: Structure, sites: tuple[str, ...], groups: Groups = ()) -> RandomBlocks:
     """Blocks of units of sites that `can_move`: of three, or of as many as there may be."""
-    largest = most_values({name: require_levels(energy, name) for name in sites})
+    largest = most_values({name: require_levels(structure, name) for name in sites})
     return RandomBlocks(sites, largest_block(largest), groups)
 
 

@@ -7,13 +7,28 @@ no likelihood, and it does not fall as learning goes on: watch the monitor's met
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, PairwiseTerms, mean_energy_difference, require_pairwise
-from pyro_ebm.kernels import Gibbs, GibbsState, Kernel, Purpose, advance, joined, parts_of
+from pyro_ebm.energies import (
+    Energy,
+    PairwiseStructure,
+    PairwiseTerms,
+    mean_energy_difference,
+    require_pairwise,
+)
+from pyro_ebm.kernels import (
+    Gibbs,
+    GibbsState,
+    Kernel,
+    KernelState,
+    Purpose,
+    advance,
+    joined,
+    parts_of,
+)
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -34,18 +49,13 @@ from pyro_ebm.sites import Sites, is_count
 class ChainState(NamedTuple):
     """The chains of the negative phase, which sites are observed, and what moves the chains."""
 
-    chain: Any  # the kernel's State
+    chain: KernelState
     observed: tuple[str, ...]
     kernel: Kernel
 
 
-def default_kernel(energy: Energy, observed: tuple[str, ...]) -> Kernel:
-    """The kernel that is chosen for steps without a warm-up, observed sites first."""
-    return joined(parts_of(energy, Purpose.FIXED, first=observed))
-
-
-def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, PairwiseTerms]:
-    """The checks that both rules make before they begin.
+def checked(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, PairwiseTerms]:
+    """The rows and the parameters, after the checks that both rules make before they begin.
 
     Raises:
         TypeError: If the energy is not pairwise.
@@ -59,6 +69,12 @@ def door(energy: Energy, data: Sites | Tensor, steps: int) -> tuple[Sites, Pairw
         terms = require_pairwise(energy, "Contrastive divergence")
     require_unbatched(terms, held_batch(energy))
     return x, terms
+
+
+def default_kernel(energy: Energy, terms: PairwiseTerms, observed: tuple[str, ...]) -> Kernel:
+    """The kernel that is chosen for steps without a warm-up, observed sites first."""
+    known = PairwiseStructure(energy.sites, terms)
+    return joined(parts_of(energy, Purpose.FIXED, first=observed, structure=known))
 
 
 def begin(
@@ -79,7 +95,7 @@ def uncoupled(terms: PairwiseTerms, observed: tuple[str, ...]) -> bool:
 @torch.no_grad()
 def negative_means(
     terms: PairwiseTerms,
-    chain: Any,  # noqa: ANN401
+    chain: KernelState,
     observed: tuple[str, ...],
 ) -> tuple[Sites, tuple[str, ...]]:
     """The chain's features for the gradient: hidden units by their means, where those are exact.
@@ -99,7 +115,7 @@ def negative_means(
 
 
 @dataclass(frozen=True, eq=False)
-class ContrastiveDivergence(Objective):
+class ContrastiveDivergence(Objective[ChainState]):
     """CD-k: the negative phase starts at the data and takes k steps.
 
     It is biased, more so for small k and strong couplings, and cheap.
@@ -129,9 +145,9 @@ class ContrastiveDivergence(Objective):
     kernel: Kernel | None = None
 
     def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
-        x, terms = door(energy, data, self.steps)
+        x, terms = checked(energy, data, self.steps)
         observed = tuple(x)
-        kernel = self.kernel or default_kernel(energy, observed)
+        kernel = self.kernel or default_kernel(energy, terms, observed)
         # Every step starts its own chains: here one row is enough for the kernel's checks.
         one = {site: value[:1] for site, value in x.items()}
         start = terms.values(infer(self.positive, terms, one).draw())
@@ -143,7 +159,7 @@ class ContrastiveDivergence(Objective):
         data: Sites | Tensor,
         state: ChainState,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[ChainState]:
         x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or state.kernel
         posterior = infer(self.positive, terms, x)
@@ -153,7 +169,7 @@ class ContrastiveDivergence(Objective):
         chain = advance(kernel, energy, chain, self.steps - 1)
         # Of the last sweep the hidden units' means are wanted, not a draw.
         by_means = self.kernel is None and uncoupled(terms, state.observed)
-        last = Gibbs(state.observed) if by_means else kernel
+        last: Kernel = Gibbs(state.observed) if by_means else kernel
         chain = advance(last, energy, chain, 1)
         negative, averaged = negative_means(terms, chain, state.observed)
         # Each chain starts at a row, so it carries that row's weight.
@@ -169,7 +185,7 @@ class ContrastiveDivergence(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class PersistentContrastiveDivergence(Objective):
+class PersistentContrastiveDivergence(Objective[ChainState]):
     """PCD-k: chains of their own, which go on from one step of learning to the next.
 
     With mean field in the positive phase it is the variational learning rule of Boltzmann machines
@@ -203,12 +219,12 @@ class PersistentContrastiveDivergence(Objective):
     kernel: Kernel | None = None
 
     def init(self, energy: Energy, data: Sites | Tensor) -> ChainState:
-        x, terms = door(energy, data, self.steps)
+        x, terms = checked(energy, data, self.steps)
         if not is_count(self.chains):
             raise ValueError(f"chains is {self.chains!r}; wanted a positive whole number.")
         rows = torch.randint(rows_of(x, energy.sites), (self.chains,), device=energy.device)
         posterior = infer(self.positive, terms, {site: v[rows] for site, v in x.items()})
-        kernel = self.kernel or default_kernel(energy, tuple(x))
+        kernel = self.kernel or default_kernel(energy, terms, tuple(x))
         chain = kernel.init(energy, terms.values(posterior.draw()))
         return ChainState(chain, tuple(x), kernel)
 
@@ -218,7 +234,7 @@ class PersistentContrastiveDivergence(Objective):
         data: Sites | Tensor,
         state: ChainState,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[ChainState]:
         x, terms, row_weights = begin(energy, data, row_weights)
         kernel = self.kernel or state.kernel
         with torch.no_grad():

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, terms_of
+from pyro_ebm.kernels import read_structure
 from pyro_ebm.learning.base import (
     Objective,
     Step,
@@ -19,7 +19,7 @@ from pyro_ebm.sites import Sites
 
 
 @dataclass(frozen=True)
-class ExactLikelihood(Objective):
+class ExactLikelihood(Objective[None]):
     r"""Minus the mean log-likelihood in nats, hidden units summed out.
 
     .. math:: -\frac1N \sum_n \ln p(v_n) = \frac1N \sum_n F(v_n) + \log Z
@@ -43,11 +43,11 @@ class ExactLikelihood(Objective):
 
     def init(self, energy: Energy, data: Sites | Tensor) -> None:
         held = require_row_laws(energy, rows_of(energy.accept(data), energy.sites))
-        exact.require_small(energy)
-        with torch.no_grad():
-            terms = pairwise_terms(energy)
-            if terms is not None and not held:
-                require_unbatched(terms, held)
+        structure = read_structure(energy)
+        exact.require_small(energy, structure)
+        terms = terms_of(structure)
+        if terms is not None and not held:
+            require_unbatched(terms, held)
 
     def loss(
         self,
@@ -55,10 +55,10 @@ class ExactLikelihood(Objective):
         data: Sites | Tensor,
         state: None,
         row_weights: Tensor | None = None,
-    ) -> Step:
+    ) -> Step[None]:
         x = energy.accept(data)
         rows = rows_of(x, energy.sites)
         require_row_laws(energy, rows)
-        log_probs = exact.log_prob(energy, x)
+        log_probs = exact.log_prob_by(exact.summation(energy), energy, x)
         row_weights = normalised(row_weights, rows, log_probs)
         return Step(-(log_probs.mean() if row_weights is None else row_weights @ log_probs), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, pairwise_terms
+from pyro_ebm.energies import Energy, terms_of
 from pyro_ebm.learning.base import held_batch, rows_of
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, flat_features, is_count
@@ -49,8 +49,7 @@ class Monitor(AtStart, AfterEpoch):
     rows: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("every", "rows"):
-            value = getattr(self, name)
+        for name, value in (("every", self.every), ("rows", self.rows)):
             if not is_count(value):
                 raise ValueError(f"{name} is {value!r}; wanted a positive whole number.")
 
@@ -92,17 +91,20 @@ class Monitor(AtStart, AfterEpoch):
         judged = {"log_likelihood": data}
         if self.held_out is not None:
             judged["held_out_log_likelihood"] = energy.accept(self.held_out)
+        structure = energy.structure()
         log_z: Tensor | None = None
         for name, x in judged.items():
-            if exact.seconds(energy, x) < AFFORDABLE:
-                log_z = exact.log_partition(energy) if log_z is None else log_z
-                metrics[name] = float(exact.log_prob(energy, x, log_z=log_z).mean())
+            if exact.seconds(energy, x, structure=structure) < AFFORDABLE:
+                sums = exact.summation(energy, (), structure)
+                log_z = sums.log_partition() if log_z is None else log_z
+                metrics[name] = float(exact.log_prob_by(sums, energy, x, log_z).mean())
         some = {site: value[:: -(-len(value) // self.rows)] for site, value in data.items()}
         if fantasies is not None:
             fantasies = {site: fantasies[site] for site in data}
-            gap = free_energy_gap(energy, some, fantasies)
-            if gap is not None:
-                metrics["free_energy_gap"] = gap
+            terms = terms_of(structure)
+            if terms is not None and not terms.obstacle([s for s in energy.sites if s not in some]):
+                gap = structure.free_energy(fantasies).mean() - structure.free_energy(some).mean()
+                metrics["free_energy_gap"] = float(gap)
             metrics["moment_mismatch"] = moment_mismatch(
                 moments_of(energy, some), moments_of(energy, fantasies)
             )
@@ -112,14 +114,6 @@ class Monitor(AtStart, AfterEpoch):
                 moments_of(energy, data), exact_moments(energy, data)
             )
         return metrics
-
-
-def free_energy_gap(energy: Energy, data: Sites, fantasies: Sites) -> float | None:
-    """Mean F of the fantasies minus mean F of the data; None where F has no closed form."""
-    terms = pairwise_terms(energy)
-    if terms is None or terms.obstacle([site for site in energy.sites if site not in data]):
-        return None
-    return float(energy.free_energy(fantasies).mean() - energy.free_energy(data).mean())
 
 
 def moments_of(energy: Energy, x: Sites) -> Tensor:  # (n, n), means on the diagonal

@@ -15,8 +15,9 @@ from pyro_ebm.energies import (
     GraphLink,
     Link,
     PairwiseTerms,
-    factors_of,
-    pairwise_terms,
+    Structure,
+    graph_of,
+    terms_of,
 )
 from pyro_ebm.sites import Sites
 
@@ -63,14 +64,19 @@ class Field:
         return torch.cat([v.long().expand(*batch, v.shape[-1]) for v in found], -1)
 
 
-def field_of(energy: Energy) -> Field:
+def field_of(energy: Energy, structure: Structure | None = None) -> Field:
     """An energy as a factor graph.
+
+    Args:
+        energy: The energy.
+        structure: What is known of it, if it is at hand.
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If it is neither a random field nor a machine of finite units.
     """
-    graph, terms = factors_of(energy), pairwise_terms(energy)
+    structure = structure or energy.structure()
+    graph, terms = graph_of(structure), terms_of(structure)
     if graph is not None:
         graph = graph.to(torch.float64)
         graph.require_finite()
