@@ -44,25 +44,14 @@ def argument(step: Step, name: str) -> Any:  # noqa: ANN401
         return step.kwargs[name]
     for k, known in enumerate(parameters(step.function)):
         if known.name == name:
-            return step.args[k] if k < len(step.args) else known.default
+            return step.args[k] if k < len(step.args) else known.default_value
     return None
 
 
-class Parameter(NamedTuple):
-    """What an operation can be told."""
-
-    name: str
-    default: Any
-    kwarg_only: bool
-
-
 @functools.cache
-def parameters(function: OpOverload) -> tuple[Parameter, ...]:
-    """What an operation can be told, in order."""
-    return tuple(
-        Parameter(known.name, known.default_value, known.kwarg_only)
-        for known in function._schema.arguments
-    )
+def parameters(function: OpOverload) -> tuple[Any, ...]:
+    """What an operation can be told, in order, as torch's schema has it."""
+    return tuple(function._schema.arguments)
 
 
 def dims_of(step: Step, rank: int) -> list[int]:

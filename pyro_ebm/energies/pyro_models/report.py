@@ -1,6 +1,6 @@
 """What is claimed of the discrete sites of a Pyro model, and why, as text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -34,24 +34,8 @@ class Dependence:
         return "; ".join([*lines, f"blocks: {self.blocks}", self.way])
 
 
-class Dependences(Mapping[str, Dependence]):
-    """What is claimed of each discrete site; `print` shows it.
-
-    Args:
-        found: By site.
-    """
-
-    def __init__(self, found: Mapping[str, Dependence]) -> None:
-        self.found = found
-
-    def __getitem__(self, site: str) -> Dependence:
-        return self.found[site]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.found)
-
-    def __len__(self) -> int:
-        return len(self.found)
+class Dependences(dict[str, Dependence]):
+    """What is claimed of each discrete site, by site; `print` shows it."""
 
     def __repr__(self) -> str:
-        return "\n".join(f"{site}: {own}" for site, own in self.found.items())
+        return "\n".join(f"{site}: {own}" for site, own in self.items())
