@@ -23,7 +23,6 @@ from .fields.labels import draw_labels as draw_labels
 from .fields.random_field import RandomField
 from .fields.structure import (
     FieldStructure as FieldStructure,
-    factors_of as factors_of,
     graph_of as graph_of,
 )
 from .forbidden import Unit as Unit, can_change as can_change, changes as changes
@@ -44,7 +43,6 @@ from .pairwise.links import Change as Change, GraphLink as GraphLink, Link as Li
 from .pairwise.mean_energy import mean_energy_difference as mean_energy_difference
 from .pairwise.structure import (
     PairwiseStructure as PairwiseStructure,
-    pairwise_terms as pairwise_terms,
     require_pairwise as require_pairwise,
     terms_of as terms_of,
 )

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy, FieldStructure, PairwiseStructure, Structure
+from pyro_ebm.energies import Energy, Structure, graph_of, terms_of
 from pyro_ebm.partition.elimination.field import field_of
 from pyro_ebm.partition.sums.enumeration import (
     MAX_STATES,
@@ -63,12 +63,12 @@ def summation(
         FloatingPointError: If a parameter is NaN or infinite.
         TypeError: If there is none: it has sites with infinitely many values, and no structure.
     """
-    match structure := structure or energy.structure():
-        case PairwiseStructure(terms=terms):
-            terms.require_finite()
-            return MachineSum(terms.to(torch.float64))
-        case FieldStructure():
-            return FieldSum(field_of(energy, structure))
+    structure = structure or energy.structure()
+    if (terms := terms_of(structure)) is not None:
+        terms.require_finite()
+        return MachineSum(terms.to(torch.float64))
+    if graph_of(structure) is not None:
+        return FieldSum(field_of(energy, structure))
     levels = {name: levels_of(site) for name, site in energy.sites.items() if name not in given}
     found = {name: values for name, values in levels.items() if values is not None}
     if infinite := [name for name in levels if name not in found]:

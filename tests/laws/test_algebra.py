@@ -24,7 +24,7 @@ from pyro_ebm.energies import (
     clamp,
     combined,
     interpolate,
-    pairwise_terms,
+    terms_of,
 )
 from pyro_ebm.energies.pairwise.overlay import GraphUnion, PairwiseOverlay
 from pyro_ebm.kernels import Gibbs, run
@@ -58,7 +58,7 @@ class Made(Small):
         self, dtype: torch.dtype = torch.float64, wrap: Callable[[Tensor], Tensor] = lambda t: t
     ) -> Energy:
         made = self.make(*(part.machine(dtype, wrap) for _, part in self.weighted))
-        assert pairwise_terms(made) is not None
+        assert terms_of(made.structure()) is not None
         return made
 
     def energy(self, x: Mapping[str, np.ndarray]) -> np.ndarray:

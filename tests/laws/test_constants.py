@@ -19,7 +19,7 @@ from pyro_ebm.energies import (
     Energy,
     RandomField,
     clamp,
-    pairwise_terms,
+    terms_of,
 )
 from pyro_ebm.kernels import Gibbs, ParallelTempering, run
 from pyro_ebm.learning import ExactLikelihood, fit
@@ -136,7 +136,7 @@ def test_tempering_takes_a_constant() -> None:
 def test_a_clamped_constant_stays() -> None:
     energy = BoltzmannMachine.restricted(3, 2)
     held = clamp(energy + 3.0, {"hidden": torch.ones(2)})
-    assert pairwise_terms(held) is not None
+    assert terms_of(held.structure()) is not None
     wanted = energy({"visible": BITS, "hidden": torch.ones(8, 2)}) + 3
     torch.testing.assert_close(held(BITS), wanted)
 
@@ -145,7 +145,7 @@ def test_the_gradient_in_real_numbers_is_that_of_the_energy() -> None:
     energy = BoltzmannMachine.fully_visible(3, unit=Gaussian())
     x = {"visible": torch.randn(4, 3)}
     shifted = energy + 3.0
-    assert pairwise_terms(shifted) is not None
+    assert terms_of(shifted.structure()) is not None
     one, other = (e.energy_and_gradient(x, ["visible"]) for e in (energy, shifted))
     torch.testing.assert_close(other[0], one[0] + 3)
     torch.testing.assert_close(other[1]["visible"], one[1]["visible"])
@@ -194,7 +194,7 @@ def test_what_is_no_finite_number_is_refused(
 def test_energies_are_subtracted() -> None:
     first, second = machine(), machine()
     difference = first - second
-    assert pairwise_terms(difference) is not None
+    assert terms_of(difference.structure()) is not None
     torch.testing.assert_close(difference(BITS), first(BITS) - second(BITS))
 
 

@@ -18,7 +18,7 @@ from pyro_ebm.energies import (
     RandomField,
     TableFactors,
     clamp,
-    factors_of,
+    graph_of,
     interpolate,
 )
 from pyro_ebm.energies.fields import constraints
@@ -144,7 +144,7 @@ CASES: dict[str, Callable[[], Energy]] = {
 
 
 def every_label(field: Energy) -> Tensor:
-    graph = factors_of(field)
+    graph = graph_of(field.structure())
     assert graph is not None
     return torch.tensor(list(itertools.product(*map(range, graph.states))))
 
@@ -152,7 +152,8 @@ def every_label(field: Energy) -> Tensor:
 def possible(field: Energy) -> tuple[dict[str, Tensor], Tensor]:
     """All states of p(x) > 0, and their law."""
     labels = torch.tensor(
-        list(itertools.product(*map(range, factors_of(field).states))), dtype=torch.float64
+        list(itertools.product(*map(range, graph_of(field.structure()).states))),
+        dtype=torch.float64,
     )
     ((name, _),) = field.sites.items()
     heights = field({name: labels})
@@ -161,7 +162,7 @@ def possible(field: Energy) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def number_of_sets(field: Energy) -> int:
-    return len(Constraints.of(factors_of(field)).sets)
+    return len(Constraints.of(graph_of(field.structure())).sets)
 
 
 def matrix_of_set(kernel: ConstraintBlocks, field: Energy, x: dict[str, Tensor], k: int) -> Tensor:
@@ -224,7 +225,7 @@ def test_so_do_blocks_of_a_component_that_is_too_large_for_one(
 
 def test_blocks_are_scopes_and_their_unions_where_all_are_too_many() -> None:
     field = independent_set(8, 8)
-    found = Constraints.of(factors_of(field))
+    found = Constraints.of(graph_of(field.structure()))
     assert len(found.factors) == 112
     assert all(len(block.nodes) > 2 for block in found.blocks)
     assert all(len(block.labels) <= constraints.GROWN for block in found.blocks)
@@ -234,7 +235,7 @@ def test_blocks_are_scopes_and_their_unions_where_all_are_too_many() -> None:
     for blocks in found.sets:
         owner = torch.full((64,), -1)
         owner[blocks.nodes] = blocks.owner
-        touched = owner[factors_of(field).groups["apart"].nodes]
+        touched = owner[graph_of(field.structure()).groups["apart"].nodes]
         both = (touched >= 0).all(1)
         assert bool((touched[both, 0] == touched[both, 1]).all())
 
@@ -371,7 +372,7 @@ def test_without_forbidding_factors_nothing_moves() -> None:
 def test_sequences_of_unequal_length_need_no_blocks() -> None:
     unary, pairs = torch.randn(2, 4, 3), torch.randn(1, 3, 3)
     field = RandomField.chain(unary, pairs, lengths=torch.tensor([2, 4]))
-    assert not Constraints.of(factors_of(field)).factors
+    assert not Constraints.of(graph_of(field.structure())).factors
 
 
 def test_a_refresh_keeps_blocks_and_reads_parameters_anew() -> None:

@@ -24,7 +24,7 @@ from pyro_ebm.energies import (
     RandomField,
     TableFactors,
     clamp,
-    factors_of,
+    graph_of,
 )
 from pyro_ebm.energies.fields import factor_graph, labels, structure as field_structure
 from pyro_ebm.energies.fields.labels import LabelDistribution, draw_labels
@@ -282,7 +282,7 @@ def with_held(field: RandomField, nodes: list[int], values: Tensor) -> Energy:
     x = values.new_zeros(*values.shape[:-1], n)
     x[..., nodes] = values
     held = clamp(field, x, mask=mask)
-    assert factors_of(held) is not None
+    assert graph_of(held.structure()) is not None
     return held
 
 
@@ -295,7 +295,7 @@ def test_a_clamped_field_has_the_energies_of_the_whole_one(name: str) -> None:
         values = list(itertools.product(*(range(small.levels[i]) for i in held)))
         clamped = with_held(field, held, torch.tensor(values))
         free = [i for i in range(n) if i not in held]
-        assert factors_of(clamped).states == tuple(small.levels[i] for i in free)
+        assert graph_of(clamped.structure()).states == tuple(small.levels[i] for i in free)
         x = torch.tensor(list(itertools.product(*(range(small.levels[i]) for i in free))))
         energies = clamped(x[:, None])
         whole = clamped.complete(x[:, None])["visible"]

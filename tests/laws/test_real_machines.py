@@ -22,7 +22,7 @@ from pyro_ebm.energies import (
     Layer,
     PairwiseTerms,
     mean_energy_difference,
-    pairwise_terms,
+    terms_of,
 )
 from pyro_ebm.energies.pairwise.normal import MultivariateNormal
 from pyro_ebm.kernels import Gibbs, advance
@@ -314,11 +314,11 @@ def test_coupled_numbers_at_several_temperatures_are_swept_each_at_its_own(name:
     machine = NORMAL[name].machine()
     betas = torch.tensor([0.4, 1.0, 2.5], dtype=torch.float64)
     together = betas * machine
-    assert pairwise_terms(together) is not None
+    assert terms_of(together.structure()) is not None
     swept, log_z = affine_maps(together, (4, 3)), exact.log_partition(together)
     for k, beta in enumerate(betas.tolist()):
         alone = beta * machine
-        assert pairwise_terms(alone) is not None
+        assert terms_of(alone.structure()) is not None
         assert distance(swept[:, k], affine_maps(alone, (4,))) < 1e-12
         assert distance(log_z[k], exact.log_partition(alone)) < 1e-12
 

@@ -9,7 +9,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_ebm.energies.base import Energy
 from pyro_ebm.energies.held import Held
 from pyro_ebm.energies.pairwise.colouring import coloured
 from pyro_ebm.energies.structure import (
@@ -207,11 +206,6 @@ def sweep_field(
 def graph_of(structure: Structure) -> FactorGraph | None:
     """The factors of a random field; None of anything else."""
     return structure.graph if isinstance(structure, FieldStructure) else None
-
-
-def factors_of(energy: Energy) -> FactorGraph | None:
-    """The factors of a random field, read once; None for any other energy."""
-    return graph_of(energy.structure())
 
 
 def members(graph: FactorGraph) -> dict[str, Tensor]:

@@ -264,11 +264,6 @@ def terms_of(structure: Structure) -> PairwiseTerms | None:
     return structure.terms if isinstance(structure, PairwiseStructure) else None
 
 
-def pairwise_terms(energy: Energy) -> PairwiseTerms | None:
-    """The terms of an energy of units in fields, read once; None for any other energy."""
-    return terms_of(energy.structure())
-
-
 def require_pairwise(energy: Energy, what: str) -> PairwiseTerms:
     """The terms of an energy of units in fields, read once.
 
@@ -279,7 +274,7 @@ def require_pairwise(energy: Energy, what: str) -> PairwiseTerms:
     Raises:
         TypeError: If it is of another kind.
     """
-    terms = pairwise_terms(energy)
+    terms = terms_of(energy.structure())
     if terms is None:
         raise TypeError(
             f"{what} needs an energy of units in fields, such as a BoltzmannMachine; "

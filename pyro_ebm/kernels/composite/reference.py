@@ -18,7 +18,7 @@ from pyro_ebm.energies import (
     PairwiseTerms,
     Structure,
     WithoutTerms,
-    pairwise_terms,
+    terms_of,
 )
 from pyro_ebm.kernels.continuous.coordinates import Coordinates
 from pyro_ebm.sites import Sites, is_endless
@@ -93,7 +93,7 @@ def reference_of(energy: Energy, draws: Sites) -> Energy | None:
         draws: Values of all its sites (chain, draw, *site.shape).
     """
     draws = energy.accept(draws)
-    terms = pairwise_terms(energy)
+    terms = terms_of(energy.structure())
     if terms is not None:
         return independent(terms, draws)
     names = endless_sites(energy)

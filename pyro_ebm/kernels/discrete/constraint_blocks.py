@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import BlockSet, Constraints, Energy, FactorGraph, factors_of, forbidding
+from pyro_ebm.energies import BlockSet, Constraints, Energy, FactorGraph, forbidding, graph_of
 from pyro_ebm.kernels import chance
 from pyro_ebm.kernels.base import ReversibleKernel
 from pyro_ebm.kernels.metropolis import NoInfo
@@ -138,7 +138,7 @@ def require_factors(energy: Energy) -> FactorGraph:
         TypeError: If the energy is none.
     """
     with torch.no_grad():
-        graph = factors_of(energy)
+        graph = graph_of(energy.structure())
     if graph is None:
         raise TypeError(
             f"ConstraintBlocks looks at the factors of a random field, which "
