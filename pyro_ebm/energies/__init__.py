@@ -2,14 +2,10 @@
 
 from .base import (
     AbstractTyped as AbstractTyped,
-    Constant as Constant,
     Energy,
-    Given as Given,
-    Sum as Sum,
     combined as combined,
     interpolate,
 )
-from .composition.blend import Blend as Blend, blend as blend
 from .composition.clamped import Clamped as Clamped, clamp
 from .composition.path import Path as Path, at_reference as at_reference
 from .fields.constraints import (
@@ -61,12 +57,9 @@ from .pyro_models.log_joint import (
 )
 from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
 from .structure import (
-    Claims as Claims,
-    Differences as Differences,
     Structure,
     Swept as Swept,
     UnitLevels as UnitLevels,
-    sweep_blocks as sweep_blocks,
 )
 from .without_terms import WithoutTerms
 

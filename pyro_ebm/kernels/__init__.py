@@ -71,7 +71,6 @@ from .start import (
     check_reference as check_reference,
     finite_start as finite_start,
     given_start as given_start,
-    is_one_law as is_one_law,
     laws as laws,
     random_start as random_start,
     read_structure as read_structure,
