@@ -12,7 +12,7 @@ VENV1 := .venv-arviz1
 STAMP1 := $(VENV1)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-all fuzz test-arviz1 lint package benchmarks clean
+.PHONY: help demo quick test test-all fuzz test-arviz1 lint reference package benchmarks clean
 
 help:  ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -49,6 +49,10 @@ lint: $(STAMP)  ## style, format, types and the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+reference: $(STAMP)  ## the tables of docs/reference.md, from the docstrings
+	@echo "reference: writing docs/reference.md"
+	@$(BIN)/python docs/reference.py
 
 package: $(STAMP)  ## the wheel and the source archive in dist/, installed in a new environment and tried
 	@echo "package: building dist/, installing each of its files in build/package, asking its version"

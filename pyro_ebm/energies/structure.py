@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_ebm.sites import Site, Sites, in_words
+from pyro_ebm.units import FiniteLaw
 
-from .finite import FiniteLaw
 from .held import Held
 
 Block = slice | Tensor  # the units of one site that are updated together

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_ebm.sites import Site, Sites, allowed_values, batch_shape, covers
+from pyro_ebm.units import FiniteLaw
 
 from .conditionals import common_blocks, values_of_units
-from .finite import FiniteLaw
 from .held import Held
 from .some_value import some_value
 from .structure import (

@@ -3,6 +3,7 @@
 from .base import PlainUnit as PlainUnit, Unit, name_of as name_of
 from .bernoulli import Bernoulli
 from .categorical import Categorical
+from .finite_law import FiniteLaw as FiniteLaw
 from .gaussian import Gaussian
 from .quadratic import QuadraticUnit as QuadraticUnit
 from .spin import Spin, SpinDistribution

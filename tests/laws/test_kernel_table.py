@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_ebm.energies import BoltzmannMachine, Energy, Layer, RandomField, TableFactors
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import (
     HMC,
     MALA,
@@ -51,7 +50,7 @@ from pyro_ebm.kernels.base import unmoved_sites
 from pyro_ebm.kernels.discrete import alphabets
 from pyro_ebm.kernels.discrete.constraint_blocks import ConstraintBlocks
 from pyro_ebm.sites import Site, Sites
-from pyro_ebm.units import Categorical
+from pyro_ebm.units import Categorical, FiniteLaw
 from tests.support.finite import Table, values_of
 from tests.support.goodness import ALPHA
 from tests.support.grids import Grid, Heights

@@ -13,12 +13,12 @@ import torch
 from scipy import stats
 
 from pyro_ebm.energies import ModelEnergy, UnbatchedModelWarning
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.pyro_models import dependence
 from pyro_ebm.energies.pyro_models.laws import ModelLaws
 from pyro_ebm.energies.pyro_models.recording import Graph
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, Kernel, advance, run
 from pyro_ebm.sites import Sites
+from pyro_ebm.units import FiniteLaw
 from tests.support.discrete import block_error, error, states
 from tests.support.goodness import ALPHA, chi_square
 from tests.support.models import CASES, Case, numbers, real, vector

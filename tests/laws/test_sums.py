@@ -32,13 +32,12 @@ from pyro_ebm.energies import (
     without_terms as algebra,
 )
 from pyro_ebm.energies.composition.path import Path
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import HMC, Cycle, Gibbs, ParallelTempering, RandomBlocks, choose_kernel
 from pyro_ebm.kernels.composite.reference import reference_of
 from pyro_ebm.kernels.discrete.gibbs import GibbsState
 from pyro_ebm.kernels.start import check_reference
 from pyro_ebm.sites import Site, Sites, boolean, values_at
-from pyro_ebm.units import Bernoulli, Categorical
+from pyro_ebm.units import Bernoulli, Categorical, FiniteLaw
 from tests.support.models import CASES as MODELS, numbers, real
 from tests.support.outcomes import matrix_of, violation_of
 

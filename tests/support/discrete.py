@@ -11,9 +11,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_ebm.energies import ModelEnergy
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import Gibbs
 from pyro_ebm.sites import Sites
+from pyro_ebm.units import FiniteLaw
 
 from .models import Case
 

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.sites import ListedValues
-from pyro_ebm.units import Unit
+from pyro_ebm.units import FiniteLaw, Unit
 
 
 @dataclass(frozen=True)

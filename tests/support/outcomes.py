@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from pyro_ebm.energies.fields import labels, structure as field_structure
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.kernels import Mass, chance
 from pyro_ebm.kernels.discrete import integer_walk
 from pyro_ebm.kernels.settings import Length
 from pyro_ebm.sites import Sites
-from pyro_ebm.units import Bernoulli, Categorical, Spin, Unit
+from pyro_ebm.units import Bernoulli, Categorical, FiniteLaw, Spin, Unit
 
 LARGEST = 2**17  # outcomes of a start
 HALVES = 2  # values of a number that is drawn once: a mixture has two kernels in the tables

@@ -18,11 +18,11 @@ from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_ebm.energies.base import AbstractTyped
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.structure import Block, Structure
 from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked
 from pyro_ebm.sites import Site, Sites, bounded, is_real, of_one_element, random_values, values_at
+from pyro_ebm.units import FiniteLaw
 
 
 class DistributionEnergy(AbstractTyped):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies.finite import FiniteLaw
 from pyro_ebm.energies.structure import Block, SweptInField, only_block, times
 from pyro_ebm.sites import Site, Sites, bounded
+from pyro_ebm.units import FiniteLaw
 
 from .discrete_site import DiscreteSite
 from .energy_site import EnergySite

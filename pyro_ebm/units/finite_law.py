@@ -1,4 +1,4 @@
-"""Laws on finitely many values, and the values that a support has."""
+"""Laws on finitely many values: of units, and of any site of which all values are listed."""
 
 from typing import Any
 
