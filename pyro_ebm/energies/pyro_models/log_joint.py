@@ -256,12 +256,8 @@ def is_factor(msg: Message) -> bool:
 
 def is_latent(msg: Message) -> bool:
     """Whether a sample site is a latent variable."""
-    return not (msg["is_observed"] or is_point(msg["fn"]) or site_is_subsample(msg))
-
-
-def is_point(law: Any) -> bool:  # noqa: ANN401 (any wrapper of a distribution)
-    """Whether a law is a point mass, which is no latent variable."""
-    return isinstance(unwrapped(law), Delta)
+    is_point = isinstance(unwrapped(msg["fn"]), Delta)
+    return not (msg["is_observed"] or is_point or site_is_subsample(msg))
 
 
 def unwrapped(law: Any) -> Any:  # noqa: ANN401

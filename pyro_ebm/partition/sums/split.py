@@ -98,16 +98,12 @@ def log_sums(table: Split) -> Tensor:  # (states of a, states of b)
     b_factor = (table.bc - column - row_b[:, None]).exp()
     c_factor = (table.ca + column[:, None] - row_a).exp()
     inner = (b_factor @ c_factor).mT
-    sums = shifted_sum(table.ab, row_b, row_a, inner)
+    # Finite with a zero gradient where the product underflowed.
+    smallest = torch.finfo(inner.dtype).tiny
+    sums = table.ab + row_b + row_a[:, None] + inner.clamp_min(smallest).log()
     with torch.no_grad():
         certified = bool(log_lost - sums.logsumexp((0, 1)) < math.log(LOST))
     return sums if certified else log_sums_by_logarithms(table)
-
-
-def shifted_sum(ab: Tensor, row_b: Tensor, row_a: Tensor, inner: Tensor) -> Tensor:
-    """ab + row_b + row_a + ln inner, finite with a zero gradient where inner underflowed."""
-    smallest = torch.finfo(inner.dtype).tiny
-    return ab + row_b + row_a[:, None] + inner.clamp_min(smallest).log()
 
 
 def log_sums_by_logarithms(table: Split) -> Tensor:
