@@ -22,9 +22,9 @@ from pyro_ebm.energies import (
     Energy,
     RandomField,
     TableFactors,
-    blend,
     combined,
 )
+from pyro_ebm.energies.composition.blend import blend
 from pyro_ebm.energies.composition.path import Path
 from pyro_ebm.energies.fields import structure as field_structure
 from pyro_ebm.energies.pairwise import colouring, overlay
