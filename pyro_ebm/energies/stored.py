@@ -15,7 +15,7 @@ from pyro_ebm.storage import (
     ROWS,
     Content,
     Describer,
-    Given as Ungiven,
+    Given as Own,
     Maker,
     NotStorableError,
     Settings,
@@ -32,8 +32,11 @@ from pyro_ebm.units import (
     TruncatedNormal,
 )
 
-from .base import Constant, Energy, Sum
+from .base import Constant, Energy, Given, Sum
 from .composition.clamped import Clamped
+from .composition.path import Path
+from .fields.constraints import BlockSet, Term
+from .fields.factor_graph import FactorGraph
 from .fields.factors import PatternFactors, TableFactors
 from .fields.random_field import RandomField
 from .functions.callable import CallableEnergy
@@ -42,9 +45,12 @@ from .functions.networks import TiltedNormal, Vector
 from .functions.spectral import SpectralConvolution, SpectralLinear
 from .held import Held, stored
 from .pairwise.boltzmann import BoltzmannMachine
+from .pairwise.colouring import Colour
 from .pairwise.couplings import Coupling, Dense, Sparse, Symmetric
 from .pairwise.layers import Layer
-from .structure import Structure
+from .pairwise.links import DenseLink, GraphLink, SymmetricLink
+from .pairwise.terms import PairwiseTerms
+from .structure import Structure, Swept
 from .weights import OfParameter, rest_of
 
 STATE = (
@@ -98,7 +104,7 @@ def save(energy: Energy, path: str | os.PathLike[str]) -> None:
     write(path, "energy", Content(tree, describer.tensors))
 
 
-def named(own: Ungiven) -> str:
+def named(own: Own) -> str:
     """What a file does not keep, and where it stands."""
     name = getattr(own.thing, "__qualname__", type(own.thing).__qualname__)
     return f"{name!r} as its {own.where}" if own.where else f"the class {name!r}"
@@ -137,7 +143,7 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str | None = No
     return found
 
 
-def made_of(content: Content, path: object, given: list[Ungiven] | None = None) -> Any:  # noqa: ANN401
+def made_of(content: Content, path: object, given: list[Own] | None = None) -> Any:  # noqa: ANN401
     """What a description says.
 
     Raises:
@@ -207,11 +213,13 @@ ROWS.add_all([Site, Bernoulli, Spin, Categorical, Gaussian, TruncatedGaussian])
 
 # --- machines ------------------------------------------------------------------------------------
 def describe_layer(layer: Layer) -> Settings:
+    """A layer with what its units have of parameters."""
     own = {name: getattr(layer, name) for name in layer.unit.parameters}
     return {**arguments("unit", "size", "bias", "offset")(layer), "parameters": own}
 
 
 def make_layer(parameters: Mapping[str, Tensor], **own: Any) -> Layer:  # noqa: ANN401 (settings)
+    """A layer, whose units have these parameters."""
     layer = Layer(**own)
     put(layer, parameters)
     return layer
@@ -237,6 +245,7 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
 
 
 def describe_machine(machine: BoltzmannMachine) -> Settings:
+    """A machine as its parameters are kept."""
     return {
         "layers": dict(machine.layers.items()),
         "couplings": list(machine.couplings.values()),
@@ -270,6 +279,7 @@ def make_machine(
 
 
 def make_sparse(edges: Tensor, sizes: tuple[int, int], **own: Any) -> Sparse:  # noqa: ANN401
+    """Couplings along edges that join units that there are."""
     if edges.dim() != 2 or edges.shape[1] != 2 or edges.dtype != torch.int64:
         raise ValueError(f"edges are {edges.dtype} {tuple(edges.shape)}")
     if len(edges) and not bool(((edges >= 0) & (edges < edges.new_tensor(sizes))).all()):
@@ -289,6 +299,7 @@ ROWS.add(BoltzmannMachine, describe_machine, make_machine)
 
 # --- fields --------------------------------------------------------------------------------------
 def make_field(names: Mapping[str, Any], constant: Tensor, **own: Any) -> RandomField:  # noqa: ANN401
+    """A field, whose nodes may have names."""
     field = RandomField(**own)
     put(field, {"constant": constant})
     field.names = names
@@ -296,6 +307,7 @@ def make_field(names: Mapping[str, Any], constant: Tensor, **own: Any) -> Random
 
 
 def describe_field(field: RandomField) -> Settings:
+    """A field as its parameters are kept."""
     (site,) = field.sites
     own = {"states": list(field.states), "factors": dict(field.factors.items()), "site": site}
     return {**own, "names": dict(field.names), "constant": field.constant}
@@ -311,44 +323,42 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"rest": rest_of, "inverse": 
 
 
 def describe_weight(weight: OfParameter) -> Settings:
+    """A weight by the name of its function."""
     known = [name for name, function in FUNCTIONS.items() if function is weight.function]
     return {"function": known[0] if known else weight.function, "parameter": weight.parameter}
 
 
 def make_weight(function: str, parameter: nn.Parameter) -> OfParameter:
+    """A weight that is computed from a parameter."""
     return OfParameter(FUNCTIONS[function], parameter)
 
 
 def make_sum(weights: list[Any], energies: list[Energy]) -> Sum:
+    """A sum of these very weights."""
     total = Sum(list(zip(weights, energies, strict=True)))
     put(total, {f"weight{k}": w for k, w in enumerate(weights) if isinstance(w, Tensor)})
     return total
 
 
 class Like:
-    """What has a dtype and a device, or sites, where an energy is asked for these alone."""
+    """What has a dtype and a device, where an energy is asked for these alone."""
 
     def __init__(self, value: Tensor) -> None:
         self.dtype, self.device = value.dtype, value.device
 
 
 def describe_held(held: Held) -> Settings:
+    """What is held, and what is free of it."""
     values = {name: held.value(name) for name in held.names}
     free = {name: getattr(held, stored("free", name)) for name in held.parts}
     return {"sites": dict(held.whole_sites), "values": values, "free": free}
 
 
-def add_clamped(described: Clamped) -> Settings:
-    return {"energy": described.energy, "held": described.held}
-
-
 ROWS.add(OfParameter, describe_weight, make_weight)
 ROWS.add(Sum, lambda x: {"weights": x.weights(), "energies": list(x.energies)}, make_sum)
-ROWS.add(
-    Constant, arguments("value"), lambda value: Constant(value, cast("Energy", Like(value)))
-)
+ROWS.add(Constant, arguments("value"), lambda value: Constant(value, cast("Energy", Like(value))))
 ROWS.add(Held, describe_held)
-ROWS.add(Clamped, add_clamped)
+ROWS.add(Clamped, arguments("energy", "held"))
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -358,6 +368,7 @@ def make_callable(
     like: Tensor,
     sites: Mapping[str, Site],
 ) -> CallableEnergy:
+    """A module as an energy."""
     own = {} if follows_module else {"dtype": like.dtype, "device": like.device}
     return CallableEnergy(function, sites, **own)
 
@@ -383,16 +394,19 @@ def add_module(kind: type[nn.Module], *names: str, **computed: Callable[[Any], A
 
 
 def describe_sequence(module: nn.Sequential) -> Settings:
+    """Modules in a row."""
     return {"modules": list(module), "training": bool(module.training)}
 
 
 def make_sequence(modules: list[nn.Module], training: Any) -> nn.Sequential:  # noqa: ANN401
+    """Modules in a row."""
     found = nn.Sequential(*modules)
     found.training = training
     return found
 
 
 def with_bias(module: nn.Module) -> bool:
+    """Whether a layer has a bias."""
     return module.bias is not None
 
 
@@ -484,6 +498,7 @@ def is_given(law: Distribution, name: str) -> bool:
 
 
 def describe_normal(law: Any) -> Settings:  # noqa: ANN401 (torch's multivariate normal)
+    """A multivariate normal law by the root of its covariance."""
     own = {"loc": law.loc, "scale_tril": law._unbroadcasted_scale_tril}
     return {**own, "checks": bool(law._validate_args)}
 
@@ -498,6 +513,7 @@ def normal_of(kind: type[Distribution]) -> Callable[..., Distribution]:
 
 
 def describe_independent(law: Any) -> Settings:  # noqa: ANN401 (torch's or Pyro's)
+    """A law whose batch counts as an event."""
     return {"base": law.base_dist, "dims": law.reinterpreted_batch_ndims}
 
 
@@ -540,9 +556,15 @@ add_law(TruncatedNormal, "loc", "scale", "low", "high")
 
 
 def describe_distribution(energy: DistributionEnergy) -> Settings:
+    """The distribution and the name of its site."""
     (site,) = energy.sites
     return {"distribution": energy.distribution, "site": site}
 
 
 ROWS.add(DistributionEnergy, describe_distribution)
-ROWS.drop(Structure)
+
+# --- what kernels know of an energy --------------------------------------------------------------
+# Of structures and paths kernels read what they need again; fields that are added to need the very
+# terms that they were computed from.
+ROWS.drop(Structure, Swept, Path, Given, FactorGraph)
+ROWS.add_all([PairwiseTerms, DenseLink, SymmetricLink, GraphLink, Colour, BlockSet, Term])

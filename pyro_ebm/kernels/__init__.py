@@ -67,6 +67,7 @@ from .start import (
     read_terms as read_terms,
     where as where,
 )
+from .stored import KERNELS as KERNELS
 from .warmup import warmup
 from .watch import EVERY as EVERY, Watch as Watch, WrongDependenceError
 

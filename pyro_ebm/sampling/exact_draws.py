@@ -11,6 +11,7 @@ from pyro_ebm.energies import Energy
 from pyro_ebm.kernels import Findings, Kernel, TunableKernel, accept_at_door, read_terms
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, batch_shape
+from pyro_ebm.storage import ROWS
 
 NUMBERS = 2**21  # that are drawn at a time, about
 SHARE = 1.0  # of what a warm-up costs, up to which exact sums are preferred; 0 for never
@@ -88,6 +89,9 @@ class ExactDraws(TunableKernel):
     @property
     def findings(self) -> Findings:
         return {"independent": "exact draws, by summation"}
+
+
+ROWS.add_all([ExactDraws, ExactDrawsState])
 
 
 @torch.no_grad()

@@ -122,6 +122,7 @@ def register(kind: type, *arguments: str) -> None:
         ...     def __init__(self, width):
         ...         super().__init__()
         ...         self.width = width
+        ...
         ...     def forward(self, x):
         ...         return x.square().sum(-1) / self.width
         >>> register(Bowl, "width")
@@ -238,8 +239,13 @@ class Maker:
             return None
         own = tree["of"]
         if kind == "given":
-            if not self.given or self.given[0].where != own:
-                raise ValueError(f"{own!r} is a thing of yours, which no file keeps")
+            # A kernel that was being tuned has its parts elsewhere, but in the same order.
+            place = [text.rpartition(".")[2] for text in (own, *(g.where for g in self.given[:1]))]
+            if place[1:] != place[:1]:
+                raise ValueError(
+                    f"its {own} is a function of yours, which no file keeps: "
+                    f"give the kernel, Chains.load(path, kernel=kernel)"
+                )
             return self.given.pop(0).thing
         if kind in PARTS:
             return PARTS[kind]([self.thing(part) for part in own])

@@ -13,6 +13,7 @@ before anything is read, and those of the tensors with the bytes that there are 
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -248,25 +249,29 @@ def unpacked(
         raise ValueError(f"its tensors take {sum(counts)} bytes, and there are {len(raw)}")
     if sys.byteorder != "little":
         raise ValueError("its numbers are little-endian, and those of this machine are not")
-    tensors, begin = [], 0
-    for spec, count in zip(specs, counts, strict=True):
-        shape, order = spec["shape"], spec["order"]
-        dtype = DTYPES[spec["dtype"]]
-        flat = torch.empty(math.prod(shape), dtype=dtype)
-        if count:
-            piece = torch.frombuffer(raw, dtype=torch.uint8, count=count, offset=begin)
-            flat.view(torch.uint8).copy_(piece)
-        value = flat.reshape([shape[d] for d in order])
-        value = value.permute([order.index(d) for d in range(len(order))])
-        if spec["device"] != "cpu":
-            value = value.to(placed(spec["device"], device))
-        if spec["learned"]:
-            value = nn.Parameter(value, requires_grad=spec["gradient"])
-        elif spec["gradient"]:
-            value.requires_grad_()
-        tensors.append(value)
-        begin += count
-    return tensors
+    begins = itertools.accumulate(counts, initial=0)
+    return [
+        made(spec, raw, range(begin, begin + count), device)
+        for spec, begin, count in zip(specs, begins, counts, strict=False)
+    ]
+
+
+def made(
+    spec: Mapping[str, Any], raw: bytearray, where: range, device: torch.device | str | None
+) -> Tensor:
+    """A tensor of some of the bytes."""
+    shape, order = spec["shape"], spec["order"]
+    flat = torch.empty(math.prod(shape), dtype=DTYPES[spec["dtype"]])
+    if where:
+        own = torch.frombuffer(raw, dtype=torch.uint8, count=len(where), offset=where.start)
+        flat.view(torch.uint8).copy_(own)
+    value = flat.reshape([shape[d] for d in order])
+    value = value.permute([order.index(d) for d in range(len(order))])
+    if spec["device"] != "cpu":
+        value = value.to(placed(spec["device"], device))
+    if spec["learned"]:
+        return nn.Parameter(value, requires_grad=spec["gradient"])
+    return value.requires_grad_() if spec["gradient"] else value
 
 
 def placed(own: str, device: torch.device | str | None) -> torch.device:
