@@ -374,6 +374,7 @@ FACES = (
     "partition",
     "sampling",
     "sites",
+    "storage",
     "units",
 )
 

@@ -20,6 +20,7 @@ from pyro_ebm.storage import (
     NotStorableError,
     Settings,
     UnreadableFileError,
+    by_attributes,
     read,
     write,
 )
@@ -124,10 +125,10 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str | None = No
         UnreadableFileError: If it is damaged, of another kind, or of a later version.
 
     Example:
-        >>> import torch
+        >>> import networkx as nx
         >>> from pyro_ebm import RandomField
         >>> from pyro_ebm.energies import load, save
-        >>> field = RandomField.potts([("a", "b"), ("b", "c")], 3)
+        >>> field = RandomField.potts(nx.Graph([("a", "b"), ("b", "c")]), 3)
         >>> path = getfixture("tmp_path") / "field.ebm"
         >>> save(field, path)
         >>> load(path).names["visible"]
@@ -160,11 +161,6 @@ def made_of(content: Content, path: object, given: list[Own] | None = None) -> A
         ) from error
 
 
-def arguments(*names: str) -> Callable[[Any], Settings]:
-    """Describes by attributes."""
-    return lambda x: {name: getattr(x, name) for name in names}
-
-
 # --- sites and units -----------------------------------------------------------------------------
 PLAIN: dict[str, Constraint] = {
     name: getattr(constraints, name)
@@ -176,37 +172,38 @@ PLAIN: dict[str, Constraint] = {
 } | {"spin": spin}
 
 
-def add_support(kind: type[Constraint], *names: str) -> None:
+def add_support(name: str, kind: type[Constraint], *settings: str) -> None:
     """A support with numbers; the one that torch has a name for is that very one."""
 
     def make(plain: str | None = None, **own: Any) -> Constraint:  # noqa: ANN401 (settings)
         return PLAIN[plain] if plain is not None else kind(**own)
 
     def describe(support: Constraint) -> Settings:
-        for name, known in PLAIN.items():
-            if same_support(known, support):
-                return {"plain": name}
-        return {name: getattr(support, name) for name in names}
+        for known, value in PLAIN.items():
+            if same_support(value, support):
+                return {"plain": known}
+        return {setting: getattr(support, setting) for setting in settings}
 
-    ROWS.add(kind, describe, make, name=f"support.{kind.__name__}")
+    ROWS.add(kind, describe, make, name=f"support.{name}")
 
 
 BOUNDS = ("lower_bound", "upper_bound")
-for support, names in {
-    constraints.interval: BOUNDS,
-    constraints.half_open_interval: BOUNDS,
-    constraints.integer_interval: BOUNDS,
-    constraints.greater_than: BOUNDS[:1],
-    constraints.greater_than_eq: BOUNDS[:1],
-    constraints.less_than: BOUNDS[1:],
-    constraints.independent: ("base_constraint", "reinterpreted_batch_ndims"),
-    constraints.multinomial: BOUNDS[1:],
-}.items():
-    add_support(support, *names)
-for kind in {type(value): None for value in PLAIN.values()}:
-    if kind not in ROWS.by_class:
-        add_support(kind)
-ROWS.add(ListedValues, arguments("values"))
+SUPPORTS = {
+    "interval": BOUNDS,
+    "half_open_interval": BOUNDS,
+    "integer_interval": BOUNDS,
+    "greater_than": BOUNDS[:1],
+    "greater_than_eq": BOUNDS[:1],
+    "less_than": BOUNDS[1:],
+    "independent": ("base_constraint", "reinterpreted_batch_ndims"),
+    "multinomial": BOUNDS[1:],
+}
+for support, bounds in SUPPORTS.items():
+    add_support(support, getattr(constraints, support), *bounds)
+for support, constraint in PLAIN.items():
+    if type(constraint) not in ROWS.by_class:
+        add_support(support, type(constraint))
+ROWS.add(ListedValues, by_attributes("values"))
 ROWS.add(PaddedLabels, lambda x: {"past_end": x.past_end, "label": x.upper_bound})
 ROWS.add_all([Site, Bernoulli, Spin, Categorical, Gaussian, TruncatedGaussian])
 
@@ -215,7 +212,7 @@ ROWS.add_all([Site, Bernoulli, Spin, Categorical, Gaussian, TruncatedGaussian])
 def describe_layer(layer: Layer) -> Settings:
     """A layer with what its units have of parameters."""
     own = {name: getattr(layer, name) for name in layer.unit.parameters}
-    return {**arguments("unit", "size", "bias", "offset")(layer), "parameters": own}
+    return {**by_attributes("unit", "size", "bias", "offset")(layer), "parameters": own}
 
 
 def make_layer(parameters: Mapping[str, Tensor], **own: Any) -> Layer:  # noqa: ANN401 (settings)
@@ -230,18 +227,15 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
     for name, value in tensors.items():
         if name not in module._parameters and name not in module._buffers:
             raise ValueError(f"a {type(module).__name__} has no {name!r}")
-        persistent = name not in module._non_persistent_buffers_set
-        old = module._parameters.pop(name, None)
-        old = module._buffers.pop(name, old)
+        old = module._parameters.get(name, module._buffers.get(name))
         if old is not None and value is not None and old.shape != value.shape:
             shapes = f"{tuple(value.shape)}, and wanted {tuple(old.shape)}"
             raise ValueError(f"the {name} of a {type(module).__name__} is {shapes}")
-        if value is None:
-            module.register_parameter(name, None)
-        elif isinstance(value, nn.Parameter):
-            module.register_parameter(name, value)
-        else:
-            module.register_buffer(name, value, persistent)
+        learned = isinstance(value, nn.Parameter)
+        if learned is not (name in module._parameters):  # optimisers go by the order: none is new
+            module._parameters.pop(name, None)
+            module._buffers.pop(name, None)
+        (module._parameters if learned else module._buffers)[name] = value  # type: ignore[assignment]
 
 
 def describe_machine(machine: BoltzmannMachine) -> Settings:
@@ -267,15 +261,21 @@ def make_machine(
     for coupling in couplings:
         first, second = (machine.layers[end] for end in coupling.ends)
         wide = [layer.size * layer.unit.width for layer in (first, second)]
-        graph = isinstance(coupling, Sparse)
-        if graph and list(coupling.sizes) != wide:
-            raise ValueError(f"a graph joins {coupling.sizes} units, and the layers have {wide}")
-        if not graph and list(coupling.weight.shape[-2:]) != wide:
+        if isinstance(coupling, Sparse):
+            if list(coupling.sizes) != wide:
+                raise ValueError(f"a graph joins {coupling.sizes} units; the layers have {wide}")
+        elif list(coupling.weight.shape[-2:]) != wide:
             raise ValueError(f"couplings are {tuple(coupling.weight.shape)}, and wanted {wide}")
         machine.couplings["_".join(coupling.ends)] = coupling
     machine.constant, machine.names = constant, names
     machine.check_alike()
     return machine
+
+
+def describe_symmetric(own: Symmetric) -> Settings:
+    """Couplings inside a layer."""
+    tensors = by_attributes("weight", "self_bias", "self_precision")(own)
+    return {"site": own.ends[0], "width": own.width, **tensors}
 
 
 def make_sparse(edges: Tensor, sizes: tuple[int, int], **own: Any) -> Sparse:  # noqa: ANN401
@@ -288,12 +288,15 @@ def make_sparse(edges: Tensor, sizes: tuple[int, int], **own: Any) -> Sparse:  #
 
 
 ROWS.add(Layer, describe_layer, make_layer)
-ROWS.add(Dense, arguments("ends", "weight"))
+ROWS.add(Dense, by_attributes("ends", "weight"))
 ROWS.add(
     Symmetric,
-    lambda x: {"site": x.ends[0], **arguments("weight", "self_bias", "width", "self_precision")(x)},
+    lambda x: {
+        "site": x.ends[0],
+        **by_attributes("weight", "self_bias", "width", "self_precision")(x),
+    },
 )
-ROWS.add(Sparse, arguments("ends", "edges", "weight", "sizes"), make_sparse)
+ROWS.add(Sparse, by_attributes("ends", "edges", "weight", "sizes"), make_sparse)
 ROWS.add(BoltzmannMachine, describe_machine, make_machine)
 
 
@@ -313,8 +316,8 @@ def describe_field(field: RandomField) -> Settings:
     return {**own, "names": dict(field.names), "constant": field.constant}
 
 
-ROWS.add(TableFactors, arguments("nodes", "table", "spare"))
-ROWS.add(PatternFactors, arguments("nodes", "weight", "pattern"))
+ROWS.add(TableFactors, by_attributes("nodes", "table", "spare"))
+ROWS.add(PatternFactors, by_attributes("nodes", "weight", "pattern"))
 ROWS.add(RandomField, describe_field, make_field)
 
 
@@ -347,6 +350,11 @@ class Like:
         self.dtype, self.device = value.dtype, value.device
 
 
+def make_constant(value: Tensor) -> Constant:
+    """A constant in the dtype that it has."""
+    return Constant(value, cast("Energy", Like(value)))
+
+
 def describe_held(held: Held) -> Settings:
     """What is held, and what is free of it."""
     values = {name: held.value(name) for name in held.names}
@@ -356,9 +364,11 @@ def describe_held(held: Held) -> Settings:
 
 ROWS.add(OfParameter, describe_weight, make_weight)
 ROWS.add(Sum, lambda x: {"weights": x.weights(), "energies": list(x.energies)}, make_sum)
-ROWS.add(Constant, arguments("value"), lambda value: Constant(value, cast("Energy", Like(value))))
+ROWS.add(
+    Constant, by_attributes("value"), lambda value: Constant(value, cast("Energy", Like(value)))
+)
 ROWS.add(Held, describe_held)
-ROWS.add(Clamped, arguments("energy", "held"))
+ROWS.add(Clamped, by_attributes("energy", "held"))
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -369,8 +379,9 @@ def make_callable(
     sites: Mapping[str, Site],
 ) -> CallableEnergy:
     """A module as an energy."""
-    own = {} if follows_module else {"dtype": like.dtype, "device": like.device}
-    return CallableEnergy(function, sites, **own)
+    if follows_module:
+        return CallableEnergy(function, sites)
+    return CallableEnergy(function, sites, dtype=like.dtype, device=like.device)
 
 
 def add_module(kind: type[nn.Module], *names: str, **computed: Callable[[Any], Any]) -> None:
@@ -379,7 +390,7 @@ def add_module(kind: type[nn.Module], *names: str, **computed: Callable[[Any], A
     def describe(module: nn.Module) -> Settings:
         settings = {name: getattr(module, name) for name in names}
         settings |= {name: of(module) for name, of in computed.items()}
-        tensors = dict(module.named_parameters(recurse=False))
+        tensors: Settings = dict(module.named_parameters(recurse=False))
         tensors |= dict(module.named_buffers(recurse=False))
         trains = bool(module.training)
         return {"settings": settings, "tensors": tensors, "training": trains}
@@ -410,9 +421,11 @@ def with_bias(module: nn.Module) -> bool:
     return module.bias is not None
 
 
-ROWS.add(CallableEnergy, arguments("function", "follows_module", "like", "sites"), make_callable)
+ROWS.add(
+    CallableEnergy, by_attributes("function", "follows_module", "like", "sites"), make_callable
+)
 ROWS.add(nn.Sequential, describe_sequence, make_sequence)
-ROWS.add(TiltedNormal, arguments("network", "spread"))
+ROWS.add(TiltedNormal, by_attributes("network", "spread"))
 CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
 for module, settings in {
     nn.Linear: ("in_features", "out_features"),
@@ -503,7 +516,7 @@ def describe_normal(law: Any) -> Settings:  # noqa: ANN401 (torch's multivariate
     return {**own, "checks": bool(law._validate_args)}
 
 
-def normal_of(kind: type[Distribution]) -> Callable[..., Distribution]:
+def normal_of(kind: Callable[..., Distribution]) -> Callable[..., Distribution]:
     """The multivariate normal law by the root of its covariance."""
 
     def make(loc: Tensor, scale_tril: Tensor, checks: Any) -> Distribution:  # noqa: ANN401

@@ -26,7 +26,7 @@ from .continuous.coordinates import Height, Slope
 from .continuous.dynamics import DynamicsState
 from .continuous.hmc import HMC
 from .continuous.langevin import MALA, Langevin
-from .continuous.mass import DIAGONAL_MASS, UNIT_MASS, DenseMass, DiagonalMass, UnitMass
+from .continuous.mass import DIAGONAL_MASS, UNIT_MASS, DenseMass, DiagonalMass, Mass, UnitMass
 from .continuous.random_walk import RandomWalk, RandomWalkState
 from .continuous.tuning import MoverTuning, MoverTuningState
 from .discrete.alphabets import Labels, ListedLevels, OneHot, TwoValued
@@ -64,7 +64,7 @@ ALPHABETS = (TwoValued, OneHot, Labels, ListedLevels)
 ROWS.add_all([Schedule, *KERNELS, *TUNINGS, *STATES, *ALPHABETS, DenseMass])
 
 
-def make_diagonal(variance: Tensor | None) -> DiagonalMass:
+def make_diagonal(variance: Tensor | None) -> Mass:
     """The mass; the usual one, where there is nothing to tell it from that."""
     return DIAGONAL_MASS if variance is None else DiagonalMass(variance)
 

@@ -7,6 +7,7 @@ from .described import (
     Maker as Maker,
     NotStorableError,
     Settings as Settings,
+    by_attributes as by_attributes,
     register,
 )
 from .file import Content as Content, UnreadableFileError, read as read, write as write

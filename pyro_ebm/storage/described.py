@@ -36,11 +36,13 @@ class Row(NamedTuple):
         name: In files.
         describe: Its settings and tensors.
         make: Another one, from these.
+        home: Where the class is defined.
     """
 
     name: str
     describe: Callable[[Any], Settings]
     make: Callable[..., Any]
+    home: str
 
 
 class Given(NamedTuple):
@@ -75,22 +77,36 @@ class Rows:
             name: In files; that of the class if left out. It must stay as it is.
         """
         name = name or kind.__name__
-        if name in self.by_name:
-            raise ValueError(f"There is a row {name!r} already; choose another name.")
-        self.by_class[kind] = self.by_name[name] = Row(name, describe, make or kind)
+        # A class that is defined again, as in a notebook, takes the place of its elder self.
+        known = self.by_name.get(name)
+        if known is not None and known.home != home(kind):
+            raise ValueError(
+                f"Files keep a class {name!r} of {known.home} already; choose another name."
+            )
+        row = Row(name, describe, make or kind, home(kind))
+        self.by_class[kind] = self.by_name[name] = row
 
     def add_all(self, kinds: Iterable[type]) -> None:
         """Rows of classes that are made of their fields."""
         for kind in kinds:
-            names = names_of_fields(kind)
-            self.add(kind, lambda x, names=names: {n: getattr(x, n) for n in names})
+            self.add(kind, by_attributes(*names_of_fields(kind)))
 
     def drop(self, *kinds: type) -> None:
         """Classes of what is computed anew: None stands for it."""
         self.dropped = (*self.dropped, *kinds)
 
 
+def home(kind: type) -> str:
+    """Where a class is defined."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 ROWS = Rows()
+
+
+def by_attributes(*names: str) -> Callable[[Any], Settings]:
+    """Describes by attributes that are arguments as well."""
+    return lambda x: {name: getattr(x, name) for name in names}
 
 
 def names_of_fields(kind: type) -> tuple[str, ...]:
@@ -131,8 +147,7 @@ def register(kind: type, *arguments: str) -> None:
         >>> load(folder / "bowl.ebm")(torch.ones(3))
         tensor(1.5000)
     """
-    names = arguments or names_of_fields(kind)
-    ROWS.add(kind, lambda x: {name: getattr(x, name) for name in names})
+    ROWS.add(kind, by_attributes(*(arguments or names_of_fields(kind))))
 
 
 # --- describing ----------------------------------------------------------------------------------

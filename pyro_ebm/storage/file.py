@@ -134,8 +134,10 @@ def packed(tensor: Tensor) -> tuple[dict[str, Any], bytes]:
     """What is said of a tensor, and its bytes, in the order in which they lie in memory."""
     # Its copy has the strides of a tensor without gaps: products round by how numbers lie.
     own = tensor.detach().clone()
-    order = sorted(range(own.dim()), key=lambda d: (-own.stride(d), d))
-    flat = own.cpu().permute(order).contiguous().reshape(-1)
+    strides = own.stride()
+    order = sorted(range(own.dim()), key=lambda d: (-strides[d], d))
+    flat = torch.empty(own.numel(), dtype=own.dtype)
+    flat.copy_(own.cpu().permute(order).reshape(-1))
     raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     spec = {
         "dtype": str(own.dtype).removeprefix("torch."),

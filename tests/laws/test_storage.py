@@ -1,6 +1,6 @@
 """What is saved is what is loaded, in another process, to the last bit."""
 
-import copy
+import hashlib
 import itertools
 import json
 import os
@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pyro.distributions as dist
 import pytest
 import torch
@@ -28,7 +29,6 @@ from pyro_ebm import (
     CallableEnergy,
     Chains,
     Cycle,
-    DiscreteLangevin,
     DistributionEnergy,
     Gaussian,
     Gibbs,
@@ -128,6 +128,12 @@ def double(make: Callable[[], Energy]) -> Callable[[], Energy]:
     return lambda: make().double()
 
 
+def clamped_sum() -> Energy:
+    bits = {"visible": Site(constraints.boolean, torch.Size([3]))}
+    both = BoltzmannMachine.fully_visible(3) + mlp_energy(bits)
+    return 0.5 * clamp(both, torch.ones(3), mask=torch.tensor([True, False, False]))
+
+
 def with_zero_to_forbid() -> Energy:
     table = torch.tensor([[[0.0, 0.5], [0.25, -torch.inf]]])
     return RandomField((2, 2, 2), {"pairs": TableFactors([[0, 1], [1, 2]], table)})
@@ -157,7 +163,7 @@ MORE: dict[str, Callable[[], Energy]] = {
     "rectified": lambda: BoltzmannMachine.restricted(
         3, 2, units=(Bernoulli(), TruncatedGaussian(1.3, high=4.0))
     ),
-    "Potts": lambda: RandomField.potts([("a", "b"), ("b", "c")], 3),
+    "Potts": lambda: RandomField.potts(nx.Graph([("a", "b"), ("b", "c")]), 3),
     "Ising": lambda: RandomField.ising([(0, 1), (1, 2)], couplings="shared"),
     "patterns": seen_by_patterns,
     "forbidden": with_zero_to_forbid,
@@ -180,11 +186,7 @@ MORE: dict[str, Callable[[], Energy]] = {
     "shifted": lambda: BoltzmannMachine.restricted(3, 2) + 1.25,
     "twice the same": lambda: (lambda one: one + 2 * one)(mlp_energy(2, (3,))),
     "clamped": lambda: clamp(BoltzmannMachine.restricted(3, 2), {"visible": torch.ones(4, 3)}),
-    "clamped in a sum": lambda: 0.5 * clamp(
-        BoltzmannMachine.fully_visible(3) + mlp_energy({"visible": Site(constraints.boolean, torch.Size([3]))}),
-        torch.ones(3),
-        mask=torch.tensor([True, False, False]),
-    ),
+    "clamped in a sum": clamped_sum,
     "Normal": law(dist.Normal(torch.tensor([0.3, 0.7]), 1.3).to_event(1)),
     "LogNormal": law(dist.LogNormal(torch.tensor(0.3), 0.7)),
     "Beta": law(dist.Beta(torch.tensor([0.3, 2.0]), 1.3).to_event(1)),
@@ -232,11 +234,10 @@ def states_of(energy: Energy) -> Any:
 def made(name: str) -> Energy | None:
     """The energy of a row, if there is one, and a file keeps it."""
     torch.manual_seed(5)
-    try:
-        energy = TABLE[name]()
-    except ValueError as error:
-        assert "are not added" in str(error)
-        return None
+    kind, _, operation = name.partition(", ")
+    if kind == "machine of counts" and operation.startswith(("weighted", "interpolated")):
+        return None  # units of one's own, which have no weights
+    energy = TABLE[name]()
     return energy if is_kept(energy) else None
 
 
@@ -272,7 +273,7 @@ def test_names_ties_and_what_is_frozen_stay(tmp_path: Path) -> None:
     assert isinstance(tied, BoltzmannMachine)
     assert tied.couplings["b_c"].weight is tied.couplings["a_b"].weight
     machine = BoltzmannMachine.restricted(3, 2)
-    machine.layers["visible"].bias.requires_grad_(False)  # noqa: FBT003
+    machine.layers["visible"].bias.requires_grad_(False)
     kept = load(saved(machine, tmp_path / "b"))
     assert [p.requires_grad for p in kept.parameters()].count(False) == 1
 
@@ -336,7 +337,7 @@ def test_every_kind_of_energy_is_the_same_in_another_process(tmp_path: Path) -> 
     "make",
     [
         lambda: CallableEnergy(lambda x: x.square().sum(-1), 2),
-        lambda: 0.5 * CallableEnergy(torch.Tensor.sum, ()) if False else KINDS["model of bits"].make(1.0),
+        lambda: KINDS["model of bits"].make(1.0),
         lambda: KINDS["field and function"].make(1.0),
         lambda: KINDS["machine of counts"].make(1.0),
     ],
@@ -376,7 +377,7 @@ def test_a_class_of_one_s_own_is_kept_once_it_is_registered(tmp_path: Path) -> N
         save(energy, tmp_path / "a")
     register(Bowl)
     require_same(energy, load(saved(energy, tmp_path / "a")))
-    with pytest.raises(ValueError, match="There is a row"):
+    with pytest.raises(ValueError, match="choose another name"):
         register(type("Gibbs", (), {}))
     text = "import sys; from pyro_ebm.energies import load; load(sys.argv[1])"
     with pytest.raises(AssertionError, match=r"pyro_ebm.storage.register\(Bowl\)"):
@@ -483,6 +484,9 @@ class Stop:
         return x.square().sum(-1) / 2
 
 
+WIDE = DistributionEnergy(dist.Normal(torch.zeros(2), 2.0).to_event(1))
+
+
 @pytest.mark.parametrize("at", [30, 90, 400])
 @pytest.mark.parametrize(
     "kernel",
@@ -492,7 +496,7 @@ class Stop:
         RandomWalk(),
         Cycle((HMC(step_size=0.4, trajectory_length=1.0), RandomWalk())),
         ParallelTempering(RandomWalk(scale=1.0), (0.3, 1.0)),
-        ParallelTempering(HMC(), 3, reference=DistributionEnergy(dist.Normal(torch.zeros(2), 2.0).to_event(1))),
+        ParallelTempering(HMC(), 3, reference=WIDE),
     ],
     ids=lambda kernel: type(kernel).__name__,
 )
@@ -592,14 +596,13 @@ def test_a_bit_that_is_flipped_anywhere_is_found(file: Path) -> None:
 
 def rewritten(file: Path, change: Callable[[dict[str, Any]], Any], *, tail: bytes = b"") -> None:
     """A file with another description and the right checksum."""
-    import_hash = __import__("hashlib")
     whole = file.read_bytes()
     _, version, length, size = HEAD.unpack(whole[: HEAD.size])
     told = json.loads(whole[LEAST : LEAST + length])
     change(told)
     text, raw = json.dumps(told).encode(), whole[LEAST + length :] + tail
     head = HEAD.pack(MAGIC, version, len(text), size + len(tail))
-    digest = import_hash.sha256(head + text + raw).digest()
+    digest = hashlib.sha256(head + text + raw).digest()
     file.write_bytes(head + digest + text + raw)
 
 
@@ -666,9 +669,7 @@ def test_a_malformed_file_is_refused(file: Path, change: Callable[[Any], None]) 
         load(file)
 
 
-def test_files_of_other_kinds_are_refused_with_the_door_to_take(
-    file: Path, tmp_path: Path
-) -> None:
+def test_files_of_other_kinds_are_refused_with_the_door_to_take(file: Path, tmp_path: Path) -> None:
     chains = tmp_path / "a.chains"
     run(Gibbs(), machine(), 5, warmup=0, seed=0).save(chains)
     with pytest.raises(UnreadableFileError, match=r"holds 'chains'; wanted 'energy'.*Chains.load"):
@@ -779,9 +780,10 @@ def test_killed_fifty_times_while_it_saves_it_leaves_fifty_files(tmp_path: Path)
 # --- files of earlier versions -------------------------------------------------------------------
 def first_energy() -> Energy:
     """What stands in the file of the first version."""
+    precision, half = torch.tensor([1.0, 2.0, 4.0]), torch.full((2,), 0.5)
     layers = {
-        "pixels": Layer(Gaussian(torch.tensor([1.0, 2.0, 4.0])), 3, bias=nn.Parameter(torch.ones(3))),
-        "causes": Layer(Bernoulli(), 2, bias=torch.tensor([0.5, -0.5]), offset=torch.full((2,), 0.5)),
+        "pixels": Layer(Gaussian(precision), 3, bias=nn.Parameter(torch.ones(3))),
+        "causes": Layer(Bernoulli(), 2, bias=torch.tensor([0.5, -0.5]), offset=half),
     }
     weight = nn.Parameter(torch.arange(6.0).reshape(3, 2) / 8)
     return 0.5 * BoltzmannMachine(layers, {("pixels", "causes"): weight}) + 0.25
@@ -790,7 +792,7 @@ def first_energy() -> Energy:
 def test_a_file_of_the_first_version_is_read() -> None:
     found, right = load(OLD / "energy-version-1.ebm"), first_energy()
     x = {"pixels": torch.tensor([0.5, 1.0, -1.0]), "causes": torch.tensor([1.0, 0.0])}
-    assert float(found(x)) == pytest.approx(float(right(x)), abs=1e-6)
+    assert float(found(x).detach()) == pytest.approx(float(right(x).detach()), abs=1e-6)
     assert [p.shape for p in found.parameters()] == [p.shape for p in right.parameters()]
 
 
