@@ -21,6 +21,7 @@ from pyro_ebm.storage import (
     Settings,
     UnreadableFileError,
     by_attributes,
+    put,
     read,
     write,
 )
@@ -220,22 +221,6 @@ def make_layer(parameters: Mapping[str, Tensor], **own: Any) -> Layer:  # noqa: 
     layer = Layer(**own)
     put(layer, parameters)
     return layer
-
-
-def put(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
-    """Gives a module tensors of its own, learned or given, in place of those that it has."""
-    for name, value in tensors.items():
-        if name not in module._parameters and name not in module._buffers:
-            raise ValueError(f"a {type(module).__name__} has no {name!r}")
-        old = module._parameters.get(name, module._buffers.get(name))
-        if old is not None and value is not None and old.shape != value.shape:
-            shapes = f"{tuple(value.shape)}, and wanted {tuple(old.shape)}"
-            raise ValueError(f"the {name} of a {type(module).__name__} is {shapes}")
-        learned = isinstance(value, nn.Parameter)
-        if learned is not (name in module._parameters):  # optimisers go by the order: none is new
-            module._parameters.pop(name, None)
-            module._buffers.pop(name, None)
-        (module._parameters if learned else module._buffers)[name] = value  # type: ignore[assignment]
 
 
 def describe_machine(machine: BoltzmannMachine) -> Settings:

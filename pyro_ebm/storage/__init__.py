@@ -8,6 +8,7 @@ from .described import (
     NotStorableError,
     Settings as Settings,
     by_attributes as by_attributes,
+    put as put,
     register,
 )
 from .file import Content as Content, UnreadableFileError, read as read, write as write

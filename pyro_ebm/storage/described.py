@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Settings = dict[str, Any]
 
@@ -119,7 +119,8 @@ def names_of_fields(kind: type) -> tuple[str, ...]:
 def register(kind: type, *arguments: str) -> None:
     """Lets files keep a class of one's own: a unit, a kernel, a layer of a network.
 
-    The same line must have run where a file is read.
+    The same line must have run where a file is read. Of a module parameters and buffers are kept
+    besides.
 
     Args:
         kind: The class.
@@ -147,7 +148,48 @@ def register(kind: type, *arguments: str) -> None:
         >>> load(folder / "bowl.ebm")(torch.ones(3))
         tensor(1.5000)
     """
-    ROWS.add(kind, by_attributes(*(arguments or names_of_fields(kind))))
+    own, name = by_attributes(*(arguments or names_of_fields(kind))), f"own.{kind.__name__}"
+    if not issubclass(kind, nn.Module):
+        ROWS.add(kind, own, name=name)
+        return
+
+    def make(settings: Settings, tensors: Mapping[str, Tensor], training: Any) -> nn.Module:  # noqa: ANN401
+        with torch.random.fork_rng(devices=[]):
+            module = kind(**settings)
+        if tensors.keys() != tensors_of(module).keys():
+            raise ValueError(f"{kind.__name__} has the tensors {list(tensors_of(module))}")
+        for path, value in tensors.items():
+            where, _, leaf = path.rpartition(".")
+            put(module.get_submodule(where), {leaf: value})
+        return module.train(training)
+
+    def describe(module: nn.Module) -> Settings:
+        kept = {"settings": own(module), "tensors": tensors_of(module)}
+        return {**kept, "training": bool(module.training)}
+
+    ROWS.add(kind, describe, make, name=name)
+
+
+def tensors_of(module: nn.Module) -> Settings:
+    """The parameters and buffers of a module, those of its parts too; shared ones everywhere."""
+    found: Settings = dict(module.named_parameters(remove_duplicate=False))
+    return found | dict(module.named_buffers(remove_duplicate=False))
+
+
+def put(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
+    """Gives a module tensors of its own, learned or given, in place of those that it has."""
+    for name, value in tensors.items():
+        if name not in module._parameters and name not in module._buffers:
+            raise ValueError(f"a {type(module).__name__} has no {name!r}")
+        old = module._parameters.get(name, module._buffers.get(name))
+        if old is not None and value is not None and old.shape != value.shape:
+            shapes = f"{tuple(value.shape)}, and wanted {tuple(old.shape)}"
+            raise ValueError(f"the {name} of a {type(module).__name__} is {shapes}")
+        learned = isinstance(value, nn.Parameter)
+        if learned is not (name in module._parameters):  # optimisers go by the order: none is new
+            module._parameters.pop(name, None)
+            module._buffers.pop(name, None)
+        (module._parameters if learned else module._buffers)[name] = value  # type: ignore[assignment]
 
 
 # --- describing ----------------------------------------------------------------------------------
@@ -271,7 +313,8 @@ class Maker:
         if kind not in ROWS.by_name:
             raise ValueError(
                 f"{kind!r} is not known here. If it is a class of yours, call "
-                f"pyro_ebm.storage.register({kind}) first; else install a later pyro_ebm"
+                f"pyro_ebm.storage.register({kind.removeprefix('own.')}) first; else install a "
+                f"later pyro_ebm"
             )
         return ROWS.by_name[kind].make(**{name: self.thing(value) for name, value in own.items()})
 
