@@ -61,6 +61,7 @@ from .pyro_models.log_joint import (
     is_latent as is_latent,
 )
 from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
+from .stored import load, made_of as made_of, save
 from .structure import (
     Claims as Claims,
     Differences as Differences,
@@ -94,5 +95,7 @@ __all__ = [
     "clamp",
     "convolutional_energy",
     "interpolate",
+    "load",
     "mlp_energy",
+    "save",
 ]
