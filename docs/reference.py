@@ -18,6 +18,7 @@ SECTIONS = {  # the modules, in the order of the subject
     "Named tensors": ("sites",),
     "One variable in a field": ("units",),
     "Energies": ("energies",),
+    "Files": ("storage",),
     "Sampling": ("sampling", "kernels", "stopping"),
     "Numbers from arrays": ("statistics",),
     "Have the chains mixed?": ("diagnostics",),

@@ -375,6 +375,7 @@ FACES = (
     "partition",
     "sampling",
     "sites",
+    "storage",
     "units",
 )
 

@@ -56,6 +56,7 @@ from .pyro_models.log_joint import (
     is_latent as is_latent,
 )
 from .pyro_models.model import ModelEnergy, UnbatchedModelWarning
+from .stored import load, made_of as made_of, save
 from .structure import (
     Structure,
     Swept as Swept,
@@ -86,5 +87,7 @@ __all__ = [
     "clamp",
     "convolutional_energy",
     "interpolate",
+    "load",
     "mlp_energy",
+    "save",
 ]

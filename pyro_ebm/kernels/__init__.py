@@ -76,6 +76,7 @@ from .start import (
     read_structure as read_structure,
     where as where,
 )
+from .stored import KERNELS as KERNELS
 from .warmup import warmup
 from .watch import EVERY as EVERY, Watch as Watch, WrongDependenceError
 

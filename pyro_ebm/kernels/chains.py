@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pyro_ebm.energies import Energy
+from pyro_ebm.energies import Energy, made_of
 from pyro_ebm.seeding import GeneratorState
 from pyro_ebm.sites import Site, Sites, storage_dtype, whole
+from pyro_ebm.storage import (
+    Content,
+    Describer,
+    NotStorableError,
+    UnreadableFileError,
+    read,
+    write,
+)
 
 from .base import Kernel, KernelState
 
@@ -126,6 +134,82 @@ class Chains:
         from pyro_ebm.diagnostics import to_arviz  # the one lazy import of a layer above
 
         return to_arviz(self, feature_names=feature_names, observed_data=observed_data)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keeps the chains in a file, from which `resume` goes on in another process, bit for bit.
+
+        Draws, statistics, kernel and its settings, its state and that of the random numbers are
+        kept; the energy is not, which `resume` is given (`energies.save` keeps one). The file is
+        there whole or not at all, and what it replaces stays until then.
+
+        A function in a kernel, such as the proposal of `MetropolisHastings`, is code, which no file
+        keeps: `Chains.load` is given the kernel again.
+
+        Args:
+            path: The file; by custom its name ends in `.chains`.
+
+        Raises:
+            NotStorableError: If kernel or state are of a class that no file keeps.
+
+        Example:
+            >>> import torch
+            >>> from pyro_ebm import BoltzmannMachine, Chains, Gibbs, resume, run
+            >>> machine = BoltzmannMachine.restricted(6, 4)
+            >>> path = getfixture("tmp_path") / "run.chains"
+            >>> run(Gibbs(), machine, 60, warmup=10, seed=0).save(path)
+            >>> whole = run(Gibbs(), machine, 100, warmup=10, seed=0)
+            >>> more = resume(Chains.load(path), machine, 40)
+            >>> torch.equal(more.draws["visible"], whole.draws["visible"])
+            True
+        """
+        describer = Describer("chains")
+        parts = {"kernel": self.kernel} | {f.name: getattr(self, f.name) for f in fields(self)}
+        parts["sites"] = dict(self.sites)
+        tree = {name: describer.tree(value, name) for name, value in parts.items()}
+        for where, own in describer.given:
+            if not where.startswith("kernel.") or not callable(own) or isinstance(own, Kernel):
+                name = type(own).__name__
+                raise NotStorableError(
+                    f"The chains have a {name} of yours as their {where}, which no file keeps. "
+                    f"Call pyro_ebm.storage.register({name}) where it is saved and loaded."
+                )
+        write(path, "chains", Content(tree, describer.tensors))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        kernel: Kernel | None = None,
+        device: torch.device | str | None = None,
+    ) -> "Chains":
+        """The chains of a file that `save` has written; by any earlier version, too.
+
+        Args:
+            path: The file.
+            kernel: The kernel that was run, where it has functions of your own; its settings are
+                those of the file.
+            device: Where the state goes if it was on no CPU; by default where it was.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            UnreadableFileError: If it is damaged, of another kind, or of a later version, or the
+                kernel has functions that are not given.
+        """
+        content = read(path, "chains", device)
+        own = Describer("kernel")
+        own.tree(kernel, "kernel")
+        # The description of a dict of this class, whose parts are made in their order.
+        pairs = [[name, part] for name, part in dict(content.tree).items()]
+        content = content._replace(tree={"is": "dict", "of": pairs})
+        parts = made_of(content, path, own.given)
+        wanted = {field.name for field in fields(cls)}
+        if parts.keys() != wanted or not isinstance(parts["kernel"], Kernel):
+            raise UnreadableFileError(
+                f"{path} is malformed: it holds {sorted(parts)} and no chains. Make it anew with "
+                f"chains.save(path)."
+            )
+        return cls(**parts)
 
 
 def summary(chains: Chains) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pyro_ebm.kernels import (
 )
 from pyro_ebm.partition import exact
 from pyro_ebm.sites import Sites, batch_shape, is_count
+from pyro_ebm.storage import ROWS
 
 NUMBERS = 2**21  # that are drawn at a time, about
 SHARE = 1.0  # of what a warm-up costs, up to which exact sums are preferred; 0 for never
@@ -96,6 +97,9 @@ class ExactDraws(TunableKernel[ExactDrawsState, ExactDrawsInfo]):
     @property
     def findings(self) -> Findings:
         return {"independent": "exact draws, by summation"}
+
+
+ROWS.add_all([ExactDraws, ExactDrawsState])
 
 
 @torch.no_grad()

@@ -684,7 +684,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "no free site",
     ),
     "a law of dependent elements": (
-        lambda: DistributionEnergy(dist.OneHotCategorical(torch.ones(3))).blocks(V),
+        lambda: DistributionEnergy(dist.MultivariateNormal(torch.ones(3), torch.eye(3))).blocks(V),
         "no law of independent elements",
     ),
     "a law without end": (

@@ -410,7 +410,7 @@ KINDS: dict[str, Kind] = {
     "law of bits": finite(law(bernoulli), *SLOPED),
     "law of labels": finite(law(categorical), "conditional", "integer", n=2),
     "law of one-hot units": Kind(
-        law(one_hot), {"visible": ONE_HOT}, [True, False], says=says("slope")
+        law(one_hot), {"visible": ONE_HOT}, [True, False], says=says(*SLOPED)
     ),
     "real units": of_two(numbers, (-7.0, 7.0), "conditional", "normal", "integral"),
     "bounded units": of_two(bounded, (-1.0, 2.0), "conditional"),

@@ -21,7 +21,16 @@ from pyro_ebm.energies.base import AbstractTyped
 from pyro_ebm.energies.structure import Block, Structure
 from pyro_ebm.energies.without_terms import WithoutTerms
 from pyro_ebm.seeding import forked
-from pyro_ebm.sites import Site, Sites, bounded, is_real, of_one_element, random_values, values_at
+from pyro_ebm.sites import (
+    Site,
+    Sites,
+    bounded,
+    is_one_hot,
+    is_real,
+    of_one_element,
+    random_values,
+    values_at,
+)
 from pyro_ebm.units import FiniteLaw
 
 
@@ -163,26 +172,38 @@ class ElementLaws:
         if elements is None or values_at(self.sites[site]) is None:
             raise ValueError(
                 f"The conditional laws of {site!r} are not known: {type(self.law).__name__} is no "
-                f"law of independent elements (`to_event`) on finitely many values."
+                f"law of independent elements (`to_event`), each a number of finitely many values "
+                f"or a one-hot vector. Move it with a kernel that needs only the energy or its "
+                f"gradient, such as RandomBlocks or HMC."
             )
-        return (slice(None),)
+        return (self.places(elements),)
+
+    def places(self, elements: Distribution) -> Block:
+        """All units: numbers, or vectors of several numbers (units, width)."""
+        if not elements.event_shape:
+            return slice(None)
+        (own,) = self.sites.values()
+        return torch.arange(own.shape.numel()).reshape(-1, elements.event_shape.numel())
 
     def conditional(self, site: str, x: Sites, block: Block | None = None) -> FiniteLaw:
         (whole,) = self.blocks(site)
         block = whole if block is None else block
-        shape, elements = self.sites[site].shape, law_of_elements(self.law)
+        elements = law_of_elements(self.law)
         values = values_at(self.sites[site])
         assert elements is not None
         assert values is not None
-        values = values.to(x[site])
-        tried = values.reshape(-1, *[1] * len(elements.batch_shape))
+        values, vector = values.to(x[site]), elements.event_shape
+        shape = self.sites[site].shape
+        units = shape[: len(shape) - len(vector)]
+        tried = values.reshape(-1, *[1] * len(elements.batch_shape), *vector)
         # What an element cannot have its law might not bear.
         bounds = elements.support
         assert bounds is not None
         inside, nearest = bounds.check(tried), bounded(bounds, tried)
         logits = elements.log_prob(nearest).masked_fill(~inside, -torch.inf).movedim(0, -1)
-        own = logits.shape[: logits.dim() - 1 - len(shape)]
-        logits = logits.reshape(*own, shape.numel(), len(values))[..., block, :]
+        own = logits.shape[: logits.dim() - 1 - len(units)]
+        chosen = unit_numbers(block, vector.numel()) if vector else block
+        logits = logits.reshape(*own, units.numel(), len(values))[..., chosen, :]
         batch = torch.broadcast_shapes(own, x[site].shape[: x[site].dim() - len(shape)])
         logits = logits.expand(*batch, *logits.shape[-2:])
         return FiniteLaw(values, logits.to(self.dtype), validate_args=False)
@@ -228,7 +249,15 @@ def law_of_elements(distribution: Distribution) -> Distribution | None:
     law = distribution
     while isinstance(law, Independent):
         law = law.base_dist
-    return None if law.event_shape else law
+    support = law.support
+    is_vector = law.event_shape and not (support is not None and is_one_hot(support))
+    return None if is_vector else law
+
+
+def unit_numbers(block: Block, width: int) -> Tensor:
+    """Which units the elements of a block are of."""
+    assert isinstance(block, Tensor)
+    return block.reshape(-1, width)[:, 0] // width
 
 
 def unvalidated(distribution: Distribution) -> Distribution:
