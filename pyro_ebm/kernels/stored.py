@@ -27,8 +27,9 @@ from .continuous.dynamics import DynamicsState
 from .continuous.hmc import HMC
 from .continuous.langevin import MALA, Langevin
 from .continuous.mass import DIAGONAL_MASS, UNIT_MASS, DenseMass, DiagonalMass, Mass, UnitMass
-from .continuous.random_walk import RandomWalk, RandomWalkState
+from .continuous.random_walk import RandomWalk
 from .continuous.tuning import MoverTuning, MoverTuningState
+from .continuous.walk import WalkState
 from .discrete.alphabets import Labels, ListedLevels, OneHot, TwoValued
 from .discrete.cluster import Bonds, ClusterState, SwendsenWang, Wolff
 from .discrete.constraint_blocks import ConstraintBlocks, ConstraintBlocksState
@@ -41,7 +42,7 @@ from .discrete.gradient_gibbs import (
     GradientState,
     Landscape,
 )
-from .discrete.integer_walk import IntegerWalk, IntegerWalkState
+from .discrete.integer_walk import IntegerWalk
 from .discrete.kept_fields import KeptFields, Proposals
 from .discrete.random_blocks import RandomBlocks, RandomBlocksState
 from .metropolis_hastings import MetropolisHastings, MetropolisHastingsState
@@ -55,8 +56,8 @@ KERNELS = (
 TUNINGS = (CompositionTuning, TemperingTuning, MoverTuning, DiscreteLangevinTuning)
 STATES = (
     *(GibbsState, GradientState, Landscape, KeptFields, Proposals, RandomBlocksState),
-    *(ConstraintBlocksState, IntegerWalkState, ClusterState, Bonds, MetropolisHastingsState),
-    *(RandomWalkState, DynamicsState, Height, Slope, CompositionState, TemperingState, Ladder),
+    *(ConstraintBlocksState, WalkState, ClusterState, Bonds, MetropolisHastingsState),
+    *(DynamicsState, Height, Slope, CompositionState, TemperingState, Ladder),
     *(TemperedTransitionsState, MoverTuningState, DiscreteLangevinTuningState),
     *(TemperingTuningState, StepSize, Spread, Reach),
 )
