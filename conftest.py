@@ -16,8 +16,8 @@ import torch
 SLOWLY = frozenset(
     f"test_{name}.py"
     for name in (
-        *("cli", "diagnose", "forbidden_states", "house", "left_out", "obs_mask", "plots"),
-        *("restoration",),
+        *("cli", "diagnose", "forbidden_states", "hidden_chains", "house", "left_out", "obs_mask"),
+        *("model_gibbs", "plots", "restoration", "storage"),
     )
 )
 
