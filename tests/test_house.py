@@ -455,7 +455,7 @@ def python_blocks(markdown: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/sharp-bits.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/conversions.md", "docs/sharp-bits.md"])
 def test_a_page_runs_as_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / name
     blocks = python_blocks(page.read_text("utf-8"))

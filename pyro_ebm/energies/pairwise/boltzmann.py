@@ -9,7 +9,7 @@ and an Ising model on a graph are special cases by their couplings alone.
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Literal, Self, cast
 
 import torch
@@ -24,6 +24,7 @@ from .couplings import Coupling, Dense, Graph, Symmetric, check_parameter, fold_
 from .edges import CouplingWarning, Edges, Names
 from .layers import Layer, check_known, make_layers
 from .links import GraphLink
+from .pairs import Pairs, pairs_of
 from .polynomials import Linear, Polynomial, Quadratic, coefficients
 from .structure import PairwiseStructure
 from .terms import PairwiseTerms
@@ -507,6 +508,63 @@ class BoltzmannMachine(AbstractStructured):
     def to_bits(self) -> "BoltzmannMachine":
         """The same law with spins s written as bits, s = 2x − 1, with the same energies."""
         return self.given(self.read().substituted(Spin(), Bernoulli(), 2.0, -1.0))
+
+    @torch.no_grad()
+    def to_pairs(self) -> Pairs:
+        """The numbers of a machine of bits or spins, which `from_pairs` makes it of again.
+
+        Units are called by `names`, else by number, or by site and number. Offsets are in the
+        biases and the constant.
+
+        Raises:
+            ValueError: If there is a batch of machines, or a unit is neither a bit nor a spin.
+
+        Example:
+            >>> machine = BoltzmannMachine.from_pairs({("a", "b"): 0.5}, {"a": 1.0})
+            >>> machine.to_pairs()
+            Pairs(couplings={('a', 'b'): 0.5}, biases={'a': 1.0, 'b': 0.0}, constant=0.0)
+        """
+        return pairs_of(self.read(), self.names)
+
+    def to_ising(
+        self,
+    ) -> tuple[dict[Hashable, float], dict[tuple[Hashable, Hashable], float], float]:
+        r"""h, J and the offset of the energy over spins, as `from_ising` and dimod take them.
+
+        .. math:: E(s) = \sum_u h_u s_u + \sum_{(u, v)} J_{uv} s_u s_v + \mathrm{offset}
+
+        Bits are written as spins, s = 2x − 1. `dimod.BinaryQuadraticModel.from_ising(*...)` is the
+        same energy.
+
+        Raises:
+            ValueError: As `to_pairs`.
+
+        Example:
+            >>> BoltzmannMachine.from_pairs({("a", "b"): 4.0}).to_ising()
+            ({'a': -1.0, 'b': -1.0}, {('a', 'b'): -1.0}, -1.0)
+        """
+        pairs = self.to_spins().to_pairs()
+        return (*pairs.polynomial(-1.0), pairs.constant)
+
+    def to_qubo(self) -> tuple[dict[tuple[Hashable, Hashable], float], float]:
+        r"""Q and the offset of the energy over bits, as `from_qubo` and dimod take them.
+
+        .. math:: E(x) = \sum_{(u, v)} Q_{uv} x_u x_v + \mathrm{offset}
+
+        Spins are written as bits; linear terms are on the diagonal, since x² = x.
+
+        Raises:
+            ValueError: As `to_pairs`.
+
+        Example:
+            >>> BoltzmannMachine.from_pairs({("a", "b"): 0.5}, {"a": 1.0}).to_qubo()
+            ({('a', 'a'): -1.0, ('b', 'b'): 0.0, ('a', 'b'): -0.5}, 0.0)
+        """
+        pairs = self.to_bits().to_pairs()
+        linear, quadratic = pairs.polynomial(-1.0)
+        return {**{(name, name): value for name, value in linear.items()}, **quadratic}, (
+            pairs.constant
+        )
 
     def joined(self) -> "BoltzmannMachine":
         """The fully visible machine over the units of all layers, in order, with every energy kept.
