@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from pyro_ebm.kernels import (
     EVERY,
     Kernel,
     KernelState,
-    Part,
     Watch,
     after_warmup,
     brief,
@@ -25,6 +23,7 @@ from pyro_ebm.kernels import (
 )
 from pyro_ebm.sites import Sites
 
+from .plan import Plan, narrowed, plan_of
 from .tally import Tally
 
 
@@ -38,7 +37,8 @@ class EnergyKernel(MCMCKernel):
     draws; `to_arviz` and `pyro_ebm.infer.MCMC` know integers.
 
     Args:
-        kernel: The kernel, for example `HMC()`, or `Cycle((Gibbs(("label",)), HMC()))`.
+        kernel: The kernel, for example `HMC()`, or `Cycle((Gibbs(("label",)), HMC()))`; None
+            chooses one by structure once the model's arguments are known (`plan` tells it).
         model: A Pyro model, whose arguments are those of `run`; or an energy.
         init_strategy: Where the real sites of a model start: one of Pyro's `init_to_...`.
 
@@ -59,19 +59,21 @@ class EnergyKernel(MCMCKernel):
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: Kernel | None,
         model: Callable[..., Any] | Energy,
         *,
         init_strategy: InitStrategy | None = None,
     ) -> None:
-        if not isinstance(kernel, Kernel):
+        if not isinstance(kernel, Kernel | None):
             raise TypeError(
-                f"kernel is {kernel!r}; wanted a kernel of pyro_ebm, for example HMC(). Pyro's own "
-                f"run under pyro.infer.MCMC, and in blocks of WithinGibbs."
+                f"kernel is {kernel!r}; wanted a kernel of pyro_ebm, for example HMC(), or None, "
+                f"which takes the one that suits. Pyro's own run under pyro.infer.MCMC, and in "
+                f"blocks of WithinGibbs."
             )
         if not callable(model):
             raise TypeError(f"model is {model!r}; wanted a Pyro model or an energy.")
-        self.kernel, self.target, self.init_strategy = kernel, model, init_strategy
+        self.given, self.target, self.init_strategy = kernel, model, init_strategy
+        self.plan: Plan | None = None
         self.model = None if isinstance(model, Energy) else model
         # Pyro maps draws back by these; None has it call `setup` for them in the main process.
         self.transforms: dict[str, Any] | None = {} if self.model is None else None
@@ -86,11 +88,25 @@ class EnergyKernel(MCMCKernel):
         Raises:
             ValueError: If the kernel leaves a latent site of a model where it starts.
         """
-        if isinstance(self.target, Energy):
-            return self.target
-        energy = ModelEnergy(self.target, *args, **kwargs)
-        require_all_moved(self.kernel, energy)
+        target = self.target
+        energy = target if isinstance(target, Energy) else ModelEnergy(target, *args, **kwargs)
+        self.plan = None if self.given is not None else plan_of(energy)
+        if isinstance(energy, ModelEnergy):
+            require_all_moved(self.kernel, energy)
         return energy
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel, given or chosen.
+
+        Raises:
+            ValueError: If none was given and none has been chosen yet.
+        """
+        if self.given is not None:
+            return self.given
+        if self.plan is None:
+            raise ValueError("The kernel is chosen when the model's arguments are known: call run.")
+        return self.plan.kernel
 
     def start(self, energy: Energy, chains: int) -> Sites | None:
         """Where chains start, in the energy's space; None has `run` choose."""
@@ -179,17 +195,10 @@ def require_all_moved(kernel: Kernel, energy: ModelEnergy) -> None:
     """
     if left := unmoved_sites(kernel, energy):
         parts = parts_of(energy)
-        others = [narrowed(part, left) for part in parts if set(part.sites) & set(left)]
+        others = [narrowed(part, left).kernel for part in parts if set(part.sites) & set(left)]
         held = ", ".join(f"{name!r}: value" for name in left)
         raise ValueError(
             f"The kernel does not move the latent sites {left}: they would stay where the chains "
             f"start. Move them too, Cycle(({', '.join(map(brief, [kernel, *others]))})), or hold "
             f"them, pyro.condition(model, {{{held}}})."
         )
-
-
-def narrowed(part: Part, names: list[str]) -> Kernel:
-    """The kernel of a part, for some of its sites."""
-    own: Any = part.kernel
-    narrow: Kernel = replace(own, sites=tuple(name for name in part.sites if name in names))
-    return narrow
