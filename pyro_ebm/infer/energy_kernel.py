@@ -88,11 +88,12 @@ class EnergyKernel(MCMCKernel):
         Raises:
             ValueError: If the kernel leaves a latent site of a model where it starts.
         """
-        target = self.target
-        energy = target if isinstance(target, Energy) else ModelEnergy(target, *args, **kwargs)
-        self.plan = None if self.given is not None else plan_of(energy)
-        if isinstance(energy, ModelEnergy):
-            require_all_moved(self.kernel, energy)
+        if isinstance(self.target, Energy):
+            self.plan = Plan(tuple(parts_of(self.target))) if self.given is None else None
+            return self.target
+        energy = ModelEnergy(self.target, *args, **kwargs)
+        self.plan = plan_of(energy) if self.given is None else None
+        require_all_moved(self.kernel, energy)
         return energy
 
     @property

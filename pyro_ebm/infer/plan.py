@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pyro_ebm.energies import Energy, ModelEnergy
+from pyro_ebm.energies import ModelEnergy
 from pyro_ebm.kernels import Kernel, Part, joined, parts_of
 
 ASKED = "it was asked for at the site"
@@ -48,8 +48,8 @@ class Plan(NamedTuple):
         return joined(list(self.parts))
 
 
-def plan_of(energy: Energy) -> Plan:
-    """The kernels for the sites of an energy, those that a model asks for among them.
+def plan_of(energy: ModelEnergy) -> Plan:
+    """The kernels for the sites of a model, those that it asks for among them.
 
     A site asks by `pyro.sample(name, law, infer={"kernel": HMC()})`. Sites that ask for one kernel
     are moved by it together.
@@ -58,8 +58,6 @@ def plan_of(energy: Energy) -> Plan:
         TypeError: If what a site asks for is no kernel.
         ValueError: If there is a site that none of our kernels can move.
     """
-    if not isinstance(energy, ModelEnergy):
-        return Plan(tuple(parts_of(energy)))
     asked = list(asked_parts(energy))
     free = [name for name in energy.sites if not any(name in part.sites for part in asked)]
     chosen = [named(part, energy) for part in parts_of(energy)] if free else []
@@ -103,7 +101,7 @@ def moving(kernel: Kernel, sites: tuple[str, ...]) -> Kernel:
     return kernel
 
 
-def named(part: Part, energy: Energy) -> Part:
+def named(part: Part, energy: ModelEnergy) -> Part:
     """A part whose sites are said; a kernel that says none moves all."""
     return part if part.sites else part._replace(sites=tuple(energy.sites))
 
