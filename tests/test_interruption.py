@@ -185,13 +185,13 @@ def struck_run(name: str, at: int, error: type[BaseException]) -> None:
 
 def require_free(strike: Strike) -> None:
     """Another thread can draw, and signals are as they were."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert handler is signal.default_int_handler, strike.where
+    assert signal.getsignal(signal.SIGINT) is HANDLER, strike.where
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(one_thread.lock.acquire, timeout=0.1).result(5)
         pool.submit(one_thread.lock.release).result(5)
 
 
+HANDLER = signal.getsignal(signal.SIGINT)  # of this process, before any run
 ERRORS = [KeyboardInterrupt, Struck]
 
 

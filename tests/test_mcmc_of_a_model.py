@@ -126,6 +126,7 @@ def two_groups() -> Tensor:
     return torch.randn(16) + 6 * (torch.arange(16) % 2)
 
 
+@pytest.mark.slow
 def test_label_switching_is_named_and_its_cure_works() -> None:
     data = two_groups()
     mcmc = infer.MCMC(mixture, num_samples=100, warmup_steps=100, num_chains=8, seed=0)

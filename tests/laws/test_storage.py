@@ -366,7 +366,7 @@ def test_random_parameters_are_refused(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Bowl:
+class Dish:
     width: float
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -374,15 +374,15 @@ class Bowl:
 
 
 def test_a_class_of_one_s_own_is_kept_once_it_is_registered(tmp_path: Path) -> None:
-    energy = CallableEnergy(Bowl(2.0), 2)
-    with pytest.raises(NotStorableError, match="Bowl"):
+    energy = CallableEnergy(Dish(2.0), 2)
+    with pytest.raises(NotStorableError, match="Dish"):
         save(energy, tmp_path / "a")
-    register(Bowl)
+    register(Dish)
     require_same(energy, load(saved(energy, tmp_path / "a")))
     with pytest.raises(ValueError, match="choose another name"):
-        register(type("Bowl", (), {"__module__": "elsewhere"}))
+        register(type("Dish", (), {"__module__": "elsewhere"}))
     text = "import sys; from pyro_ebm.energies import load; load(sys.argv[1])"
-    with pytest.raises(AssertionError, match=r"pyro_ebm.storage.register\(Bowl\)"):
+    with pytest.raises(AssertionError, match=r"pyro_ebm.storage.register\(Dish\)"):
         in_another_process(text, tmp_path / "a")
 
 
